@@ -1,0 +1,1 @@
+"""autocompress: a Pareto front of compressed, deployable checkpoints from one command."""

@@ -1,0 +1,23 @@
+"""The checkpoint format: `manifest.json`, `weights.safetensors` and an exported program."""
+
+from autocompress.checkpoint.program import Program, export_onnx, export_program, load_program
+from autocompress.checkpoint.store import (
+    ARTIFACTS,
+    Checkpoint,
+    open_checkpoint,
+    write_checkpoint,
+)
+from autocompress.checkpoint.weights import load_weights_into, save_weights
+
+__all__ = [
+    "ARTIFACTS",
+    "Checkpoint",
+    "Program",
+    "export_onnx",
+    "export_program",
+    "load_program",
+    "load_weights_into",
+    "open_checkpoint",
+    "save_weights",
+    "write_checkpoint",
+]

@@ -1,0 +1,135 @@
+"""Deployable programs: `torch.export` and ONNX, exported with a free batch size and run again."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.errors import CheckpointError, SettingsError, TrialError, one_line
+
+Program = Callable[[Tensor], Tensor]
+
+
+def export_program(model: nn.Module, example: Tensor, path: Path) -> None:
+    """Write the `torch.export` program of a model.
+
+    Args:
+        model: exported in eval mode.
+        example: `(B, ...)` with B ≥ 2.
+        path: ends in `.pt2`.
+
+    Raises:
+        TrialError: the model cannot be exported.
+    """
+    with _inference(model):
+        try:
+            # A clone, because a program stores its example inputs with their whole storage.
+            program = torch.export.export(
+                model, (example.clone(),), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
+            )
+            torch.export.save(program, path)
+        except Exception as error:
+            raise TrialError(f"the model could not be exported: {one_line(error)}") from error
+
+
+def export_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
+    """Write the ONNX model, opset as PyTorch's exporter chooses it, all weights in the one file.
+
+    Raises:
+        SettingsError: the `onnx` extra is not installed.
+        TrialError: the model cannot be exported.
+    """
+    _require_onnx()
+    with _inference(model), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            torch.onnx.export(
+                model,
+                (example.clone(),),
+                str(path),
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                external_data=False,
+                verbose=False,
+            )
+        except Exception as error:
+            raise TrialError(f"the model could not be exported to ONNX: {one_line(error)}") from error
+
+
+def load_program(path: Path) -> Program:
+    """A callable from an exported file, `.pt2` or `.onnx`; `(B, ...)` → outputs.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"program must be an existing file but '{path}' is not.")
+    try:
+        return _load_onnx(path) if path.suffix == ".onnx" else load_module(path)
+    except SettingsError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"program '{path}' cannot be loaded: {one_line(error)}") from error
+
+
+def load_module(path: Path) -> nn.Module:
+    """The plain module of a `.pt2` file: exported operators and weights, no class of the user's."""
+    with warnings.catch_warnings():
+        # torch.export's own notice on how it reads its archive; nothing that a caller can act on.
+        warnings.simplefilter("ignore")
+        return torch.export.load(path).module()
+
+
+def _load_onnx(path: Path) -> Program:
+    _require_onnx()
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def run(inputs: Tensor) -> Tensor:
+        outputs: Any = session.run(None, {name: inputs.numpy()})[0]
+        return torch.from_numpy(outputs)
+
+    return run
+
+
+def _require_onnx() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise SettingsError(
+            f"the ONNX format needs the extra 'onnx' (pip install 'autocompress[onnx]'): {error}."
+        ) from error
+
+
+@contextlib.contextmanager
+def _inference(model: nn.Module) -> Iterator[None]:
+    """Eval mode, no gradients, no fused attention kernels, and the exporters' chatter off."""
+    was_training = model.training
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    model.eval()
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        model.train(was_training)

@@ -1,0 +1,141 @@
+"""Checkpoint folders: written aside, synced and renamed, so that one that exists is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from autocompress.checkpoint.program import (
+    Program,
+    export_onnx,
+    export_program,
+    load_module,
+    load_program,
+)
+from autocompress.checkpoint.weights import save_weights
+from autocompress.errors import CheckpointError
+
+SCHEMA = 1
+MANIFEST, WEIGHTS, PROGRAM, ONNX = (
+    "manifest.json",
+    "weights.safetensors",
+    "model.pt2",
+    "model.onnx",
+)
+# Which file is run, and which one `bytes` is the size of.
+ARTIFACTS = {"pt2": (PROGRAM, WEIGHTS), "onnx": (ONNX, ONNX)}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder and its manifest."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    def load(self) -> nn.Module:
+        """The compressed model as a plain module in eval mode, from `model.pt2`."""
+        return load_module(self.path / PROGRAM)
+
+    def program(self, artifact: str) -> Program:
+        """The callable of an artefact, loaded anew from its file."""
+        return load_program(self.path / ARTIFACTS[artifact][0])
+
+    def bytes(self, artifact: str) -> int:
+        """Size in bytes of the file that counts for an artefact."""
+        return (self.path / ARTIFACTS[artifact][1]).stat().st_size
+
+
+class Writer:
+    """A checkpoint being written; nothing exists under its name before `commit`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.aside = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+        self.aside.mkdir()
+
+    def write(self, model: nn.Module, example: Tensor, artifact: str) -> Checkpoint:
+        """Weights and programs of a model; the checkpoint can be measured, but isn't there yet."""
+        save_weights(model, self.aside / WEIGHTS)
+        export_program(model, example, self.aside / PROGRAM)
+        if artifact == "onnx":
+            export_onnx(model, example, self.aside / ONNX)
+        return Checkpoint(self.aside, {})
+
+    def commit(self, manifest: Mapping[str, Any]) -> Checkpoint:
+        """Add the manifest with every file's hash, sync, and rename into place."""
+        files = sorted(p for p in self.aside.iterdir() if p.is_file())
+        full = {
+            "schema": SCHEMA,
+            **manifest,
+            "sha256": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files},
+        }
+        (self.aside / MANIFEST).write_text(json.dumps(full, indent=2) + "\n")
+        for file in self.aside.iterdir():
+            _sync(file)
+        if self.path.exists():
+            shutil.rmtree(self.path)
+        os.replace(self.aside, self.path)
+        _sync(self.path.parent)
+        return Checkpoint(self.path, full)
+
+    def discard(self) -> None:
+        """Remove what was written."""
+        shutil.rmtree(self.aside, ignore_errors=True)
+
+
+def write_checkpoint(
+    path: Path, model: nn.Module, example: Tensor, manifest: Mapping[str, Any], artifact: str = "pt2"
+) -> Checkpoint:
+    """Write a checkpoint folder in one go."""
+    writer = Writer(path)
+    try:
+        writer.write(model, example, artifact)
+        return writer.commit(manifest)
+    finally:
+        writer.discard()
+
+
+def open_checkpoint(path: Path, verify: bool = True) -> Checkpoint:
+    """Read a checkpoint's manifest and, unless told not to, check every file's hash.
+
+    Raises:
+        CheckpointError: the folder is missing, of another version or damaged.
+    """
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"checkpoint must be a readable folder but '{path}' is not.") from error
+    if manifest.get("schema") != SCHEMA:
+        raise CheckpointError(
+            f"checkpoint schema must be {SCHEMA} but '{path}' has {manifest.get('schema')!r}."
+        )
+    for name, expected in manifest["sha256"].items() if verify else ():
+        file = path / name
+        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != expected:
+            raise CheckpointError(f"checkpoint file '{file}' is missing or damaged.")
+    return Checkpoint(path, manifest)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what writers that were killed left behind under a folder."""
+    for aside in folder.glob(".*.tmp"):
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,1 @@
+"""In-training compressors, one file each; `plugins.compressors()` finds them by file name."""

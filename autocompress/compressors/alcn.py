@@ -1,0 +1,269 @@
+"""ALCN: learnable channel ratios, annealed to a hard selection that can be removed.
+
+A. Jana, *Adaptive Layer Condensation Networks*, TechRxiv 2026,
+10.36227/techrxiv.177162166.68955501.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from autocompress.compressors._base import Compressor, CompressorState, ParamGroup
+from autocompress.compressors._gates import (
+    GateSite,
+    channel_norms,
+    fold_gates,
+    insert_gates,
+    output_rms,
+    set_gates,
+)
+from autocompress.errors import SettingsError
+from autocompress.graph import Analysis, analyse
+from autocompress.graph.costs import profile
+from autocompress.plan import KeepChannels, Plan
+from autocompress.task import ModelProfile, Task
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of ALCN.
+
+    Args:
+        initial_ratio: ρ of every group before training, in (0, 1).
+        ratio_slope: ρ rises by this much from the first group to the last.
+        lambda_sparse: weight of mean(s), which drives ratios down.
+        lambda_ratio: weight of (mean(s) − ρ)².
+        reference: m is the (1 − ρ)-quantile of a group's scores, or their "median" as published.
+        cost: how groups share λ_sparse: alike ("uniform") or by their MACs or parameters.
+        gate_lr_scale: learning rate of ρ and α relative to the weights'.
+        final_temperature: of the sigmoid at the end; 1 at the start.
+        ramp: share of the training over which gates fade in from 1.
+    """
+
+    initial_ratio: float = 0.5
+    ratio_slope: float = 0.0
+    lambda_sparse: float = 1e-3
+    lambda_ratio: float = 1e-2
+    reference: Literal["quantile", "median"] = "quantile"
+    cost: Literal["uniform", "macs", "params"] = "uniform"
+    gate_lr_scale: float = 10.0
+    final_temperature: float = 0.02
+    ramp: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.initial_ratio < 1:
+            raise SettingsError(f"initial_ratio must be in (0, 1) but got {self.initial_ratio}.")
+        if not -1 <= self.ratio_slope <= 1:
+            raise SettingsError(f"ratio_slope must be in [-1, 1] but got {self.ratio_slope}.")
+        for name in ("lambda_sparse", "lambda_ratio"):
+            if not getattr(self, name) >= 0:
+                raise SettingsError(f"{name} must be at least 0 but got {getattr(self, name)}.")
+        if self.reference not in ("quantile", "median"):
+            raise SettingsError(
+                f"reference must be 'quantile' or 'median' but got {self.reference!r}."
+            )
+        if self.cost not in ("uniform", "macs", "params"):
+            raise SettingsError(
+                f"cost must be 'uniform', 'macs' or 'params' but got {self.cost!r}."
+            )
+        if not self.gate_lr_scale > 0:
+            raise SettingsError(f"gate_lr_scale must be positive but got {self.gate_lr_scale}.")
+        if not 0 < self.final_temperature <= 1:
+            raise SettingsError(
+                f"final_temperature must be in (0, 1] but got {self.final_temperature}."
+            )
+        if not 0 <= self.ramp < 1:
+            raise SettingsError(f"ramp must be in [0, 1) but got {self.ramp}.")
+
+
+def quantile(values: Tensor, q: Tensor) -> Tensor:
+    """The q-quantile by linear interpolation, differentiable in both; `(C,)`, `()` → `()`."""
+    ordered = values.sort().values
+    position = q.clamp(0, 1) * (len(ordered) - 1)
+    low = position.detach().floor().long().clamp(0, max(len(ordered) - 2, 0))
+    high = (low + 1).clamp(max=len(ordered) - 1)
+    return ordered[low] + (position - low) * (ordered[high] - ordered[low])
+
+
+def survival_scores(
+    h: Tensor, ratio: Tensor, alpha: Tensor, temperature: float, reference: str
+) -> Tensor:
+    """s = σ(α·(h − m)/T) with h in units of its standard deviation; `(C,)` → `(C,)`.
+
+    m is the (1 − ρ)-quantile of h, so that mean(s) can meet any ρ; the paper's median is ρ = 0.5.
+    """
+    centre = quantile(h, 1 - ratio if reference == "quantile" else torch.full_like(ratio, 0.5))
+    scale = h.detach().std(correction=0).clamp_min(1e-6)
+    return torch.sigmoid(alpha * (h - centre) / (scale * temperature))
+
+
+class Gates(nn.Module):
+    """ρ and α of every group; lives on the model, so that its `state_dict` carries them."""
+
+    def __init__(self, analysis: Analysis, config: Config) -> None:
+        super().__init__()
+        count = len(analysis.groups)
+        position = torch.linspace(-0.5, 0.5, count) if count > 1 else torch.zeros(count)
+        ratio = (config.initial_ratio + config.ratio_slope * position).clamp(0.02, 0.98)
+        self.ratio_logit = nn.Parameter(torch.logit(ratio))
+        self.log_alpha = nn.Parameter(torch.zeros(count))
+        self.widths = [group.width for group in analysis.groups]
+
+    @property
+    def ratio(self) -> Tensor:
+        """ρ, `(groups,)`."""
+        return torch.sigmoid(self.ratio_logit)
+
+    def survival(self, h: Tensor, temperature: float, reference: str) -> list[Tensor]:
+        """s of each group's units, from the scores of all units, `(units,)`."""
+        ratios, alphas = self.ratio.unbind(), self.log_alpha.exp().unbind()
+        return [
+            survival_scores(part, ratio, alpha, temperature, reference)
+            for part, ratio, alpha in zip(h.split(self.widths), ratios, alphas, strict=True)
+        ]
+
+
+@dataclass
+class AlcnState(CompressorState):
+    """A gated model, its gates and what the last forward pass computed of them."""
+
+    analysis: Analysis
+    gates: Gates
+    sites: list[GateSite]
+    calibration: Tensor
+    output_scale: list[Tensor]
+    weights: Tensor
+    survival: list[Tensor]
+    progress: float = 0.0
+    hook: RemovableHandle | None = None
+
+
+class _Refresh:
+    """Forward pre-hook that recomputes the gates; a class, because closures do not pickle."""
+
+    def __init__(self, compressor: Alcn, state: AlcnState) -> None:
+        self.compressor, self.state = compressor, state
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        self.compressor.refresh(self.state)
+
+
+class Alcn(Compressor[AlcnState]):
+    """Adaptive Layer Condensation: learns which share of each coupled channel group survives.
+
+    Loss added: λ_sparse · Σ_g w_g·mean(s_g) + λ_ratio · mean_g (mean(s_g) − ρ_g)². The score h of a
+    channel is the RMS of what its layers put out.
+    """
+
+    Config: ClassVar[type[Config]] = Config
+
+    @classmethod
+    def unsupported(cls, profile: ModelProfile) -> str | None:
+        return None if profile.groups else "no channel group of the model can be removed"
+
+    def attach(self, model: nn.Module, task: Task) -> AlcnState:
+        analysis = analyse(model, task.example())
+        costs = profile(model, task.example(), analysis).groups
+        shares = {"uniform": [1] * len(costs)}
+        shares |= {"macs": [c.macs for c in costs], "params": [c.params for c in costs]}
+        weights = torch.tensor(shares[self.config.cost], dtype=torch.float32)
+        device = next(model.parameters()).device
+        gates = Gates(analysis, self.config).to(device)
+        sites = insert_gates(model, analysis)
+        model.add_module("alcn", gates)
+        state = AlcnState(
+            model=model,
+            analysis=analysis,
+            gates=gates,
+            sites=sites,
+            calibration=task.example(64).to(device),
+            output_scale=[],
+            weights=(weights / weights.sum().clamp_min(1e-12)).to(device),
+            survival=[],
+        )
+        self._calibrate(state)
+        state.hook = model.register_forward_pre_hook(_Refresh(self, state))
+        return state
+
+    def param_groups(self, state: AlcnState) -> list[ParamGroup]:
+        gates = list(state.gates.parameters())
+        own = {id(p) for p in gates}
+        rest = [p for p in state.model.parameters() if p.requires_grad and id(p) not in own]
+        return [ParamGroup(rest), ParamGroup(gates, self.config.gate_lr_scale, weight_decay=0.0)]
+
+    def refresh(self, state: AlcnState) -> None:
+        """Recompute survival from the present parameters and hand each layer its gates."""
+        config = self.config
+        temperature = config.final_temperature**state.progress
+        state.survival = state.gates.survival(_scores(state), temperature, config.reference)
+        faded = min(1.0, state.progress / config.ramp) if config.ramp else 1.0
+        everything = torch.cat([*state.survival, state.weights.new_ones(1)])
+        set_gates(state.sites, 1 - faded * (1 - everything))
+
+    def penalty(self, state: AlcnState) -> Tensor:
+        means = torch.stack([s.mean() for s in state.survival])
+        sparse = (state.weights * means).sum()
+        ratio = (means - state.gates.ratio).square().mean()
+        return self.config.lambda_sparse * sparse + self.config.lambda_ratio * ratio
+
+    def after_step(self, state: AlcnState, progress: float) -> None:
+        state.progress = progress
+
+    def after_epoch(self, state: AlcnState, progress: float) -> Mapping[str, float]:
+        self._calibrate(state)
+        ratios = state.gates.ratio.tolist()
+        named = zip(state.analysis.groups, ratios, strict=True)
+        return {f"ratio/{group.name}": ratio for group, ratio in named}
+
+    def plan(self, state: AlcnState) -> Plan:
+        """The ⌈ρ·C⌉ units of highest survival of each group."""
+        with torch.no_grad():
+            self.refresh(state)
+        edits = []
+        ratios = state.gates.ratio.tolist()
+        for group, survival, ratio in zip(state.analysis.groups, state.survival, ratios, strict=True):
+            # Rounded first, so that float noise on ρ·C does not keep one unit too many.
+            count = min(group.width, max(1, math.ceil(round(ratio * group.width, 3))))
+            if count < group.width:
+                keep = survival.topk(count).indices.sort().values
+                edits.append(KeepChannels(group.name, tuple(keep.tolist())))
+        return tuple(edits)
+
+    def release(self, state: AlcnState) -> nn.Module:
+        with torch.no_grad():
+            self.refresh(state)
+        fold_gates(state.sites)
+        assert state.hook is not None
+        state.hook.remove()
+        del state.model.alcn
+        return state.model
+
+    def _calibrate(self, state: AlcnState) -> None:
+        """Measure how the RMS of each layer's output relates to the norms of its parameters."""
+        if all(site.exact_rms for site in state.sites):
+            state.output_scale = [torch.ones(()) for _ in state.sites]
+            return
+        measured = output_rms(state.model, state.sites, state.calibration)
+        state.output_scale = [
+            torch.ones_like(rms) if site.exact_rms else rms / channel_norms(site).detach()
+            for site, rms in zip(state.sites, measured, strict=True)
+        ]
+
+
+def _scores(state: AlcnState) -> Tensor:
+    """h of all units: mean over a unit's layers of its output RMS relative to the layer's mean."""
+    units = sum(state.gates.widths)
+    total = state.weights.new_zeros(units + 1)
+    count = state.weights.new_zeros(units + 1)
+    for site, scale in zip(state.sites, state.output_scale, strict=True):
+        h = channel_norms(site) * scale
+        total = total.index_add(0, site.index, h / h.detach().mean().clamp_min(1e-12))
+        count = count.index_add(0, site.index, torch.ones_like(h))
+    return (total / count.clamp_min(1))[:units]

@@ -1,0 +1,97 @@
+"""In-memory data, batched as tensors without worker processes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from autocompress.errors import TaskError
+from autocompress.task import InputSpec
+
+
+@dataclass(frozen=True)
+class TensorBatches:
+    """Batches of arrays held in memory, normalised when drawn: `(raw · scale − mean) / std`.
+
+    Raw data stay NumPy arrays, which worker processes share without a copy. The order is drawn from
+    PyTorch's global generator, so `torch.manual_seed` fixes it.
+
+    Args:
+        x: raw inputs, `(N, C, H, W)` or `(N, features)`.
+        targets: `(N,)`.
+        spec: how raw inputs are normalised.
+        batch_size: of all batches but the last.
+        shuffle: draw a new order each time.
+    """
+
+    x: NDArray[Any]
+    targets: NDArray[Any]
+    spec: InputSpec
+    batch_size: int = 128
+    shuffle: bool = False
+    _shift: NDArray[np.float32] = field(init=False, repr=False)
+    _std: NDArray[np.float32] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.x) != len(self.targets):
+            raise TaskError(
+                f"x and y must be equally long but have {len(self.x)} and {len(self.targets)} rows."
+            )
+        if len(self.x) == 0:
+            raise TaskError("x must have at least one row but is empty.")
+        trailing = (1,) * (self.x.ndim - 2)
+        for name, values in (("_shift", self.spec.mean), ("_std", self.spec.std)):
+            array = np.asarray(values, dtype=np.float32).reshape(1, -1, *trailing)
+            object.__setattr__(self, name, array)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.x) / self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        count = len(self.x)
+        order = torch.randperm(count).numpy() if self.shuffle else np.arange(count)
+        for start in range(0, count, self.batch_size):
+            index = order[start : start + self.batch_size]
+            raw = self.x[index].astype(np.float32)
+            normalised = (raw * np.float32(self.spec.scale) - self._shift) / self._std
+            yield torch.from_numpy(normalised), torch.from_numpy(self.targets[index])
+
+    def subset(self, index: NDArray[np.int64], **changes: Any) -> TensorBatches:
+        """Batches of some rows, with other fields replaced."""
+        return replace(self, x=self.x[index], targets=self.targets[index], **changes)
+
+
+def channels_first(x: NDArray[Any]) -> NDArray[Any]:
+    """Raw arrays (N, H, W[, C]) as (N, C, H, W); (N, features) unchanged.
+
+    Raises:
+        TaskError: another number of dimensions.
+    """
+    if x.ndim == 2:
+        return x
+    if x.ndim == 3:
+        return x[:, None]
+    if x.ndim == 4:
+        already = x.shape[1] in (1, 3, 4) and x.shape[3] not in (1, 3, 4)
+        return x if already else np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+    raise TaskError(f"x must have 2 to 4 dimensions but has shape {x.shape}.")
+
+
+def measured_spec(x: NDArray[Any], scale: float | None = None) -> InputSpec:
+    """Scale of integer images to [0, 1], mean and standard deviation per channel or feature."""
+    if scale is None:
+        scale = 1 / 255 if x.dtype == np.uint8 else 1.0
+    axes = tuple(d for d in range(x.ndim) if d != 1)
+    # A sample of the rows is enough, and keeps large integer arrays from being held as floats.
+    sample = x[:: max(1, len(x) // 10000)].astype(np.float64) * scale
+    mean = sample.mean(axes).round(4)
+    std = np.maximum(sample.std(axes), 1e-3).round(4)
+    shape = tuple(int(size) for size in x.shape[1:])
+    return InputSpec(shape, "float32", scale, tuple(mean.tolist()), tuple(std.tolist()))

@@ -1,0 +1,67 @@
+"""Folders of images, one sub-folder per class, through torchvision's `ImageFolder`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import DataLoader, Subset
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from autocompress.errors import TaskError, one_line
+from autocompress.task import Batches, InputSpec
+
+# Mean and standard deviation of ImageNet, which torchvision's models are trained with.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def image_spec(size: int) -> InputSpec:
+    """Colour images of `size` pixels, normalised as torchvision's models expect."""
+    return InputSpec((3, size, size), "float32", 1 / 255, MEAN, STD)
+
+
+def image_folder(
+    folder: str | Path, size: int, batch_size: int = 64
+) -> tuple[Batches, Batches | None, Batches, int]:
+    """Train, validation (None to carve it), test and the number of classes of a folder of images.
+
+    `DIR/train` and `DIR/test` (or `DIR/val` alone, which is then the test split) are used where
+    they are there; otherwise `DIR` holds the classes and a fixed fifth is the test split.
+
+    Raises:
+        TaskError: the folder is missing or holds no images.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise TaskError(f"imagefolder must be an existing folder but got '{folder}'.")
+    evaluation = transforms.Compose(
+        [
+            transforms.Resize(size),
+            transforms.CenterCrop(size),
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, STD),
+        ]
+    )
+
+    def loader(data: object, shuffle: bool = False) -> Batches:
+        return DataLoader(data, batch_size=batch_size, shuffle=shuffle)  # type: ignore[arg-type]
+
+    try:
+        if not (root / "train").is_dir():
+            whole = ImageFolder(str(root), evaluation)
+            order = np.random.default_rng(0).permutation(len(whole)).tolist()
+            cut = max(1, len(order) // 5)
+            train, test = Subset(whole, order[cut:]), Subset(whole, order[:cut])
+            return loader(train, True), None, loader(test), len(whole.classes)
+        held = "test" if (root / "test").is_dir() else "val"
+        train_set = ImageFolder(str(root / "train"), evaluation)
+        test_set = ImageFolder(str(root / held), evaluation)
+        val = None
+        if held == "test" and (root / "val").is_dir():
+            val = loader(ImageFolder(str(root / "val"), evaluation))
+        return loader(train_set, True), val, loader(test_set), len(train_set.classes)
+    except FileNotFoundError as error:
+        raise TaskError(
+            f"imagefolder '{folder}' must hold one folder of images per class but: {one_line(error)}"
+        ) from error

@@ -1,0 +1,173 @@
+"""From a task's name to a `Task`: built-in data with a built-in model, or the user's own function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from autocompress.data.arrays import TensorBatches, channels_first, measured_spec
+from autocompress.data.imagefolder import MEAN, STD, image_folder, image_spec
+from autocompress.data.sources import TORCHVISION, Arrays, data_root, digits, npz, torchvision_arrays
+from autocompress.errors import TaskError, one_line
+from autocompress.models import model_factory
+from autocompress.plugins import load_attribute
+from autocompress.task import InputSpec, Recipe, Task
+
+
+@dataclass(frozen=True)
+class _BuiltIn:
+    """Default model, recipe and batch size of a data set."""
+
+    model: str
+    recipe: Recipe
+    batch_size: int = 128
+
+
+BUILT_IN = {
+    "digits": _BuiltIn("small_cnn", Recipe(epochs=12, reference_epochs=30, lr=3e-3), 64),
+    "mnist": _BuiltIn("small_cnn", Recipe(epochs=3, reference_epochs=6, lr=2e-3)),
+    "fashion_mnist": _BuiltIn("small_cnn", Recipe(epochs=3, reference_epochs=6, lr=2e-3)),
+    "cifar10": _BuiltIn("resnet20", Recipe(epochs=3, reference_epochs=20, lr=2e-3)),
+    "npz": _BuiltIn("mlp", Recipe(epochs=10, reference_epochs=20)),
+    "imagefolder": _BuiltIn("resnet18", Recipe(epochs=10, reference_epochs=20), 64),
+}
+
+
+def load_task(
+    name: str,
+    *,
+    model: str | None = None,
+    root: str | Path | None = None,
+    weights: str | Path | None = None,
+    image_size: int = 224,
+) -> Task:
+    """The task of a name: built-in, `npz:FILE`, `imagefolder:DIR`, or `module:function`.
+
+    Args:
+        name: as on the command line.
+        model: model name or `module:function`; None means the data set's default.
+        root: folder of data sets.
+        weights: trained weights of the reference (.safetensors, .npz, .pt, .pth, .th).
+        image_size: side to which an image folder's images are resized and cropped.
+
+    Raises:
+        TaskError: the task, its data, its model or the weights cannot be used.
+    """
+    kind, _, location = name.partition(":")
+    if name in BUILT_IN and name not in ("npz", "imagefolder"):
+        task = _array_task(name, _arrays(name, root), model, name)
+    elif kind == "npz" and location:
+        task = _array_task("npz", npz(location), model, Path(location).stem)
+    elif kind == "imagefolder" and location:
+        task = _folder_task(location, model, image_size)
+    elif ":" in name and location:
+        task = _own_task(name, model)
+    else:
+        known = [n for n in BUILT_IN if n not in ("npz", "imagefolder")]
+        raise TaskError(
+            f"task must be one of {', '.join(known)}, npz:FILE, imagefolder:DIR or module:function "
+            f"but got {name!r}."
+        )
+    return task if weights is None else replace(task, weights=load_weights(weights))
+
+
+def _arrays(name: str, root: str | Path | None) -> Arrays:
+    folder = data_root(root)
+    return digits() if name == "digits" else torchvision_arrays(name, folder)
+
+
+def _spec(name: str, x: np.ndarray) -> InputSpec:
+    if name == "cifar10":
+        # The constants of the published CIFAR-10 checkpoints, so that their weights can be used.
+        return InputSpec(tuple(x.shape[1:]), "float32", 1 / 255, MEAN, STD)
+    return measured_spec(x, scale=1 / 16 if name == "digits" else None)
+
+
+def _array_task(kind: str, arrays: Arrays, model: str | None, name: str) -> Task:
+    defaults = BUILT_IN[kind]
+    x_train, y_train, x_test, y_test = arrays
+    x_train, x_test = channels_first(x_train), channels_first(x_test)
+    spec = _spec(kind, x_train)
+    classes = int(y_train.max()) + 1
+    model_name = model or ("small_cnn" if kind == "npz" and x_train.ndim == 4 else defaults.model)
+    return Task(
+        model=model_factory(model_name, spec.shape, classes),
+        train=TensorBatches(x_train, y_train, spec, defaults.batch_size, shuffle=True),
+        test=TensorBatches(x_test, y_test, spec, 500),
+        recipe=defaults.recipe,
+        name=name,
+        model_name=model_name,
+        input=spec,
+    )
+
+
+def _folder_task(folder: str, model: str | None, size: int) -> Task:
+    defaults = BUILT_IN["imagefolder"]
+    train, val, test, classes = image_folder(folder, size, defaults.batch_size)
+    model_name = model or defaults.model
+    return Task(
+        model=model_factory(model_name, (3, size, size), classes),
+        train=train,
+        val=val,
+        test=test,
+        recipe=defaults.recipe,
+        name=Path(folder).name,
+        model_name=model_name,
+        input=image_spec(size),
+    )
+
+
+def _own_task(name: str, model: str | None) -> Task:
+    task = load_attribute(name)()
+    if not isinstance(task, Task):
+        raise TaskError(f"task {name!r} must return a Task but returned {type(task).__name__}.")
+    changes: dict[str, object] = {}
+    if task.name == Task.name:
+        changes["name"] = name.rpartition(":")[2]
+    if model is not None:
+        classes = _outputs(task)
+        factory = model_factory(model, tuple(task.input_spec().shape), classes)
+        changes |= {"model": factory, "model_name": model}
+    return replace(task, **changes)  # type: ignore[arg-type]
+
+
+def _outputs(task: Task) -> int:
+    with torch.no_grad():
+        return int(task.model().eval()(task.example()).shape[-1])
+
+
+def load_weights(path: str | Path) -> Mapping[str, Tensor]:
+    """A state dict from a file; wrappers `state_dict`/`model` and a `module.` prefix are removed.
+
+    Raises:
+        TaskError: the file is missing or is not a state dict.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise TaskError(f"weights must be an existing file but '{path}' is not.")
+    try:
+        if source.suffix == ".safetensors":
+            state = load_file(source)
+        elif source.suffix == ".npz":
+            with np.load(source) as archive:
+                state = {name: torch.from_numpy(archive[name]) for name in archive.files}
+        else:
+            state = torch.load(source, map_location="cpu", weights_only=True)
+            for wrapper in ("state_dict", "model"):
+                if isinstance(state.get(wrapper), Mapping):
+                    state = state[wrapper]
+        tensors = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    except Exception as error:
+        raise TaskError(f"weights '{path}' must be a state dict but: {one_line(error)}") from error
+    if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise TaskError(f"weights '{path}' must be a state dict of tensors but is not.")
+    return tensors
+
+
+__all__ = ["BUILT_IN", "TORCHVISION", "load_task", "load_weights"]

@@ -1,0 +1,61 @@
+"""Every exception that autocompress raises on purpose.
+
+AutocompressError
+├── UsageError            the caller gave something that cannot work        (exit code 2)
+│   ├── TaskError         the task, its data or its model
+│   ├── TraceError        the model cannot be analysed by torch.export
+│   └── SettingsError     a setting, or a run folder made with other settings
+├── TrialError            one trial failed; the search goes on
+│   ├── DivergedError     a loss or a metric became NaN or infinite
+│   └── ProofError        the compact model does not equal the masked one
+├── CheckpointError       a checkpoint is missing, damaged or of another version
+└── SearchFailedError     no trial succeeded                                (exit code 1)
+"""
+
+from __future__ import annotations
+
+
+class AutocompressError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class UsageError(AutocompressError, ValueError):
+    """The caller gave something that cannot work; nothing was written over."""
+
+
+class TaskError(UsageError):
+    """The task, its data or its model is not usable."""
+
+
+class TraceError(UsageError):
+    """`torch.export` cannot trace the model."""
+
+
+class SettingsError(UsageError):
+    """A setting is not usable, or a run folder was made with other settings."""
+
+
+class TrialError(AutocompressError):
+    """One trial failed."""
+
+
+class DivergedError(TrialError):
+    """A loss or a metric became NaN or infinite."""
+
+
+class ProofError(TrialError):
+    """The compact model does not compute what the masked one does."""
+
+
+class CheckpointError(AutocompressError):
+    """A checkpoint is missing, damaged or of another version."""
+
+
+class SearchFailedError(AutocompressError):
+    """No trial of the search succeeded."""
+
+
+def one_line(error: BaseException) -> str:
+    """The first non-empty line of an error's message, or its class name where it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

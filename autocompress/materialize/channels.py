@@ -1,0 +1,33 @@
+"""Carries out `KeepChannels`: cuts units out of every tensor of their coupled groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from autocompress.errors import TrialError
+from autocompress.graph import analyse, mask_channels, remove_channels
+from autocompress.plan import KeepChannels
+
+
+def keep_channels(
+    model: nn.Module, edits: Sequence[KeepChannels], example: Tensor
+) -> tuple[nn.Module, nn.Module]:
+    """The compact model and, to compare it with, the masked one of full size.
+
+    Raises:
+        TrialError: an edit names a group or a unit that the model does not have.
+    """
+    analysis = analyse(model, example)
+    widths = {group.name: group.width for group in analysis.groups}
+    for edit in edits:
+        if edit.group not in widths:
+            raise TrialError(f"group must be one of the model's groups but got {edit.group!r}.")
+        if edit.keep[-1] >= widths[edit.group]:
+            raise TrialError(
+                f"keep must be below the {widths[edit.group]} units of group {edit.group!r} "
+                f"but got {edit.keep[-1]}."
+            )
+    keep = {edit.group: edit.keep for edit in edits}
+    return remove_channels(model, analysis, keep), mask_channels(model, analysis, keep)

@@ -1,0 +1,85 @@
+"""Latency as a ratio to the reference, measured in alternating pairs in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from autocompress.errors import SettingsError, TrialError, one_line
+
+
+@dataclass(frozen=True)
+class LatencySettings:
+    """How latency is measured.
+
+    Args:
+        batch_size: inputs per call.
+        threads: of the measured process.
+        pairs: alternating reference/candidate pairs.
+        least_ms: least CPU time of one timed inner loop, in milliseconds.
+    """
+
+    batch_size: int = 1
+    threads: int = 1
+    pairs: int = 30
+    least_ms: float = 20.0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "threads", "pairs"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"latency {name} must be at least 1 but got {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Median CPU-time ratio to the reference, its relative spread, and own milliseconds a call."""
+
+    ratio: float
+    spread: float
+    milliseconds: float
+
+
+def measure_latency(
+    program: Path, reference: Path | None, example: Tensor, settings: LatencySettings
+) -> Latency:
+    """Time a program file against the reference's (itself where None), under an exclusive lock.
+
+    Args:
+        program: `.pt2` or `.onnx`.
+        reference: the same format.
+        example: inputs, `(B, ...)`; repeated or cut to the batch size.
+
+    Raises:
+        TrialError: the measuring process failed.
+    """
+    repeats = -(-settings.batch_size // example.shape[0])
+    batch = example.repeat(repeats, *[1] * (example.dim() - 1))[: settings.batch_size]
+    lock = FileLock(Path(tempfile.gettempdir()) / "autocompress-latency.lock")
+    with tempfile.TemporaryDirectory() as folder, lock:
+        inputs = Path(folder) / "inputs.pt"
+        torch.save(batch.clone(), inputs)
+        job = {
+            "programs": [str(reference or program), str(program)],
+            "inputs": str(inputs),
+            "threads": settings.threads,
+            "pairs": settings.pairs,
+            "least_seconds": settings.least_ms / 1000,
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "autocompress.metrics.latency_child", json.dumps(job)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise TrialError(f"latency could not be measured: {one_line(Exception(last[0]))}")
+    return Latency(**json.loads(done.stdout.strip().splitlines()[-1]))

@@ -1,0 +1,90 @@
+"""Measures one model: task metrics on a split, sizes and costs of the artefact."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from autocompress.errors import DivergedError
+from autocompress.graph.costs import count_params, layer_macs
+from autocompress.metrics.accuracy import accuracy
+from autocompress.metrics.latency import LatencySettings, measure_latency
+from autocompress.task import Batches, MetricFn, Task
+from autocompress.training import Clock, predict
+
+MINIMISED = ("bytes", "latency", "macs", "params", "loss")
+STATIC = ("bytes", "latency", "macs", "params")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured.
+
+    Args:
+        program: the artefact, loaded from its file.
+        program_file: that file.
+        model: the compact module it was exported from, for counts.
+        bytes: size of the file that counts.
+        example: `(B, ...)`.
+        reference: the reference's program file, None where the subject is the reference.
+        reference_latency: milliseconds, with `reference`.
+    """
+
+    program: Callable[[Tensor], Tensor]
+    program_file: Path
+    model: nn.Module
+    bytes: int
+    example: Tensor
+    reference: Path | None = None
+    reference_latency: float | None = None
+
+
+def task_metrics(task: Task) -> Mapping[str, MetricFn]:
+    """The task's own metrics; top-1 accuracy where it names none."""
+    return task.metrics if task.metrics is not None else {"accuracy": accuracy}
+
+
+def known_metrics(task: Task) -> dict[str, str]:
+    """Metric name → direction for Optuna."""
+    names = [*task_metrics(task), *STATIC]
+    return {name: "minimize" if name in MINIMISED else "maximize" for name in names}
+
+
+def measure_split(program: Callable[[Tensor], Tensor], batches: Batches, task: Task) -> dict[str, float]:
+    """The task's metrics over a split.
+
+    Raises:
+        DivergedError: a metric is NaN or infinite.
+    """
+    outputs, targets = predict(program, batches)
+    values = {name: float(fn(outputs, targets)) for name, fn in task_metrics(task).items()}
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise DivergedError(f"metric {name} is {value}.")
+    return values
+
+
+def measure(
+    subject: Subject, task: Task, wanted: Iterable[str], latency: LatencySettings, clock: Clock
+) -> dict[str, float]:
+    """All cheap metrics, latency where it is wanted, task metrics on the validation split."""
+    assert task.val is not None
+    with clock.running():
+        values = measure_split(subject.program, task.val, task)
+    values["bytes"] = subject.bytes
+    values["params"] = count_params(subject.model)
+    values["macs"] = layer_macs(subject.model, subject.example).get("", 0)
+    if "latency" in wanted:
+        with clock.running():
+            found = measure_latency(subject.program_file, subject.reference, subject.example, latency)
+        if subject.reference is None:
+            values["latency"] = found.milliseconds
+        else:
+            assert subject.reference_latency is not None
+            values["latency"] = found.ratio * subject.reference_latency
+        values["latency_spread"] = found.spread
+    return values

@@ -1,0 +1,57 @@
+"""Edits as data: what a compressor decides should be physically changed in a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from autocompress.errors import UsageError
+
+
+@dataclass(frozen=True)
+class KeepChannels:
+    """Keep the named units of one coupled channel group and remove its others everywhere.
+
+    Args:
+        group: name of the group, as `autocompress inspect` prints it.
+        keep: indices of the units that stay, increasing.
+    """
+
+    group: str
+    keep: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.keep or list(self.keep) != sorted(set(self.keep)) or self.keep[0] < 0:
+            raise UsageError(
+                "keep must be a non-empty, strictly increasing tuple of unit indices "
+                f"but got {self.keep!r} for group {self.group!r}."
+            )
+
+
+Edit = KeepChannels
+Plan = tuple[Edit, ...]
+
+_EDITS = {cls.__name__: cls for cls in (KeepChannels,)}
+
+
+def plan_to_json(plan: Plan) -> list[dict[str, Any]]:
+    """A plan as JSON-able data; `plan_from_json` reads it back."""
+    return [{"edit": type(edit).__name__, **asdict(edit)} for edit in plan]
+
+
+def plan_from_json(data: list[Mapping[str, Any]]) -> Plan:
+    """The plan that `plan_to_json` wrote.
+
+    Raises:
+        UsageError: an edit's name is unknown.
+    """
+    edits = []
+    for item in data:
+        fields = dict(item)
+        name = fields.pop("edit")
+        if name not in _EDITS:
+            raise UsageError(f"edit must be one of {sorted(_EDITS)} but got {name!r}.")
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        edits.append(_EDITS[name](**values))
+    return tuple(edits)

@@ -1,0 +1,125 @@
+"""Discovery of compressors, metrics and search spaces: by file name, and by entry point."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from autocompress.errors import SettingsError, one_line
+
+ENTRY_POINT_GROUP = "autocompress.compressors"
+
+
+@cache
+def compressors() -> dict[str, type[Any]]:
+    """Method name → compressor class: each module of `autocompress/compressors/`, then plug-ins.
+
+    A module `foo.py` (not starting with "_") holds exactly one class with a `Config`.
+    """
+    package = importlib.import_module("autocompress.compressors")
+    base = importlib.import_module("autocompress.compressors._base").Compressor
+    found: dict[str, type[Any]] = {}
+    for info in pkgutil.iter_modules(package.__path__):
+        if info.name.startswith("_"):
+            continue
+        module = importlib.import_module(f"autocompress.compressors.{info.name}")
+        for _, cls in inspect.getmembers(module, inspect.isclass):
+            if issubclass(cls, base) and not inspect.isabstract(cls):
+                found[info.name] = cls
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        found[point.name] = point.load()
+    return found
+
+
+def compressor(method: str) -> type[Any]:
+    """The compressor class of a method.
+
+    Raises:
+        SettingsError: no such method.
+    """
+    known = compressors()
+    if method not in known:
+        raise SettingsError(f"methods must be among {', '.join(sorted(known))} but got {method!r}.")
+    return known[method]
+
+
+def method_of(config: object) -> str:
+    """The method whose `Config` this is.
+
+    Raises:
+        SettingsError: no compressor has this configuration class.
+    """
+    for name, cls in compressors().items():
+        if type(config) is cls.Config:
+            return name
+    raise SettingsError(
+        f"suggest must return a compressor's Config but returned {type(config).__name__}."
+    )
+
+
+def load_module(location: str) -> ModuleType:
+    """A module by dotted name, or by path where it ends in `.py`.
+
+    Raises:
+        SettingsError: it does not exist or cannot be imported.
+    """
+    try:
+        if not location.endswith(".py"):
+            return importlib.import_module(location)
+        path = Path(location)
+        if not path.is_file():
+            raise SettingsError(f"module file must exist but {location!r} does not.")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        # dataclasses look their module up while it runs; afterwards it must not be found by
+        # name, so that what it defines is pickled by value for worker processes.
+        sys.modules[spec.name] = module
+        try:
+            spec.loader.exec_module(module)
+        finally:
+            del sys.modules[spec.name]
+        return module
+    except SettingsError:
+        raise
+    except Exception as error:
+        raise SettingsError(
+            f"module {location!r} must be importable but: {type(error).__name__}: {one_line(error)}"
+        ) from error
+
+
+def load_attribute(location: str) -> Any:
+    """What `module:name` or `path/file.py:name` stands for.
+
+    Raises:
+        SettingsError: the module or the name in it does not exist.
+    """
+    module_name, _, attribute = location.rpartition(":")
+    module = load_module(module_name)
+    if not hasattr(module, attribute):
+        raise SettingsError(f"{module_name!r} must define {attribute!r} but does not.")
+    return getattr(module, attribute)
+
+
+def search_space(location: str) -> ModuleType:
+    """The search-space module of a method name, a dotted module or a `.py` file.
+
+    Raises:
+        SettingsError: there is none, or it has no `suggest(trial, profile)`.
+    """
+    name = location
+    if "." not in location and importlib.util.find_spec(f"search_spaces.{location}") is not None:
+        name = f"search_spaces.{location}"
+    module = load_module(name)
+    if not callable(getattr(module, "suggest", None)):
+        raise SettingsError(f"space {location!r} must define suggest(trial, profile) but does not.")
+    return module

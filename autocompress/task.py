@@ -1,0 +1,222 @@
+"""What a user brings: `Task` and `Recipe`; and what a search space sees of it: `ModelProfile`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.errors import SettingsError, TaskError, one_line
+
+Batch = tuple[Tensor, Tensor]
+Batches = Iterable[Batch]
+MetricFn = Callable[[Tensor, Tensor], float]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model of this task is trained; every method trains by it.
+
+    Args:
+        epochs: epochs of one trial, in-training compression and fine-tuning together.
+        reference_epochs: epochs the reference is trained for; None means `epochs`.
+        lr: peak learning rate; a trial may scale it.
+        optimizer: "adamw" or "sgd" (Nesterov).
+        weight_decay: decay of the model's weights.
+        momentum: of "sgd".
+        warmup: share of the steps over which the rate rises linearly; cosine to 0 follows.
+        grad_clip: greatest gradient norm, None to leave gradients alone.
+        channels_last: train models with 2-d convolutions in that memory format.
+    """
+
+    epochs: int = 10
+    reference_epochs: int | None = None
+    lr: float = 1e-3
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    weight_decay: float = 1e-2
+    momentum: float = 0.9
+    warmup: float = 0.1
+    grad_clip: float | None = None
+    channels_last: bool = True
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise SettingsError(f"epochs must be at least 1 but got {self.epochs}.")
+        if self.reference_epochs is not None and self.reference_epochs < 1:
+            raise SettingsError(f"reference_epochs must be at least 1 but got {self.reference_epochs}.")
+        if not self.lr > 0:
+            raise SettingsError(f"lr must be greater than 0 but got {self.lr}.")
+        if self.optimizer not in ("adamw", "sgd"):
+            raise SettingsError(f"optimizer must be 'adamw' or 'sgd' but got {self.optimizer!r}.")
+        if not 0 <= self.warmup < 1:
+            raise SettingsError(f"warmup must be in [0, 1) but got {self.warmup}.")
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What the program takes: `(raw · scale − mean) / std`, of this shape without the batch."""
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    scale: float = 1.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest's `input` entry; None stands for the batch dimension."""
+        return {
+            "shape": [None, *self.shape],
+            "dtype": self.dtype,
+            "scale": self.scale,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model, its data and how it is trained and judged.
+
+    Args:
+        model: makes a new, untrained model at each call.
+        train: batches `(inputs, targets)`; iterated anew each epoch.
+        val: batches that candidates are compared on; None carves them from `train` where that is
+            held in memory.
+        test: batches that the final front alone is reported on; None reports none.
+        loss: `loss(outputs, targets)`, a scalar tensor.
+        metrics: name → `fn(outputs, targets) -> float` over a whole split, outputs `(N, ...)`.
+        recipe: how it is trained.
+        weights: trained weights of the reference; None trains them once per run.
+        name: names the run folder.
+        input: how raw inputs become the model's; None reads shape and dtype off the first batch.
+
+    Raises:
+        TaskError: the task cannot be used, as `checked` says.
+    """
+
+    model: Callable[[], nn.Module]
+    train: Batches
+    val: Batches | None = None
+    test: Batches | None = None
+    loss: Callable[[Tensor, Tensor], Tensor] = field(default_factory=nn.CrossEntropyLoss)
+    metrics: Mapping[str, MetricFn] | None = None
+    recipe: Recipe = Recipe()
+    weights: Mapping[str, Tensor] | None = None
+    name: str = "task"
+    model_name: str = "model"
+    input: InputSpec | None = None
+
+    def with_recipe(self, **changes: Any) -> Task:
+        """The same task with fields of its recipe replaced."""
+        return replace(self, recipe=replace(self.recipe, **changes))
+
+    def example(self, batch_size: int = 2) -> Tensor:
+        """The first `batch_size` training inputs, `(batch_size, *input.shape)`.
+
+        Raises:
+            TaskError: the training data are empty or are not `(inputs, targets)` of tensors.
+        """
+        for batch in self.train:
+            if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
+                raise TaskError(
+                    "train must yield (inputs, targets) pairs of tensors "
+                    f"but yielded {type(batch).__name__}."
+                )
+            inputs = batch[0]
+            if not isinstance(inputs, Tensor) or not isinstance(batch[1], Tensor):
+                raise TaskError(
+                    "train must yield (inputs, targets) pairs of tensors but yielded "
+                    f"({type(batch[0]).__name__}, {type(batch[1]).__name__})."
+                )
+            if inputs.shape[0] < batch_size:
+                inputs = inputs.repeat(batch_size, *[1] * (inputs.dim() - 1))
+            return inputs[:batch_size].clone()
+        raise TaskError("train must yield at least one batch but it is empty.")
+
+    def input_spec(self) -> InputSpec:
+        """`input`, or the shape and dtype of the first training batch."""
+        if self.input is not None:
+            return self.input
+        example = self.example()
+        return InputSpec(tuple(example.shape[1:]), str(example.dtype).removeprefix("torch."))
+
+
+def check_forward(task: Task, model: nn.Module) -> None:
+    """Run one training batch through the model and its loss, so that misfits show before training.
+
+    Raises:
+        TaskError: the forward pass or the loss fails, or a label is out of range.
+    """
+    inputs, targets = next(iter(task.train))
+    inputs, targets = inputs[:2], targets[:2]
+    model.eval()
+    try:
+        with torch.no_grad():
+            outputs = model(inputs)
+    except Exception as error:
+        raise TaskError(
+            f"model {task.model_name!r} must accept inputs of shape {tuple(inputs.shape)} "
+            f"but its forward failed: {one_line(error)}"
+        ) from error
+    if not isinstance(outputs, Tensor):
+        raise TaskError(
+            f"model {task.model_name!r} must return one tensor but returned {type(outputs).__name__}."
+        )
+    try:
+        task.loss(outputs, targets)
+    except Exception as error:
+        raise TaskError(
+            f"loss must accept outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} "
+            f"but failed: {one_line(error)}"
+        ) from error
+
+
+def check_labels(task: Task, model: nn.Module) -> None:
+    """Refuse class labels that the model has no output for, over every split.
+
+    Raises:
+        TaskError: a label is negative or not below the number of outputs.
+    """
+    if not isinstance(task.loss, nn.CrossEntropyLoss):
+        return
+    with torch.no_grad():
+        classes = model.eval()(task.example()).shape[1]
+    for split in ("train", "val", "test"):
+        labels = getattr(getattr(task, split), "targets", None)
+        if labels is None:
+            continue
+        labels = torch.as_tensor(labels)
+        if labels.is_floating_point() or labels.dim() != 1 or len(labels) == 0:
+            continue
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= classes:
+            raise TaskError(
+                f"labels of the {split} split must be in [0, {classes - 1}] "
+                f"(the model has {classes} outputs) but range over [{low}, {high}]."
+            )
+
+
+@dataclass(frozen=True)
+class GroupProfile:
+    """One coupled channel group: its width in units, and the cost its layers stand for."""
+
+    name: str
+    width: int
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class ModelProfile:
+    """What a search space may know of a model: sizes and costs, no tensors.
+
+    `params` and `macs` are of the whole model; `groups` lists what channel removal may touch, from
+    input to output.
+    """
+
+    params: int
+    macs: int
+    groups: tuple[GroupProfile, ...]

@@ -1,0 +1,202 @@
+"""The only training loop: reference, in-training compression and fine-tuning all pass through it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.errors import DivergedError
+from autocompress.task import Batches, Recipe, Task
+
+EpochReport = Callable[[Mapping[str, float]], None]
+
+
+class TrainingHooks(Protocol):
+    """What a method adds to training; `Plain` adds nothing."""
+
+    def param_groups(self) -> list[tuple[list[nn.Parameter], float, float | None]]:
+        """(parameters, learning rate relative to the recipe's, weight decay or None)."""
+        ...
+
+    def penalty(self) -> Tensor: ...
+
+    def after_step(self, progress: float) -> None: ...
+
+    def after_epoch(self, progress: float) -> Mapping[str, float]: ...
+
+
+@dataclass
+class Plain:
+    """Training without a compressor."""
+
+    model: nn.Module
+
+    def param_groups(self) -> list[tuple[list[nn.Parameter], float, float | None]]:
+        return [([p for p in self.model.parameters() if p.requires_grad], 1.0, None)]
+
+    def penalty(self) -> Tensor:
+        return torch.zeros(())
+
+    def after_step(self, progress: float) -> None:
+        return None
+
+    def after_epoch(self, progress: float) -> Mapping[str, float]:
+        return {}
+
+
+@dataclass
+class Clock:
+    """Seconds spent inside training and evaluation steps, for the overhead figure."""
+
+    seconds: float = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - start
+
+
+@dataclass
+class Trainer:
+    """Trains models of one task; `history` has one entry per epoch over all its calls.
+
+    Args:
+        task: data, loss and recipe.
+        lr_scale: factor on the recipe's learning rate.
+        report: receives each epoch's entry.
+    """
+
+    task: Task
+    lr_scale: float = 1.0
+    report: EpochReport = lambda entry: None
+    history: list[dict[str, float]] = field(default_factory=list)
+    clock: Clock = field(default_factory=Clock)
+
+    def fit(self, model: nn.Module, epochs: int, hooks: TrainingHooks | None = None) -> None:
+        """Train in place for some epochs with one warm-up and cosine schedule.
+
+        Raises:
+            DivergedError: the loss became NaN or infinite.
+        """
+        if epochs < 1:
+            return
+        hooks = hooks or Plain(model)
+        recipe = self.task.recipe
+        optimizer = make_optimizer(hooks, recipe, self.lr_scale)
+        steps = epochs * _length(self.task.train)
+        _set_memory_format(model, recipe, torch.channels_last)
+        step = 0
+        for epoch in range(1, epochs + 1):
+            with self.clock.running():
+                model.train()
+                total, count = 0.0, 0
+                for inputs, targets in self.task.train:
+                    set_lr(optimizer, recipe, min(step / steps, 1.0))
+                    loss = self._step(model, optimizer, hooks, inputs, targets)
+                    step += 1
+                    hooks.after_step(min(step / steps, 1.0))
+                    total, count = total + float(loss), count + 1
+                    if not math.isfinite(total):
+                        raise DivergedError(f"the training loss became {float(loss)} in epoch {epoch}.")
+            entry = {"epoch": float(len(self.history) + 1), "loss": total / max(count, 1)}
+            entry |= hooks.after_epoch(epoch / epochs)
+            self.history.append(entry)
+            self.report(entry)
+        _set_memory_format(model, recipe, torch.contiguous_format)
+
+    def _step(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        hooks: TrainingHooks,
+        inputs: Tensor,
+        targets: Tensor,
+    ) -> Tensor:
+        device = next(model.parameters()).device
+        optimizer.zero_grad(set_to_none=True)
+        loss = self.task.loss(model(inputs.to(device)), targets.to(device)) + hooks.penalty().to(device)
+        loss.backward()  # type: ignore[no-untyped-call]
+        clip = self.task.recipe.grad_clip
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+        return loss.detach()
+
+
+def make_optimizer(hooks: TrainingHooks, recipe: Recipe, lr_scale: float) -> torch.optim.Optimizer:
+    """The recipe's optimiser over the hooks' parameter groups."""
+    groups = []
+    for params, scale, decay in hooks.param_groups():
+        peak = recipe.lr * lr_scale * scale
+        weight_decay = recipe.weight_decay if decay is None else decay
+        groups.append({"params": params, "lr": peak, "peak": peak, "weight_decay": weight_decay})
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+    return torch.optim.AdamW(groups)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, recipe: Recipe, progress: float) -> None:
+    """Linear warm-up, then lr = peak · ½(1 + cos π·t) with t from 0 to 1 over the rest."""
+    if progress < recipe.warmup:
+        factor = max(progress, 0.01) / recipe.warmup
+    else:
+        t = (progress - recipe.warmup) / (1 - recipe.warmup)
+        factor = 0.5 * (1 + math.cos(math.pi * t))
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
+
+
+def predict(model: Callable[[Tensor], Tensor], batches: Batches) -> tuple[Tensor, Tensor]:
+    """Outputs and targets of a whole split on the CPU; `(N, ...)`, `(N, ...)`."""
+    outputs, targets = [], []
+    with torch.inference_mode():
+        for inputs, expected in batches:
+            outputs.append(model(inputs).float().cpu())
+            targets.append(expected.cpu())
+    return torch.cat(outputs), torch.cat(targets)
+
+
+def reestimate_batch_norm(model: nn.Module, batches: Batches, count: int) -> None:
+    """Replace running statistics by the plain average over `count` training batches, in place."""
+    norms = [
+        m
+        for m in model.modules()
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
+    ]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        for _, (inputs, _targets) in zip(range(count), batches, strict=False):
+            model(inputs.to(device))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()
+
+
+def _set_memory_format(model: nn.Module, recipe: Recipe, layout: torch.memory_format) -> None:
+    if recipe.channels_last and any(isinstance(m, nn.Conv2d) for m in model.modules()):
+        model.to(memory_format=layout)  # type: ignore[call-overload]
+
+
+def _length(batches: Batches) -> int:
+    try:
+        return len(batches)  # type: ignore[arg-type]
+    except TypeError:
+        return sum(1 for _ in batches)
