@@ -8,7 +8,7 @@ from torch import Tensor, nn
 class SmallCnn(nn.Module):
     """Three convolutions with batch norm, pooled in between; `(B, C, H, W)` → `(B, classes)`."""
 
-    def __init__(self, channels: int, classes: int, width: int = 32) -> None:
+    def __init__(self, channels: int, classes: int, width: int = 24) -> None:
         super().__init__()
         sizes = (channels, width, 2 * width, 4 * width)
         blocks = []

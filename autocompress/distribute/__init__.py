@@ -1,0 +1,6 @@
+"""The only code that knows Ray: it executes trials and keeps no record of them."""
+
+from autocompress.distribute.driver import Driver, Job
+from autocompress.distribute.execute import Cluster, execute
+
+__all__ = ["Cluster", "Driver", "Job", "execute"]

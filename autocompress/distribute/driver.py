@@ -1,0 +1,35 @@
+"""What the executor asks of the search: the next job, and to hear how each one ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from autocompress.trial import TrialConfig, TrialResult
+
+
+@dataclass(frozen=True)
+class Job:
+    """One trial to run."""
+
+    number: int
+    config: TrialConfig
+
+
+class Driver(Protocol):
+    """The search, as seen by what executes its trials. All calls come from one thread."""
+
+    def next(self) -> Job | None:
+        """The next trial; None when there is none left to start."""
+        ...
+
+    def epoch(self, number: int, entry: Mapping[str, float]) -> bool:
+        """Hear of an epoch; whether to go on with the trial."""
+        ...
+
+    def completed(self, number: int, result: TrialResult) -> None: ...
+
+    def stopped(self, number: int) -> None: ...
+
+    def failed(self, number: int, reason: str) -> None: ...

@@ -1,0 +1,133 @@
+"""`execute`: starts Ray, runs the driver's trials until it has no more, and cleans up."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+# Read by Ray when it is imported or started.
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_memory_monitor_refresh_ms": "0",
+    "RAY_worker_niceness": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "100000",
+    "TUNE_WARN_THRESHOLD_S": "60",
+    "TUNE_RESULT_BUFFER_LENGTH": "0",
+}
+for _name, _value in _ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
+
+import ray  # noqa: E402
+from ray import tune  # noqa: E402
+
+from autocompress.distribute.driver import Driver  # noqa: E402
+from autocompress.distribute.searcher import DriverScheduler, DriverSearcher  # noqa: E402
+from autocompress.distribute.worker import Shared, train  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where trials run.
+
+    Args:
+        workers: trials at a time.
+        cpus: of one trial.
+        gpus: of one trial.
+        address: of a running Ray cluster; None starts Ray on this machine for the search alone.
+    """
+
+    workers: int
+    cpus: float = 1.0
+    gpus: float = 0.0
+    address: str | None = None
+
+
+def execute(driver: Driver, shared: Shared, cluster: Cluster) -> bool:
+    """Run the driver's jobs until it has no more; False where Ctrl-C ended it before.
+
+    Args:
+        driver: gives jobs and hears of their ends.
+        shared: sent to the workers once.
+        cluster: where to run.
+    """
+    with _ray(cluster), tempfile.TemporaryDirectory(prefix="autocompress-") as scratch:
+        searcher = DriverSearcher(driver)
+        trainable = tune.with_resources(
+            tune.with_parameters(train, handle=[ray.put(shared)]),
+            {"cpu": cluster.cpus, "gpu": cluster.gpus},
+        )
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=DriverScheduler(searcher),
+                num_samples=-1,
+                max_concurrent_trials=cluster.workers,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="search", storage_path=scratch, verbose=0, log_to_file=False
+            ),
+        )
+        try:
+            tuner.fit()
+        except KeyboardInterrupt:
+            return False
+        # Tune takes the first Ctrl-C itself and returns with trials that never ended.
+        return searcher.exhausted and not searcher.numbers
+
+
+@contextlib.contextmanager
+def _ray(cluster: Cluster) -> Iterator[None]:
+    """A Ray of our own, or a connection to a running one; one that was there before stays."""
+    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if ray.is_initialized():
+        yield
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if cluster.address is None:
+        options |= {
+            "address": "local",
+            "num_cpus": max(1, round(cluster.workers * cluster.cpus)),
+            "include_dashboard": False,
+        }
+        if cluster.gpus:
+            options["num_gpus"] = max(1, round(cluster.workers * cluster.gpus))
+    else:
+        options["address"] = cluster.address
+    with _quiet_stderr():
+        ray.init(**options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Hide what Ray's C++ processes print while they start."""
+    sys.stderr.flush()
+    try:
+        saved = os.dup(2)
+    except OSError:
+        yield
+        return
+    with open(os.devnull, "w") as null:
+        os.dup2(null.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)

@@ -1,0 +1,78 @@
+"""What runs in a worker process: one trial after the other, on task and weights fetched once."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+
+from autocompress.errors import AutocompressError, one_line
+from autocompress.task import Task
+from autocompress.trial import Measuring, Reference, TrialConfig, run_trial
+
+MESSAGE = "message"
+# One entry a process: actors are reused, so only the first trial of a worker fetches anything.
+_FETCHED: dict[str, Shared] = {}
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all trials of a run have in common."""
+
+    task: Task
+    reference: Reference
+    measuring: Measuring
+    trials: Path
+    device: str
+    threads: int
+
+
+def trial_folder(trials: Path, number: int) -> Path:
+    """The checkpoint folder of a trial."""
+    return trials / f"{number:04d}"
+
+
+def train(config: Mapping[str, Any], handle: list[Any]) -> None:
+    """Ray's trainable: runs one trial and reports its epochs, then its result or its failure.
+
+    Args:
+        config: `{"number": ..., "config": ...}`.
+        handle: the object reference of `Shared`, in a list so that Ray does not resolve it.
+    """
+    key = handle[0].hex()
+    if key not in _FETCHED:
+        _FETCHED.clear()
+        _FETCHED[key] = ray.get(handle[0])
+    shared = _FETCHED[key]
+    torch.set_num_threads(shared.threads)
+    # Workers have no console of their own: warnings there would only interleave with the display.
+    warnings.simplefilter("ignore")
+    try:
+        result = run_trial(
+            shared.task,
+            shared.reference,
+            TrialConfig.from_json(config["config"]),
+            trial_folder(shared.trials, config["number"]),
+            shared.measuring,
+            report=lambda entry: _send("entry", dict(entry)),
+            device=shared.device,
+        )
+    except AutocompressError as error:
+        # An expected failure ends the trial, not the worker process.
+        _send("failure", one_line(error))
+    except Exception as error:
+        _send("failure", f"{type(error).__name__}: {one_line(error)}")
+    else:
+        _send("result", asdict(result))
+
+
+def _send(kind: str, content: Any) -> None:
+    # One string, which Tune passes on as it is, where it would flatten and track a mapping.
+    tune.report({MESSAGE: json.dumps([kind, content])})

@@ -1,0 +1,17 @@
+"""What people look at: the terminal display and tables, plots, and the single-file HTML report."""
+
+from autocompress.report.console import ConsoleProgress, front_table, metric_text
+from autocompress.report.html import write_report
+from autocompress.report.plots import front_figure, history_picture
+from autocompress.report.progress import Progress, Silent
+
+__all__ = [
+    "ConsoleProgress",
+    "Progress",
+    "Silent",
+    "front_figure",
+    "front_table",
+    "history_picture",
+    "metric_text",
+    "write_report",
+]

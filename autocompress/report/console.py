@@ -1,0 +1,129 @@
+"""The terminal: live progress of a search, and the front as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from autocompress.result import ParetoModel, SearchResult
+
+_SHOWN = ("bytes", "params", "macs", "latency")
+
+
+def metric_text(name: str, value: float) -> str:
+    """A metric as people read it: bytes with a unit, counts shortened, latency in ms."""
+    if name == "bytes":
+        return _scaled(value, (" B", " kB", " MB", " GB"))
+    if name in ("params", "macs"):
+        return _scaled(value, ("", " k", " M", " G"))
+    if name == "latency":
+        return f"{value:.3g} ms"
+    return f"{value:.4f}"
+
+
+def _scaled(value: float, units: Sequence[str]) -> str:
+    for unit in units[:-1]:
+        if abs(value) < 1000:
+            return f"{value:.4g}{unit}"
+        value /= 1000
+    return f"{value:.4g}{units[-1]}"
+
+
+class ConsoleProgress:
+    """Bars on a terminal, a line per trial everywhere.
+
+    Args:
+        objectives: metric names shown for each trial.
+        console: where to print; None means standard error.
+    """
+
+    def __init__(self, objectives: Sequence[str], console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self.objectives = list(objectives)
+        self.bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self.tasks: dict[str, TaskID] = {}
+        self.bar.start()
+
+    def note(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False)
+
+    def reference_epoch(self, epoch: int, epochs: int) -> None:
+        self._update("reference", "training the reference", epoch, epochs)
+        if epoch == epochs:
+            self._remove("reference")
+
+    def trials_begin(self, done: int, total: int) -> None:
+        self._update("trials", "trials", done, total)
+
+    def trial_epoch(self, number: int, epoch: int, epochs: int) -> None:
+        self._update(f"trial {number}", f"  trial {number}", epoch, epochs)
+
+    def trial_end(
+        self, number: int, state: str, metrics: Mapping[str, float], reference: Mapping[str, float], remark: str
+    ) -> None:
+        self._remove(f"trial {number}")
+        if "trials" in self.tasks:
+            self.bar.advance(self.tasks["trials"])
+        parts = [f"trial {number:>3}"]
+        for name in self.objectives:
+            if name in metrics:
+                text = f"{name} {metric_text(name, metrics[name])}"
+                if name in _SHOWN and reference.get(name):
+                    text += f" ({metrics[name] / reference[name]:.2f}×)"
+                parts.append(text)
+        if state != "complete":
+            parts.append(state.upper())
+        if remark:
+            parts.append(remark)
+        self.note("  ".join(parts))
+
+    def close(self) -> None:
+        self.bar.stop()
+
+    def _update(self, key: str, text: str, done: int, total: int) -> None:
+        if key not in self.tasks:
+            self.tasks[key] = self.bar.add_task(text, total=total)
+        self.bar.update(self.tasks[key], completed=done)
+
+    def _remove(self, key: str) -> None:
+        if key in self.tasks:
+            self.bar.remove_task(self.tasks.pop(key))
+
+
+def front_table(result: SearchResult, mark: ParetoModel | None = None) -> Table:
+    """The front with the reference on top: validation and test metrics, ratios to the reference."""
+    task_names = [n for n in result.reference.metrics if n not in _SHOWN and "_spread" not in n]
+    shown = [n for n in _SHOWN if n in result.reference.metrics]
+    table = Table(title=f"Pareto front of {result.out}", title_justify="left")
+    table.add_column("trial", justify="right")
+    for name in task_names:
+        table.add_column(f"{name} (val)", justify="right")
+        table.add_column(f"{name} (test)", justify="right")
+    for name in shown:
+        table.add_column(name, justify="right")
+        table.add_column("ratio", justify="right", style="cyan")
+    rows = [result.reference, *(p for p in result.front if p.trial != result.reference.trial)]
+    for point in rows:
+        label = "reference" if point is result.reference else str(point.trial)
+        if mark is not None and point.trial == mark.trial:
+            label = f"knee → {label}"
+        cells = [label]
+        for name in task_names:
+            tested = point.test_metrics.get(name)
+            cells += [f"{point.metrics[name]:.4f}", "-" if tested is None else f"{tested:.4f}"]
+        for name in shown:
+            cells += [metric_text(name, point.metrics[name]), f"{point.ratios.get(name, 1.0):.3f}"]
+        table.add_row(*cells, style="bold" if mark and point.trial == mark.trial else None)
+    return table

@@ -1,0 +1,286 @@
+"""What a search returns: the front, ways to pick one point of it, and its export."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch import nn
+
+from autocompress.checkpoint import Checkpoint, open_checkpoint
+from autocompress.checkpoint.store import ONNX, PROGRAM, WEIGHTS
+from autocompress.errors import CheckpointError, SettingsError
+from autocompress.metrics import Objective
+
+FORMATS = ("pt2", "onnx", "safetensors")
+
+
+@dataclass(frozen=True)
+class ParetoModel:
+    """One trial's compressed model.
+
+    Args:
+        trial: number of the trial; 0 is the reference.
+        path: its checkpoint folder.
+        metrics: on the validation split; bytes, params, macs and latency of the artefact.
+        test_metrics: task metrics on the test split; empty where the task has none.
+        config: the trial's configuration.
+        ratios: each metric's value over the reference's.
+    """
+
+    trial: int
+    path: Path
+    metrics: Mapping[str, float]
+    test_metrics: Mapping[str, float]
+    config: Mapping[str, Any]
+    ratios: Mapping[str, float]
+
+    def checkpoint(self) -> Checkpoint:
+        """The checkpoint, its files' hashes checked."""
+        return open_checkpoint(self.path)
+
+    def load(self) -> nn.Module:
+        """A plain module for inference from `model.pt2`; no gates, no hooks."""
+        return self.checkpoint().load()
+
+    def export(self, path: str | Path, format: str | None = None) -> Path:
+        """Copy the model out as `.pt2`, `.onnx` or `.safetensors`.
+
+        Args:
+            path: where to.
+            format: "pt2", "onnx" or "safetensors"; None reads it off the path's ending.
+
+        Raises:
+            SettingsError: the format is unknown.
+            CheckpointError: the checkpoint is damaged.
+        """
+        target = Path(path)
+        chosen = format or target.suffix.removeprefix(".")
+        if chosen not in FORMATS:
+            raise SettingsError(f"format must be one of {', '.join(FORMATS)} but got {chosen!r}.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = self.checkpoint().path
+        if chosen == "onnx" and not (folder / ONNX).is_file():
+            self._export_onnx(target)
+        else:
+            source = {"pt2": PROGRAM, "onnx": ONNX, "safetensors": WEIGHTS}[chosen]
+            shutil.copyfile(folder / source, target)
+        return target
+
+    def _export_onnx(self, target: Path) -> None:
+        import torch
+
+        from autocompress.checkpoint import export_onnx
+
+        spec = self.checkpoint().manifest["input"]
+        example = torch.zeros((2, *spec["shape"][1:]), dtype=getattr(torch, spec["dtype"]))
+        export_onnx(_Exportable(self.load()), example, target)
+
+
+class _Exportable(nn.Module):
+    """Wraps a loaded program, whose own `train` and `eval` refuse to be called."""
+
+    def __init__(self, program: nn.Module) -> None:
+        super().__init__()
+        self.program = program
+
+    def train(self, mode: bool = True) -> _Exportable:
+        self.training = mode
+        return self
+
+    def forward(self, x: Any) -> Any:
+        return self.program(x)
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A run's outcome.
+
+    Args:
+        out: the run folder.
+        objectives: of the search, primary first.
+        reference: trial 0.
+        front: non-dominated, feasible models, best primary objective first.
+        study: the `optuna.Study`.
+        overhead: (wall time × workers − time in steps) ÷ time in steps, of this call; None where
+            it ran no trial.
+        interrupted: whether the search was ended by Ctrl-C.
+    """
+
+    out: Path
+    objectives: tuple[Objective, ...]
+    reference: ParetoModel
+    front: list[ParetoModel]
+    study: Any
+    overhead: float | None = None
+    interrupted: bool = False
+
+    def pick(
+        self,
+        rule: Literal["knee", "max-drop", "tau"] = "knee",
+        *,
+        max_drop: float | None = None,
+        budgets: Mapping[str, float] | None = None,
+        tau: float | None = None,
+    ) -> ParetoModel:
+        """One point of the front, by need.
+
+        Args:
+            rule: "knee": farthest from the line between the front's ends; "max-drop": the smallest
+                that loses at most `max_drop` of the primary objective; "tau": greatest
+                τ·primary + (1 − τ)·(1 − cost ratio).
+            max_drop: absolute loss of the primary objective against the reference.
+            budgets: metric → greatest value allowed, with any rule.
+            tau: in [0, 1].
+
+        Raises:
+            SettingsError: an argument is unknown or out of range, or no point satisfies it.
+        """
+        points = [p for p in self.front if _within(p, budgets or {})]
+        if not points:
+            raise SettingsError(f"budgets must be met by a point of the front but none has {budgets}.")
+        if rule == "knee":
+            return points[knee(self.costs(points))]
+        if rule == "max-drop":
+            return self._by_drop(points, max_drop)
+        if rule == "tau":
+            return self._by_tau(points, tau)
+        raise SettingsError(f"rule must be 'knee', 'max-drop' or 'tau' but got {rule!r}.")
+
+    def costs(self, points: Sequence[ParetoModel]) -> np.ndarray:
+        """Objective values, all to be minimised; `(points, objectives)`."""
+        signs = np.array([-1.0 if o.maximised else 1.0 for o in self.objectives])
+        values = [[p.metrics[o.metric] for o in self.objectives] for p in points]
+        return np.asarray(values, dtype=np.float64) * signs
+
+    def to_frame(self) -> Any:
+        """All trials as a `pandas.DataFrame`."""
+        return self.study.trials_dataframe()
+
+    def to_json(self) -> dict[str, Any]:
+        """What `autocompress front --json` prints; paths relative to the run folder."""
+        return {
+            "reference": {
+                "metrics": dict(self.reference.metrics),
+                "test_metrics": dict(self.reference.test_metrics),
+            },
+            "points": [
+                {
+                    "trial": p.trial,
+                    "path": p.path.relative_to(self.out).as_posix(),
+                    "metrics": dict(p.metrics),
+                    "test_metrics": dict(p.test_metrics),
+                    "config": dict(p.config),
+                    "ratios": dict(p.ratios),
+                }
+                for p in self.front
+            ],
+        }
+
+    def _by_drop(self, points: list[ParetoModel], max_drop: float | None) -> ParetoModel:
+        if max_drop is None or not max_drop >= 0:
+            raise SettingsError(f"max_drop must be at least 0 but got {max_drop}.")
+        primary = self.objectives[0]
+        sign = 1.0 if primary.maximised else -1.0
+        base = self.reference.metrics[primary.metric]
+        close = [p for p in points if sign * (base - p.metrics[primary.metric]) <= max_drop + 1e-12]
+        if not close:
+            raise SettingsError(
+                f"max_drop must be met by a point of the front but no point is within {max_drop} of "
+                f"the reference's {primary.metric} {base:.4f}."
+            )
+        return min(close, key=self._cost)
+
+    def _by_tau(self, points: list[ParetoModel], tau: float | None) -> ParetoModel:
+        if tau is None or not 0 <= tau <= 1:
+            raise SettingsError(f"tau must be in [0, 1] but got {tau}.")
+        primary = self.objectives[0]
+        sign = 1.0 if primary.maximised else -1.0
+
+        def score(p: ParetoModel) -> float:
+            return tau * sign * p.metrics[primary.metric] + (1 - tau) * (1 - self._cost(p))
+
+        return max(points, key=score)
+
+    def _cost(self, point: ParetoModel) -> float:
+        """Mean ratio to the reference over the other objectives; of bytes where there are none."""
+        others = [o.metric for o in self.objectives[1:]] or ["bytes"]
+        return sum(point.ratios[name] for name in others) / len(others)
+
+
+def _within(point: ParetoModel, budgets: Mapping[str, float]) -> bool:
+    for name, most in budgets.items():
+        if name not in point.metrics:
+            raise SettingsError(
+                f"budgets must be on measured metrics ({', '.join(point.metrics)}) but got {name!r}."
+            )
+        if point.metrics[name] > most:
+            return False
+    return True
+
+
+def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether `a` is nowhere worse than `b` and somewhere better; all minimised."""
+    pairs = list(zip(a, b, strict=True))
+    return all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)
+
+
+def non_dominated(costs: Sequence[Sequence[float]]) -> list[int]:
+    """Indices of points that no other dominates; of equal points the first; all minimised."""
+    keep = []
+    for i, point in enumerate(costs):
+        beaten = any(dominates(other, point) for other in costs)
+        repeated = any(list(costs[j]) == list(point) for j in keep)
+        if not beaten and not repeated:
+            keep.append(i)
+    return keep
+
+
+def knee(costs: np.ndarray) -> int:
+    """Index of the point farthest below the line (plane) through the front's extremes.
+
+    Each objective is scaled to [0, 1] over the front, so the extremes lie on Σ x = 1 and the
+    distance below it is 1 − Σ x up to a factor. `(points, objectives)`.
+    """
+    low, high = costs.min(0), costs.max(0)
+    span = np.where(high > low, high - low, 1.0)
+    return int(((costs - low) / span).sum(1).argmin())
+
+
+def hypervolume_2d(costs: Sequence[Sequence[float]], corner: Sequence[float]) -> float:
+    """Area dominated by points of two minimised objectives, up to a corner."""
+    inside = sorted(c for c in map(tuple, costs) if c[0] < corner[0] and c[1] < corner[1])
+    area, ceiling = 0.0, corner[1]
+    for x, y in inside:
+        if y < ceiling:
+            area += (corner[0] - x) * (ceiling - y)
+            ceiling = y
+    return area
+
+
+def ratios(metrics: Mapping[str, float], reference: Mapping[str, float]) -> dict[str, float]:
+    """Each metric over the reference's; metrics that are 0 there are left out."""
+    return {
+        name: value / reference[name]
+        for name, value in metrics.items()
+        if reference.get(name) and math.isfinite(value)
+    }
+
+
+def measure_front_test(
+    points: Sequence[ParetoModel], evaluate: Callable[[Checkpoint], Mapping[str, float]]
+) -> dict[int, dict[str, float]]:
+    """Test metrics of points that have none yet, by trial number."""
+    found = {}
+    for point in points:
+        if not point.test_metrics:
+            try:
+                found[point.trial] = dict(evaluate(point.checkpoint()))
+            except CheckpointError as error:
+                raise CheckpointError(f"trial {point.trial} of the front: {error}") from error
+    return found

@@ -1,0 +1,157 @@
+"""The search's side of execution: proposes trials, hears of their ends, and records them."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from autocompress import plugins
+from autocompress.distribute import Job
+from autocompress.distribute.worker import trial_folder
+from autocompress.errors import SettingsError, one_line
+from autocompress.report import Progress, history_picture
+from autocompress.search.halving import Halving
+from autocompress.search.prepare import Prepared
+from autocompress.study import SearchStudy
+from autocompress.trial import Stage, TrialConfig, TrialResult
+
+
+class SearchDriver:
+    """Asks the study for trials until the budget ends, and tells it how they went.
+
+    Args:
+        prepared: the search.
+        study: where trials are recorded.
+        trials: folder of the trials' checkpoints.
+        reference: metrics of the reference.
+        progress: the display.
+        halving: stops trials early; None lets all run to their end.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        study: SearchStudy,
+        trials: Path,
+        reference: Mapping[str, float],
+        progress: Progress,
+        halving: Halving | None = None,
+    ) -> None:
+        self.prepared, self.study, self.trials = prepared, study, trials
+        self.reference, self.progress, self.halving = reference, progress, halving
+        self.left = prepared.settings.trials - study.finished()
+        timeout = prepared.settings.timeout
+        self.deadline = None if timeout is None else time.monotonic() + timeout
+        self.epochs = prepared.task.recipe.epochs
+        self.configs: dict[int, TrialConfig] = {}
+        self.reasons: dict[int, str] = {}
+        self.step_seconds = 0.0
+        self.first_start: float | None = None
+        self.last_end = 0.0
+        self.pipeline = plugins.load_module("search_spaces.pipeline")
+
+    @property
+    def late(self) -> bool:
+        return self.deadline is not None and time.monotonic() > self.deadline
+
+    def next(self) -> Job | None:
+        while self.left > 0 and not self.late:
+            self.left -= 1
+            self.first_start = self.first_start or time.perf_counter()
+            trial = self.study.ask()
+            try:
+                config = self._propose(trial)
+            except Exception as error:
+                self.failed(trial.number, f"its search space failed: {one_line(error)}")
+                continue
+            self.configs[trial.number] = config
+            self.progress.trial_epoch(trial.number, 0, config.epochs)
+            return Job(trial.number, config)
+        return None
+
+    def epoch(self, number: int, entry: Mapping[str, float]) -> bool:
+        self.progress.trial_epoch(number, int(entry["epoch"]), self.epochs)
+        if self.late:
+            self.reasons[number] = "the time limit was reached"
+            return False
+        if self.halving is not None and not self.halving.promising(number, entry):
+            self.reasons[number] = f"less promising than others after epoch {entry['epoch']:.0f}"
+            return False
+        return True
+
+    def completed(self, number: int, result: TrialResult) -> None:
+        self._ended(result.step_seconds)
+        before = {t.number for t in self.study.front()}
+        attributes = {
+            "config": self.configs.pop(number).to_json(),
+            "proof": result.proof,
+            "seconds": round(result.seconds, 3),
+            "step_seconds": round(result.step_seconds, 3),
+        }
+        with tempfile.TemporaryDirectory() as scratch:
+            picture = Path(scratch) / f"ratios-{number}.png"
+            history_picture(result.history, f"trial {number}", picture)
+            feasible = self.study.complete(
+                number, result.metrics, self.reference, attributes, picture
+            )
+        front = {t.number for t in self.study.front()}
+        remark = "" if feasible else "out of bounds"
+        if number in front:
+            remark = "on the front"
+        elif number not in before:
+            # Only what is, or was, on the front is worth its disk space; `replay` makes it again.
+            shutil.rmtree(trial_folder(self.trials, number), ignore_errors=True)
+        self.progress.trial_end(number, "complete", result.metrics, self.reference, remark)
+
+    def stopped(self, number: int) -> None:
+        self._ended(0.0)
+        self.configs.pop(number, None)
+        reason = self.reasons.pop(number, "stopped")
+        if self.late:
+            self.study.fail(number, reason, interrupted=True)
+        else:
+            self.study.prune(number, reason)
+        self.progress.trial_end(number, "pruned", {}, self.reference, reason)
+
+    def failed(self, number: int, reason: str) -> None:
+        self._ended(0.0)
+        self.configs.pop(number, None)
+        self.study.fail(number, reason)
+        self.progress.trial_end(number, "fail", {}, self.reference, reason)
+
+    def abandon(self) -> None:
+        """Record trials that were cut off, so that the same command runs them again."""
+        for number in list(self.study.live):
+            self.study.fail(number, "interrupted", interrupted=True)
+
+    def overhead(self, workers: int) -> tuple[float, float, float] | None:
+        """(overhead, wall seconds, step seconds) of the trials that completed; None without any.
+
+        Overhead is (wall time × workers − time in steps) ÷ time in steps.
+        """
+        if self.first_start is None or not self.step_seconds:
+            return None
+        wall = self.last_end - self.first_start
+        return (wall * workers - self.step_seconds) / self.step_seconds, wall, self.step_seconds
+
+    def _ended(self, step_seconds: float) -> None:
+        self.step_seconds += step_seconds
+        self.last_end = time.perf_counter()
+
+    def _propose(self, trial: Any) -> TrialConfig:
+        proposal = self.pipeline.suggest(trial, self.prepared.profile, self.prepared.spaces)
+        stages = tuple(Stage(plugins.method_of(c), asdict(c)) for c in proposal.configs)
+        if not stages:
+            raise SettingsError("a search space must propose at least one stage but proposed none.")
+        return TrialConfig(
+            stages=stages,
+            epochs=self.epochs,
+            compress_share=proposal.compress_share,
+            lr_scale=proposal.lr_scale,
+            seed=self.prepared.settings.seed,
+        )

@@ -1,0 +1,110 @@
+"""The run folder: its `run.json`, the settings it was made with, and its lock."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from autocompress.errors import SettingsError
+from autocompress.search.settings import Settings
+
+SCHEMA = 1
+
+
+class RunFolder:
+    """Paths and settings of one run.
+
+    Args:
+        path: the folder; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.json = path / "run.json"
+        self.reference = path / "reference"
+        self.trials = path / "trials"
+        self.artifacts = path / "artifacts"
+        self.report = path / "report.html"
+
+    @property
+    def exists(self) -> bool:
+        return self.json.is_file()
+
+    def read(self) -> dict[str, Any]:
+        """What `run.json` says.
+
+        Raises:
+            SettingsError: the folder is no run, or of another version.
+        """
+        if not self.exists:
+            raise SettingsError(f"RUN must be a folder that a search wrote but '{self.path}' is not.")
+        data: dict[str, Any] = json.loads(self.json.read_text())
+        if data.get("schema") != SCHEMA:
+            raise SettingsError(
+                f"RUN must be of schema {SCHEMA} but '{self.path}' is of {data.get('schema')!r}."
+            )
+        return data
+
+    def refuse_other_settings(self, settings: Settings) -> None:
+        """Refuse to continue a run with settings that make it another one, naming them.
+
+        Raises:
+            SettingsError: a setting differs, or the folder holds something else.
+        """
+        if not self.exists:
+            if self.path.exists() and any(self.path.iterdir()):
+                raise SettingsError(
+                    f"out must be a new folder or an earlier run but '{self.path}' holds other files."
+                )
+            return
+        stored = self.read()["identity"]
+        mine = settings.identity()
+        for name, value in mine.items():
+            if stored.get(name) != value:
+                raise SettingsError(
+                    f"{name} of the run in '{self.path}' is {stored.get(name)!r} but got {value!r} "
+                    "(continue it with the same settings, or choose another --out)."
+                )
+
+    def write(self, settings: Settings, extra: Mapping[str, Any]) -> None:
+        """Write `run.json`, atomically."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        packages = ("autocompress", "torch", "torchvision", "optuna", "ray", "numpy", "safetensors")
+        data = {
+            "schema": SCHEMA,
+            "identity": settings.identity(),
+            "settings": settings.to_json(),
+            "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+            **extra,
+        }
+        aside = self.json.with_suffix(".tmp")
+        aside.write_text(json.dumps(data, indent=2) + "\n")
+        os.replace(aside, self.json)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second search off the folder.
+
+        Raises:
+            SettingsError: another search holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise SettingsError(
+                f"RUN must not be searched by two processes but '{self.path}' is in use."
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()

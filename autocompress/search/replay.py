@@ -1,0 +1,65 @@
+"""`replay`: train a trial of a run again from its stored configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from autocompress.checkpoint import open_checkpoint
+from autocompress.checkpoint.store import ARTIFACTS
+from autocompress.checkpoint.weights import load_weights_into
+from autocompress.errors import SettingsError
+from autocompress.search.folder import RunFolder
+from autocompress.search.prepare import prepare
+from autocompress.search.run import open_study
+from autocompress.search.settings import Settings
+from autocompress.task import Task
+from autocompress.trial import Reference, TrialConfig, TrialResult, run_trial
+
+
+def replay(
+    path: str | Path,
+    number: int,
+    task: Task | None = None,
+    report: Callable[[Mapping[str, float]], None] = lambda entry: None,
+) -> tuple[Mapping[str, float], TrialResult, Path]:
+    """Run a complete trial again, into `RUN/replays/`.
+
+    Args:
+        path: the run folder.
+        number: of the trial.
+        task: where the run was made with a `Task` object instead of a name.
+        report: receives each epoch's entry.
+
+    Returns:
+        The stored metrics, the new result and the new checkpoint's folder.
+
+    Raises:
+        SettingsError: the folder is no run or has no such complete trial.
+    """
+    folder = RunFolder(Path(path))
+    study, _ = open_study(folder)
+    stored = {t.number: t for t in study.complete_trials() if t.number > 0}
+    if number not in stored:
+        raise SettingsError(
+            f"trial must be one of the complete trials {sorted(stored)} but got {number}."
+        )
+    settings = Settings.from_json(folder.read()["settings"])
+    prepared = prepare(task or settings.task, settings)
+    reference = open_checkpoint(folder.reference)
+    load_weights_into(prepared.model, reference.path / "weights.safetensors")
+    weights = {name: t.numpy() for name, t in prepared.model.state_dict().items()}
+    program = reference.path / ARTIFACTS[settings.artifact][0]
+    torch.set_num_threads(max(1, int(settings.cpus_per_trial)))
+    target = folder.path / "replays" / f"{number:04d}"
+    result = run_trial(
+        prepared.task,
+        Reference(weights, program, reference.manifest["metrics"]),
+        TrialConfig.from_json(stored[number].user_attrs["details"]["config"]),
+        target,
+        prepared.measuring,
+        report,
+    )
+    return stored[number].user_attrs["metrics"], result, target

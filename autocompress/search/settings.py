@@ -1,0 +1,109 @@
+"""All settings of a search: what identifies a run, and what may differ when it is continued."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, fields
+from typing import Any
+
+from autocompress.checkpoint import ARTIFACTS
+from autocompress.errors import SettingsError
+from autocompress.study import SAMPLERS
+
+# What executes a run may change when it is continued; everything else says which run it is.
+EXECUTION = ("trials", "timeout", "workers", "cpus_per_trial", "gpus_per_trial", "ray_address")
+PLACES = ("data_root", "storage", "out")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of one search, as on the command line; None stands for "the default".
+
+    Raises:
+        SettingsError: a value is out of range or unknown.
+    """
+
+    task: str = "digits"
+    model: str | None = None
+    weights: str | None = None
+    data_root: str | None = None
+    image_size: int = 224
+    methods: tuple[str, ...] | None = None
+    spaces: tuple[str, ...] = ()
+    objectives: tuple[str, ...] = ("accuracy", "bytes")
+    constraints: tuple[str, ...] = ()
+    trials: int = 24
+    timeout: float | None = None
+    epochs: int | None = None
+    workers: int | None = None
+    cpus_per_trial: float = 1.0
+    gpus_per_trial: float = 0.0
+    sampler: str = "auto"
+    early_stopping: bool = False
+    seed: int = 0
+    artifact: str = "pt2"
+    latency_batch_size: int = 1
+    latency_threads: int = 1
+    out: str | None = None
+    storage: str | None = None
+    ray_address: str | None = None
+
+    def __post_init__(self) -> None:
+        least_one = ("trials", "epochs", "workers", "image_size", "latency_batch_size")
+        for name in (*least_one, "latency_threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SettingsError(f"{name} must be at least 1 but got {value}.")
+        if self.timeout is not None and not self.timeout > 0:
+            raise SettingsError(f"timeout must be greater than 0 seconds but got {self.timeout:g}.")
+        if not self.cpus_per_trial > 0:
+            raise SettingsError(f"cpus_per_trial must be greater than 0 but got {self.cpus_per_trial}.")
+        if not self.gpus_per_trial >= 0:
+            raise SettingsError(f"gpus_per_trial must be at least 0 but got {self.gpus_per_trial}.")
+        if self.sampler not in SAMPLERS:
+            raise SettingsError(f"sampler must be one of {', '.join(SAMPLERS)} but got {self.sampler!r}.")
+        if self.artifact not in ARTIFACTS:
+            raise SettingsError(
+                f"artifact must be one of {', '.join(ARTIFACTS)} but got {self.artifact!r}."
+            )
+        if not 0 <= self.seed < 2**32:
+            raise SettingsError(f"seed must be in [0, 2^32) but got {self.seed}.")
+
+    @property
+    def parallel(self) -> int:
+        """Trials at a time: as given, else as many as the machine's CPUs carry."""
+        if self.workers is not None:
+            return self.workers
+        return max(1, int((os.cpu_count() or 1) // self.cpus_per_trial))
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that say which run this is, JSON-able."""
+        skipped = (*EXECUTION, *PLACES)
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skipped}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Settings:
+        return Settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of "90", "90s", "30m" or "2h".
+
+    Raises:
+        SettingsError: another form.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([smh]?)\s*", text)
+    if match is None:
+        raise SettingsError(f"timeout must read like '90s', '30m' or '2h' but got {text!r}.")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def parse_list(text: str) -> tuple[str, ...]:
+    """Items of a comma-separated list."""
+    return tuple(item.strip() for item in text.split(",") if item.strip())

@@ -1,0 +1,205 @@
+"""The Optuna study, the only record of trials: sampler, storage, constraints, resume."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from autocompress.errors import SettingsError, one_line
+from autocompress.metrics import Constraint, Objective
+from autocompress.result import non_dominated
+
+SAMPLERS = ("auto", "tpe", "nsga2", "gp", "random")
+INTERRUPTED = "interrupted"
+STUDY_NAME = "autocompress"
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+# Joint sampling of conditional parameters and metric names are what Optuna calls experimental.
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
+    """The sampler of a name; "auto" is TPE, joint over conditional parameters.
+
+    Raises:
+        SettingsError: the name is unknown.
+    """
+    if name in ("auto", "tpe"):
+        return optuna.samplers.TPESampler(multivariate=True, group=True, seed=seed)
+    if name == "nsga2":
+        return optuna.samplers.NSGAIISampler(seed=seed)
+    if name == "gp":
+        return optuna.samplers.GPSampler(seed=seed)
+    if name == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    raise SettingsError(f"sampler must be one of {', '.join(SAMPLERS)} but got {name!r}.")
+
+
+class SearchStudy:
+    """Asks for and records trials. Trial 0 is the reference; the others are proposals.
+
+    Args:
+        storage: an Optuna storage URL.
+        name: of the study in that storage.
+        objectives: what is optimised.
+        constraints: what makes a trial feasible.
+        artifacts: folder of the pictures that optuna-dashboard shows.
+        sampler: name of the sampler.
+        seed: of the sampler; the number of recorded trials is added, so that a resumed search does
+            not repeat its random start.
+
+    Raises:
+        SettingsError: the storage cannot be opened, or holds other objectives under this name.
+    """
+
+    def __init__(
+        self,
+        storage: str,
+        name: str,
+        objectives: Sequence[Objective],
+        constraints: Sequence[Constraint] = (),
+        artifacts: Path | None = None,
+        sampler: str = "auto",
+        seed: int = 0,
+    ) -> None:
+        self.objectives, self.constraints = tuple(objectives), tuple(constraints)
+        directions = [o.direction for o in objectives]
+        try:
+            self.study = optuna.create_study(
+                storage=storage, study_name=name, directions=directions, load_if_exists=True
+            )
+        except Exception as error:
+            raise SettingsError(f"storage {storage!r} cannot be used: {one_line(error)}") from error
+        stored = [d.name.lower() for d in self.study.directions]
+        if stored != directions:
+            raise SettingsError(f"objectives must be the study's {stored} but are {directions}.")
+        if not self.study.trials:
+            self.study.set_metric_names([o.metric for o in objectives])
+        self.study.sampler = make_sampler(sampler, seed + len(self.study.trials))
+        self.artifacts = None if artifacts is None else FileSystemArtifactStore(artifacts)
+        self.live: dict[int, Trial] = {}
+
+    def add_reference(self, metrics: Mapping[str, float], attributes: Mapping[str, Any]) -> None:
+        """Record the reference as trial 0, where it is not recorded yet."""
+        if self.study.trials:
+            return
+        trial = self.study.ask()
+        self.live[trial.number] = trial
+        self.complete(trial.number, metrics, metrics, attributes)
+
+    def close_leftovers(self) -> int:
+        """Close trials of a driver that died and enqueue their parameters again; how many."""
+        left = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        for trial in left:
+            self._fail(trial.number, trial._trial_id, "the driver died", interrupted=True)
+            if trial.params:
+                self._enqueue(trial)
+        return len(left)
+
+    def ask(self) -> Trial:
+        """A new trial to propose for."""
+        trial = self.study.ask()
+        self.live[trial.number] = trial
+        return trial
+
+    def complete(
+        self,
+        number: int,
+        metrics: Mapping[str, float],
+        reference: Mapping[str, float],
+        attributes: Mapping[str, Any],
+        picture: Path | None = None,
+    ) -> bool:
+        """Record a finished trial; whether it satisfies every constraint."""
+        trial = self.live[number]
+        violations = {c.text: c.violation(metrics, reference) for c in self.constraints}
+        for text, violation in violations.items():
+            trial.set_constraint(text, violation)
+        feasible = all(violation <= 0 for violation in violations.values())
+        # Attributes cost a transaction each, and are final once told: few, and before `tell`.
+        trial.set_user_attr("metrics", dict(metrics))
+        trial.set_user_attr("details", dict(attributes))
+        if self.constraints:
+            trial.set_user_attr("feasible", feasible)
+        if picture is not None and self.artifacts is not None:
+            upload_artifact(
+                artifact_store=self.artifacts, file_path=str(picture), study_or_trial=trial
+            )
+        self.study.tell(trial, [metrics[o.metric] for o in self.objectives])
+        del self.live[number]
+        return feasible
+
+    def fail(self, number: int, reason: str, *, interrupted: bool = False) -> None:
+        """Record a failed trial with its reason; an interrupted one is enqueued again."""
+        trial = self.live.pop(number)
+        self._fail(number, trial._trial_id, reason, interrupted=interrupted)
+        if interrupted:
+            self._enqueue(self.study.trials[number])
+
+    def prune(self, number: int, reason: str) -> None:
+        """Record a trial that was stopped early."""
+        trial = self.live.pop(number)
+        trial.set_user_attr("reason", reason)
+        self.study.tell(number, state=TrialState.PRUNED)
+
+    def finished(self) -> int:
+        """Proposed trials that ended and were not interrupted."""
+        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+        ended = self.study.get_trials(deepcopy=False, states=states)
+        return sum(1 for t in ended if t.number > 0 and INTERRUPTED not in t.user_attrs)
+
+    def counts(self) -> dict[str, int]:
+        """Number of proposed trials by state, interrupted ones apart."""
+        found = {"complete": 0, "fail": 0, "pruned": 0, INTERRUPTED: 0}
+        for trial in self.study.get_trials(deepcopy=False):
+            if trial.number == 0 or not trial.state.is_finished():
+                continue
+            interrupted = INTERRUPTED in trial.user_attrs
+            found[INTERRUPTED if interrupted else trial.state.name.lower()] += 1
+        return found
+
+    def complete_trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+    def front(self) -> list[FrozenTrial]:
+        """Feasible, non-dominated trials, best primary objective first, equal ones once."""
+        signs = [-1.0 if o.maximised else 1.0 for o in self.objectives]
+        trials = [t for t in self.complete_trials() if t.user_attrs.get("feasible", True)]
+        costs = [[s * v for s, v in zip(signs, t.values, strict=True)] for t in trials]
+        chosen = [(costs[i], trials[i]) for i in non_dominated(costs)]
+        return [trial for _, trial in sorted(chosen, key=lambda pair: pair[0])]
+
+    def test_metrics(self) -> dict[int, dict[str, float]]:
+        """Test metrics by trial number, as `set_test_metrics` recorded them."""
+        stored = self.study.user_attrs.get("test_metrics", {})
+        return {int(number): dict(values) for number, values in stored.items()}
+
+    def set_test_metrics(self, values: Mapping[int, Mapping[str, float]]) -> None:
+        """Add test metrics; they stand at the study, because finished trials are final."""
+        merged = {**self.test_metrics(), **values}
+        self.study.set_user_attr("test_metrics", {str(n): dict(v) for n, v in merged.items()})
+
+    def _fail(self, number: int, trial_id: int, reason: str, *, interrupted: bool) -> None:
+        storage = self.study._storage
+        storage.set_trial_user_attr(trial_id, "reason", reason)
+        if interrupted:
+            storage.set_trial_user_attr(trial_id, INTERRUPTED, True)
+        self.study.tell(number, state=TrialState.FAIL)
+
+    def _enqueue(self, trial: FrozenTrial) -> None:
+        if trial.params:
+            self.study.enqueue_trial(trial.params)
+
+
+def sqlite_url(folder: Path) -> str:
+    """The URL of a run folder's own storage."""
+    return f"sqlite:///{(folder / 'study.db').resolve()}"
+

@@ -1,0 +1,1 @@
+"""What may vary: one module per method with `suggest(trial, profile) -> Config`."""

@@ -1,0 +1,22 @@
+"""What may vary in ALCN."""
+
+from __future__ import annotations
+
+import optuna
+
+from autocompress.compressors.alcn import Config
+from autocompress.task import ModelProfile
+
+
+def suggest(trial: optuna.Trial, profile: ModelProfile) -> Config:
+    """Initial ratios, both λ of the loss, and how λ_sparse is shared out over groups."""
+    slope = 0.0
+    if len(profile.groups) > 1:
+        slope = trial.suggest_float("alcn.ratio_slope", -0.4, 0.4)
+    return Config(
+        initial_ratio=trial.suggest_float("alcn.initial_ratio", 0.05, 0.95),
+        ratio_slope=slope,
+        lambda_sparse=trial.suggest_float("alcn.lambda_sparse", 1e-3, 3.0, log=True),
+        lambda_ratio=trial.suggest_float("alcn.lambda_ratio", 1e-3, 1.0, log=True),
+        cost=trial.suggest_categorical("alcn.cost", ["uniform", "macs", "params"]),
+    )
