@@ -1,9 +1,9 @@
 """autocompress: a Pareto front of compressed, deployable checkpoints from one command.
 
-    import autocompress as ac
-    result = ac.search("digits", trials=24)
-    point = result.pick("knee")
-    model = point.load()
+import autocompress as ac
+result = ac.search("digits", trials=24)
+point = result.pick("knee")
+model = point.load()
 """
 
 from autocompress.errors import (

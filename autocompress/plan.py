@@ -52,6 +52,6 @@ def plan_from_json(data: list[Mapping[str, Any]]) -> Plan:
         name = fields.pop("edit")
         if name not in _EDITS:
             raise UsageError(f"edit must be one of {sorted(_EDITS)} but got {name!r}.")
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         edits.append(_EDITS[name](**values))
     return tuple(edits)

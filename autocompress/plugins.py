@@ -60,9 +60,7 @@ def method_of(config: object) -> str:
     for name, cls in compressors().items():
         if type(config) is cls.Config:
             return name
-    raise SettingsError(
-        f"suggest must return a compressor's Config but returned {type(config).__name__}."
-    )
+    raise SettingsError(f"suggest must return a compressor's Config but returned {type(config).__name__}.")
 
 
 def load_module(location: str) -> ModuleType:

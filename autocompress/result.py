@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +16,7 @@ from torch import nn
 
 from autocompress.checkpoint import Checkpoint, open_checkpoint
 from autocompress.checkpoint.store import ONNX, PROGRAM, WEIGHTS
-from autocompress.errors import CheckpointError, SettingsError
+from autocompress.errors import SettingsError
 from autocompress.metrics import Objective
 
 FORMATS = ("pt2", "onnx", "safetensors")
@@ -156,7 +158,8 @@ class SearchResult:
         """Objective values, all to be minimised; `(points, objectives)`."""
         signs = np.array([-1.0 if o.maximised else 1.0 for o in self.objectives])
         values = [[p.metrics[o.metric] for o in self.objectives] for p in points]
-        return np.asarray(values, dtype=np.float64) * signs
+        costs: np.ndarray = np.asarray(values, dtype=np.float64) * signs
+        return costs
 
     def to_frame(self) -> Any:
         """All trials as a `pandas.DataFrame`."""
@@ -181,6 +184,18 @@ class SearchResult:
                 for p in self.front
             ],
         }
+
+    def to_csv(self) -> str:
+        """What `autocompress front --csv` prints: a line per point, the reference first."""
+        names = list(self.reference.metrics)
+        tested = list(self.reference.test_metrics)
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(["trial", "path", *names, *(f"test_{n}" for n in tested)])
+        for p in [self.reference, *(p for p in self.front if p.trial != 0)]:
+            cells = [p.metrics.get(n, "") for n in names] + [p.test_metrics.get(n, "") for n in tested]
+            writer.writerow([p.trial, p.path.relative_to(self.out).as_posix(), *cells])
+        return buffer.getvalue()
 
     def _by_drop(self, points: list[ParetoModel], max_drop: float | None) -> ParetoModel:
         if max_drop is None or not max_drop >= 0:
@@ -232,7 +247,7 @@ def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
 
 def non_dominated(costs: Sequence[Sequence[float]]) -> list[int]:
     """Indices of points that no other dominates; of equal points the first; all minimised."""
-    keep = []
+    keep: list[int] = []
     for i, point in enumerate(costs):
         beaten = any(dominates(other, point) for other in costs)
         repeated = any(list(costs[j]) == list(point) for j in keep)
@@ -270,17 +285,3 @@ def ratios(metrics: Mapping[str, float], reference: Mapping[str, float]) -> dict
         for name, value in metrics.items()
         if reference.get(name) and math.isfinite(value)
     }
-
-
-def measure_front_test(
-    points: Sequence[ParetoModel], evaluate: Callable[[Checkpoint], Mapping[str, float]]
-) -> dict[int, dict[str, float]]:
-    """Test metrics of points that have none yet, by trial number."""
-    found = {}
-    for point in points:
-        if not point.test_metrics:
-            try:
-                found[point.trial] = dict(evaluate(point.checkpoint()))
-            except CheckpointError as error:
-                raise CheckpointError(f"trial {point.trial} of the front: {error}") from error
-    return found

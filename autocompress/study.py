@@ -71,7 +71,7 @@ class SearchStudy:
         seed: int = 0,
     ) -> None:
         self.objectives, self.constraints = tuple(objectives), tuple(constraints)
-        directions = [o.direction for o in objectives]
+        directions: list[Any] = [o.direction for o in objectives]
         try:
             self.study = optuna.create_study(
                 storage=storage, study_name=name, directions=directions, load_if_exists=True
@@ -130,9 +130,7 @@ class SearchStudy:
         if self.constraints:
             trial.set_user_attr("feasible", feasible)
         if picture is not None and self.artifacts is not None:
-            upload_artifact(
-                artifact_store=self.artifacts, file_path=str(picture), study_or_trial=trial
-            )
+            upload_artifact(artifact_store=self.artifacts, file_path=str(picture), study_or_trial=trial)
         self.study.tell(trial, [metrics[o.metric] for o in self.objectives])
         del self.live[number]
         return feasible
@@ -202,4 +200,3 @@ class SearchStudy:
 def sqlite_url(folder: Path) -> str:
     """The URL of a run folder's own storage."""
     return f"sqlite:///{(folder / 'study.db').resolve()}"
-

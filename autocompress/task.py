@@ -122,8 +122,7 @@ class Task:
         for batch in self.train:
             if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
                 raise TaskError(
-                    "train must yield (inputs, targets) pairs of tensors "
-                    f"but yielded {type(batch).__name__}."
+                    f"train must yield (inputs, targets) pairs of tensors but yielded {type(batch).__name__}."
                 )
             inputs = batch[0]
             if not isinstance(inputs, Tensor) or not isinstance(batch[1], Tensor):

@@ -169,9 +169,7 @@ def predict(model: Callable[[Tensor], Tensor], batches: Batches) -> tuple[Tensor
 def reestimate_batch_norm(model: nn.Module, batches: Batches, count: int) -> None:
     """Replace running statistics by the plain average over `count` training batches, in place."""
     norms = [
-        m
-        for m in model.modules()
-        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
+        m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
     ]
     if not norms:
         return
@@ -192,7 +190,7 @@ def reestimate_batch_norm(model: nn.Module, batches: Batches, count: int) -> Non
 
 def _set_memory_format(model: nn.Module, recipe: Recipe, layout: torch.memory_format) -> None:
     if recipe.channels_last and any(isinstance(m, nn.Conv2d) for m in model.modules()):
-        model.to(memory_format=layout)  # type: ignore[call-overload]
+        model.to(memory_format=layout)
 
 
 def _length(batches: Batches) -> int:

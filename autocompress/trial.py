@@ -157,9 +157,7 @@ def run_trial(
         writer.commit(manifest)
     finally:
         writer.discard()
-    return TrialResult(
-        metrics, trainer.history, proof, time.perf_counter() - start, trainer.clock.seconds
-    )
+    return TrialResult(metrics, trainer.history, proof, time.perf_counter() - start, trainer.clock.seconds)
 
 
 def compress_stage(

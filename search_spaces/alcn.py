@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import optuna
 
-from autocompress.compressors.alcn import Config
+from autocompress.compressors.alcn import Config, Cost
 from autocompress.task import ModelProfile
 
 
@@ -18,5 +20,5 @@ def suggest(trial: optuna.Trial, profile: ModelProfile) -> Config:
         ratio_slope=slope,
         lambda_sparse=trial.suggest_float("alcn.lambda_sparse", 1e-3, 3.0, log=True),
         lambda_ratio=trial.suggest_float("alcn.lambda_ratio", 1e-3, 1.0, log=True),
-        cost=trial.suggest_categorical("alcn.cost", ["uniform", "macs", "params"]),
+        cost=cast(Cost, trial.suggest_categorical("alcn.cost", ["uniform", "macs", "params"])),
     )

@@ -95,7 +95,11 @@ class Writer:
 
 
 def write_checkpoint(
-    path: Path, model: nn.Module, example: Tensor, manifest: Mapping[str, Any], artifact: str = "pt2"
+    path: Path,
+    model: nn.Module,
+    example: Tensor,
+    manifest: Mapping[str, Any],
+    artifact: str = "pt2",
 ) -> Checkpoint:
     """Write a checkpoint folder in one go."""
     writer = Writer(path)

@@ -71,7 +71,7 @@ class Compressor(ABC, Generic[S]):
 
     def after_step(self, state: S, progress: float) -> None:
         """Called after each optimiser step; `progress` in (0, 1] is the share of steps done."""
-        return None
+        return
 
     def after_epoch(self, state: S, progress: float) -> Mapping[str, float]:
         """Called after each epoch; returns what to log, "ratio/<group>" being drawn over time."""

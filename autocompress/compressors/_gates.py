@@ -6,10 +6,10 @@ gating costs a product with the weights instead of one with the activations.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ class _Gated:
 
 
 @cache
-def _gated_class(cls: type[nn.Module]) -> type[nn.Module]:
+def _gated_class(cls: Any) -> type[nn.Module]:
     return type(f"Gated{cls.__name__}", (_Gated, cls), {"_ungated": cls})
 
 
@@ -88,7 +88,7 @@ def insert_gates(model: nn.Module, analysis: Analysis) -> list[GateSite]:
     sites = []
     for name, (dims, index) in found.items():
         layer: Any = model.get_submodule(name)
-        layer.__class__ = _gated_class(type(layer))
+        layer.__class__ = _gated_class(cast(Hashable, type(layer)))
         layer._gate_dims = dims
         layer._gate = torch.ones(len(index), device=next(iter(layer.parameters())).device)
         sites.append(GateSite(layer, dims, torch.from_numpy(index).to(layer._gate.device)))
@@ -156,7 +156,5 @@ def output_rms(model: nn.Module, sites: list[GateSite], inputs: Tensor) -> list[
         model.train(was_training)
         for handle, site, gate in zip(handles, sites, saved, strict=True):
             handle.remove()
-            site.layer._gate = gate  # type: ignore[assignment]
-    return [
-        measured.get(position, channel_norms(site).detach()) for position, site in enumerate(sites)
-    ]
+            site.layer._gate = gate
+    return [measured.get(position, channel_norms(site).detach()) for position, site in enumerate(sites)]

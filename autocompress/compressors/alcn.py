@@ -30,6 +30,8 @@ from autocompress.graph.costs import profile
 from autocompress.plan import KeepChannels, Plan
 from autocompress.task import ModelProfile, Task
 
+Cost = Literal["uniform", "macs", "params"]
+
 
 @dataclass(frozen=True)
 class Config:
@@ -52,7 +54,7 @@ class Config:
     lambda_sparse: float = 1e-3
     lambda_ratio: float = 1e-2
     reference: Literal["quantile", "median"] = "quantile"
-    cost: Literal["uniform", "macs", "params"] = "uniform"
+    cost: Cost = "uniform"
     gate_lr_scale: float = 10.0
     final_temperature: float = 0.02
     ramp: float = 0.5
@@ -66,19 +68,13 @@ class Config:
             if not getattr(self, name) >= 0:
                 raise SettingsError(f"{name} must be at least 0 but got {getattr(self, name)}.")
         if self.reference not in ("quantile", "median"):
-            raise SettingsError(
-                f"reference must be 'quantile' or 'median' but got {self.reference!r}."
-            )
+            raise SettingsError(f"reference must be 'quantile' or 'median' but got {self.reference!r}.")
         if self.cost not in ("uniform", "macs", "params"):
-            raise SettingsError(
-                f"cost must be 'uniform', 'macs' or 'params' but got {self.cost!r}."
-            )
+            raise SettingsError(f"cost must be 'uniform', 'macs' or 'params' but got {self.cost!r}.")
         if not self.gate_lr_scale > 0:
             raise SettingsError(f"gate_lr_scale must be positive but got {self.gate_lr_scale}.")
         if not 0 < self.final_temperature <= 1:
-            raise SettingsError(
-                f"final_temperature must be in (0, 1] but got {self.final_temperature}."
-            )
+            raise SettingsError(f"final_temperature must be in (0, 1] but got {self.final_temperature}.")
         if not 0 <= self.ramp < 1:
             raise SettingsError(f"ramp must be in [0, 1) but got {self.ramp}.")
 
@@ -92,9 +88,7 @@ def quantile(values: Tensor, q: Tensor) -> Tensor:
     return ordered[low] + (position - low) * (ordered[high] - ordered[low])
 
 
-def survival_scores(
-    h: Tensor, ratio: Tensor, alpha: Tensor, temperature: float, reference: str
-) -> Tensor:
+def survival_scores(h: Tensor, ratio: Tensor, alpha: Tensor, temperature: float, reference: str) -> Tensor:
     """s = σ(α·(h − m)/T) with h in units of its standard deviation; `(C,)` → `(C,)`.
 
     m is the (1 − ρ)-quantile of h, so that mean(s) can meet any ρ; the paper's median is ρ = 0.5.
@@ -126,7 +120,7 @@ class Gates(nn.Module):
         ratios, alphas = self.ratio.unbind(), self.log_alpha.exp().unbind()
         return [
             survival_scores(part, ratio, alpha, temperature, reference)
-            for part, ratio, alpha in zip(h.split(self.widths), ratios, alphas, strict=True)
+            for part, ratio, alpha in zip(torch.split(h, self.widths), ratios, alphas, strict=True)
         ]
 
 
@@ -211,7 +205,8 @@ class Alcn(Compressor[AlcnState]):
         means = torch.stack([s.mean() for s in state.survival])
         sparse = (state.weights * means).sum()
         ratio = (means - state.gates.ratio).square().mean()
-        return self.config.lambda_sparse * sparse + self.config.lambda_ratio * ratio
+        penalty: Tensor = self.config.lambda_sparse * sparse + self.config.lambda_ratio * ratio
+        return penalty
 
     def after_step(self, state: AlcnState, progress: float) -> None:
         state.progress = progress

@@ -52,9 +52,7 @@ def _split(count: int, seed: int, labels: np.ndarray | None) -> tuple[np.ndarray
         _, frequencies = np.unique(labels, return_counts=True)
         if frequencies.min() >= 2 and len(frequencies) <= held:
             stratify = labels
-    rest, val = train_test_split(
-        np.arange(count), test_size=held, random_state=seed, stratify=stratify
-    )
+    rest, val = train_test_split(np.arange(count), test_size=held, random_state=seed, stratify=stratify)
     return np.sort(rest), np.sort(val)
 
 

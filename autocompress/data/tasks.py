@@ -13,7 +13,14 @@ from torch import Tensor
 
 from autocompress.data.arrays import TensorBatches, channels_first, measured_spec
 from autocompress.data.imagefolder import MEAN, STD, image_folder, image_spec
-from autocompress.data.sources import TORCHVISION, Arrays, data_root, digits, npz, torchvision_arrays
+from autocompress.data.sources import (
+    TORCHVISION,
+    Arrays,
+    data_root,
+    digits,
+    npz,
+    torchvision_arrays,
+)
 from autocompress.errors import TaskError, one_line
 from autocompress.models import model_factory
 from autocompress.plugins import load_attribute

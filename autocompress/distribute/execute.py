@@ -76,9 +76,7 @@ def execute(driver: Driver, shared: Shared, cluster: Cluster) -> bool:
                 max_concurrent_trials=cluster.workers,
                 reuse_actors=True,
             ),
-            run_config=tune.RunConfig(
-                name="search", storage_path=scratch, verbose=0, log_to_file=False
-            ),
+            run_config=tune.RunConfig(name="search", storage_path=scratch, verbose=0, log_to_file=False),
         )
         try:
             tuner.fit()

@@ -121,9 +121,6 @@ def _build(model: nn.Module, tracer: Tracer) -> Analysis:
     for ids, reason in tracer.units.frozen:
         for root in np.unique(roots[ids]).tolist():
             reasons.setdefault(root, reason)
-    for (tensor, dim), ids in tracer.axes.items():
-        # A channel that nothing else shares is an output no layer reads: removal proves nothing.
-        assert len(ids) == tracer.shapes[tensor][dim]
     groups = _free_groups(tracer, roots, reasons)
     return Analysis(groups, _frozen_layers(model, tracer, roots, reasons, groups), _layers(model))
 
@@ -136,8 +133,8 @@ def _free_groups(tracer: Tracer, roots: Ids, reasons: dict[int, str]) -> tuple[G
             if root not in reasons:
                 places[root].append(key)
     by_signature: dict[tuple[tuple[str, int], ...], list[int]] = defaultdict(list)
-    for root, keys in places.items():
-        by_signature[tuple(keys)].append(root)
+    for root, place in places.items():
+        by_signature[tuple(place)].append(root)
     groups = []
     for keys, units in by_signature.items():
         roles = {tracer.roles[key] for key in keys}

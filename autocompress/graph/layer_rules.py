@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import numpy as np
 from torch import fx
 
@@ -25,7 +27,7 @@ def _place(ids: Ids, shape: tuple[int, ...], dim: int) -> Value:
     return Value(shape, ids.reshape(sizes))
 
 
-def _is_parameter(value: object) -> bool:
+def _is_parameter(value: object) -> TypeGuard[Value]:
     return isinstance(value, Value) and value.parameter is not None
 
 
@@ -67,7 +69,7 @@ def convolution(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Value:
     else:
         out = _grouped(tracer, channels, weight, groups)
     _bias(tracer, arguments, out)
-    tracer.producers[node.name] = weight.parameter
+    tracer.producers[node.name] = str(weight.parameter)
     return _place(out, shape, channel_dim)
 
 
@@ -107,20 +109,20 @@ def linear(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Value:
     _consume(tracer, _channels(tracer, x, -1), tracer.axis(weight, 1, "in"))
     out = tracer.axis(weight, 0, "out")
     _bias(tracer, arguments, out)
-    tracer.producers[node.name] = weight.parameter
+    tracer.producers[node.name] = str(weight.parameter)
     return _place(out, shape, len(shape) - 1)
 
 
 @rule("matmul", "mm")
 def matmul(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Value:
     """`x @ weight` with a parameter `(in, out)`; products of two activations are frozen."""
-    x, weight = arguments["self"], arguments.get("other", arguments.get("mat2"))
+    x, weight = arguments["self"], arguments["other" if "other" in arguments else "mat2"]
     shape = shape_of(node)
     if not _is_parameter(weight) or len(weight.shape) != 2 or _is_parameter(x):
         return _computed_weight(tracer, [x, weight], shape)
     _consume(tracer, _channels(tracer, x, -1), tracer.axis(weight, 0, "in"))
     out = tracer.axis(weight, 1, "out")
-    tracer.producers[node.name] = weight.parameter
+    tracer.producers[node.name] = str(weight.parameter)
     return _place(out, shape, len(shape) - 1)
 
 

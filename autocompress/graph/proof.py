@@ -42,9 +42,7 @@ def prove_groups(model: nn.Module, example: Tensor, analysis: Analysis) -> Analy
     return replace(analysis, groups=groups, frozen=frozen)
 
 
-def _culprits(
-    model: nn.Module, example: Tensor, analysis: Analysis, names: list[str]
-) -> dict[str, str]:
+def _culprits(model: nn.Module, example: Tensor, analysis: Analysis, names: list[str]) -> dict[str, str]:
     reason = _failure(model, example, analysis, names)
     if reason is None:
         return {}
@@ -63,9 +61,7 @@ def _culprits(
 def _failure(model: nn.Module, example: Tensor, analysis: Analysis, names: list[str]) -> str | None:
     """Why the removal of every other unit of these groups is wrong; None where it is right."""
     keep: Keep = {
-        name: range(0, analysis.group(name).width, 2)
-        for name in names
-        if analysis.group(name).width > 1
+        name: range(0, analysis.group(name).width, 2) for name in names if analysis.group(name).width > 1
     }
     try:
         with torch.no_grad():

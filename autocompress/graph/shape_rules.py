@@ -8,19 +8,18 @@ from torch import fx
 from autocompress.graph.labels import UNTRACKED, Ids, Value, compress, reshape_labels
 from autocompress.graph.tracing import Arguments, Tracer, rule, shape_of
 
-ELEMENTWISE = (
-    "relu relu6 gelu silu hardswish hardsigmoid hardtanh leaky_relu elu selu celu mish softplus "
-    "softsign sigmoid tanh log_sigmoid tanhshrink hardshrink softshrink neg abs exp log log1p sqrt "
-    "rsqrt square reciprocal sin cos erf clamp clamp_min clamp_max pow dropout feature_dropout "
-    "alpha_dropout clone contiguous detach alias to _to_copy type_as lift_fresh_copy "
-    "nan_to_num round floor ceil sign"
-).split()
+ELEMENTWISE = """
+relu relu6 gelu silu hardswish hardsigmoid hardtanh leaky_relu elu selu celu mish softplus softsign
+sigmoid tanh log_sigmoid tanhshrink hardshrink softshrink neg abs exp log log1p sqrt rsqrt square
+reciprocal sin cos erf clamp clamp_min clamp_max pow dropout feature_dropout alpha_dropout clone
+contiguous detach alias to _to_copy type_as lift_fresh_copy nan_to_num round floor ceil sign
+"""
 
 
-@rule(*ELEMENTWISE)
+@rule(*ELEMENTWISE.split())
 def elementwise(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Value:
     """Each element depends on the same element of the one input."""
-    x = arguments.get("self", arguments.get("input"))
+    x = _operand(arguments)
     others = [v for k, v in arguments.items() if isinstance(v, Value) and v is not x]
     if x.parameter is not None or any(v.tracked for v in others):
         return _freeze_all(tracer, [x, *others], node)
@@ -63,7 +62,9 @@ def _operand_labels(tracer: Tracer, value: Value, varying: list[int]) -> Ids:
     dims = [d for d in varying if value.shape[d] > 1]
     original = tracer.shapes[value.parameter]
     if len(dims) > 1:
-        tracer.freeze(Value.parameter_of(value.parameter, original), "its units run across several dimensions")
+        tracer.freeze(
+            Value.parameter_of(value.parameter, original), "its units run across several dimensions"
+        )
         return value.labels
     offset = len(value.shape) - len(original)
     own = dims[0] - offset if len(original) > 1 else 0
@@ -92,7 +93,7 @@ def mixes_one_dim(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Value:
 )  # fmt: skip
 def spatial(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Value:
     """Dimensions after the channels are pooled or resampled."""
-    x = arguments.get("self", arguments.get("input"))
+    x = _operand(arguments)
     shape = shape_of(node)
     if any(d >= 2 for d in x.varies()):
         return _freeze_all(tracer, [x], node, "its units run across pooled dimensions")
@@ -116,7 +117,7 @@ def reduction(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Value:
 @rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze")
 def reshaped(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Value:
     """The same elements in another shape; a channel dimension that is split up is left alone."""
-    x = arguments.get("self", arguments.get("input"))
+    x = _operand(arguments)
     shape = shape_of(node)
     if x.parameter is not None:
         return _freeze_all(tracer, [x], node)
@@ -216,6 +217,11 @@ def expanded(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Value:
     if x.parameter is not None:
         return _freeze_all(tracer, [arguments["self"]], node)
     return Value(shape_of(node), x.labels)
+
+
+def _operand(arguments: Arguments) -> Value:
+    value: Value = arguments["self"] if "self" in arguments else arguments["input"]
+    return value
 
 
 def _freeze_all(tracer: Tracer, values: list[Value], node: fx.Node, reason: str = "") -> Value:

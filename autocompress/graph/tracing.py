@@ -117,7 +117,8 @@ class Tracer:
 
     def _call(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         target: Any = node.target
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n])
+        resolved: Any = fx.map_arg((node.args, node.kwargs), lambda n: values[n])
+        args, kwargs = resolved
         if getattr(target, "__name__", "") == "getitem":
             return args[0][args[1]] if args[0] is not None else None
         schema = getattr(target, "_schema", None)
@@ -145,9 +146,7 @@ def like(node: fx.Node) -> Any:
     if isinstance(output, Tensor):
         return Value.untracked(tuple(output.shape))
     if isinstance(output, (tuple, list)):
-        return [
-            Value.untracked(tuple(t.shape)) if isinstance(t, Tensor) else None for t in output
-        ]
+        return [Value.untracked(tuple(t.shape)) if isinstance(t, Tensor) else None for t in output]
     return None
 
 

@@ -46,8 +46,7 @@ class ModelFactory:
             model = load_attribute(self.name)()
             if not isinstance(model, nn.Module):
                 raise TaskError(
-                    f"model {self.name!r} must return an nn.Module but returned "
-                    f"{type(model).__name__}."
+                    f"model {self.name!r} must return an nn.Module but returned {type(model).__name__}."
                 )
             return model
         if self.name in BUILT_IN:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
@@ -28,9 +29,9 @@ def metric_text(name: str, value: float) -> str:
 def _scaled(value: float, units: Sequence[str]) -> str:
     for unit in units[:-1]:
         if abs(value) < 1000:
-            return f"{value:.4g}{unit}"
+            return f"{value:.3g}{unit}"
         value /= 1000
-    return f"{value:.4g}{units[-1]}"
+    return f"{value:.3g}{units[-1]}"
 
 
 class ConsoleProgress:
@@ -71,7 +72,12 @@ class ConsoleProgress:
         self._update(f"trial {number}", f"  trial {number}", epoch, epochs)
 
     def trial_end(
-        self, number: int, state: str, metrics: Mapping[str, float], reference: Mapping[str, float], remark: str
+        self,
+        number: int,
+        state: str,
+        metrics: Mapping[str, float],
+        reference: Mapping[str, float],
+        remark: str,
     ) -> None:
         self._remove(f"trial {number}")
         if "trials" in self.tasks:
@@ -104,26 +110,23 @@ class ConsoleProgress:
 
 def front_table(result: SearchResult, mark: ParetoModel | None = None) -> Table:
     """The front with the reference on top: validation and test metrics, ratios to the reference."""
-    task_names = [n for n in result.reference.metrics if n not in _SHOWN and "_spread" not in n]
-    shown = [n for n in _SHOWN if n in result.reference.metrics]
-    table = Table(title=f"Pareto front of {result.out}", title_justify="left")
-    table.add_column("trial", justify="right")
-    for name in task_names:
-        table.add_column(f"{name} (val)", justify="right")
-        table.add_column(f"{name} (test)", justify="right")
-    for name in shown:
-        table.add_column(name, justify="right")
-        table.add_column("ratio", justify="right", style="cyan")
-    rows = [result.reference, *(p for p in result.front if p.trial != result.reference.trial)]
-    for point in rows:
-        label = "reference" if point is result.reference else str(point.trial)
-        if mark is not None and point.trial == mark.trial:
-            label = f"knee → {label}"
-        cells = [label]
-        for name in task_names:
+    scores = [n for n in result.reference.metrics if n not in _SHOWN and "_spread" not in n]
+    sizes = [n for n in _SHOWN if n in result.reference.metrics]
+    table = Table(title=f"Pareto front of {result.out}", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("trial", justify="right", no_wrap=True)
+    for name in scores:
+        table.add_column(f"{name}\nval", justify="right", no_wrap=True)
+        table.add_column("\ntest", justify="right", no_wrap=True)
+    for name in sizes:
+        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("×ref", justify="right", no_wrap=True, style="cyan")
+    for point in [result.reference, *(p for p in result.front if p.trial != 0)]:
+        marked = mark is not None and point.trial == mark.trial
+        cells = ["reference" if point.trial == 0 else f"{'knee ' if marked else ''}{point.trial}"]
+        for name in scores:
             tested = point.test_metrics.get(name)
             cells += [f"{point.metrics[name]:.4f}", "-" if tested is None else f"{tested:.4f}"]
-        for name in shown:
+        for name in sizes:
             cells += [metric_text(name, point.metrics[name]), f"{point.ratios.get(name, 1.0):.3f}"]
-        table.add_row(*cells, style="bold" if mark and point.trial == mark.trial else None)
+        table.add_row(*cells, style="bold" if marked else None)
     return table

@@ -34,9 +34,7 @@ def write_report(
         others: metrics of the trials that are not on the front.
         counts: number of trials by state.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("autocompress.report", "."), autoescape=True
-    )
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("autocompress.report", "."), autoescape=True)
     sizes = [name for name in _SIZES if name in result.reference.metrics]
     page = environment.get_template("template.html").render(
         result=result,

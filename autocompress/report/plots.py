@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -29,9 +30,11 @@ def history_picture(history: Sequence[Mapping[str, float]], title: str, path: Pa
     return path
 
 
-def front_figure(
-    result: SearchResult, others: Sequence[Mapping[str, float]] = ()
-) -> Figure:
+def _tick(name: str, value: float, _position: int | None) -> str:
+    return metric_text(name, value)
+
+
+def front_figure(result: SearchResult, others: Sequence[Mapping[str, float]] = ()) -> Figure:
     """The first objective against each other one: the front, the reference and the other trials."""
     primary, *rest = [objective.metric for objective in result.objectives]
     rest = rest or ["bytes"]
@@ -54,7 +57,7 @@ def front_figure(
         base = result.reference.metrics
         axis.scatter([base[name]], [base[primary]], marker="*", s=140, color="C3", label="reference")
         axis.set(xlabel=name, ylabel=f"{primary} (validation)", xscale="log")
-        axis.xaxis.set_major_formatter(lambda value, _: metric_text(name, value))
+        axis.xaxis.set_major_formatter(partial(_tick, name))
         axis.grid(alpha=0.3, which="both")
         axis.tick_params(axis="x", which="both", labelsize=7, rotation=30)
         axis.legend()

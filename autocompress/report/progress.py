@@ -20,7 +20,12 @@ class Progress(Protocol):
     def trial_epoch(self, number: int, epoch: int, epochs: int) -> None: ...
 
     def trial_end(
-        self, number: int, state: str, metrics: Mapping[str, float], reference: Mapping[str, float], remark: str
+        self,
+        number: int,
+        state: str,
+        metrics: Mapping[str, float],
+        reference: Mapping[str, float],
+        remark: str,
     ) -> None:
         """A trial ended as "complete", "pruned" or "fail"; `remark` says what else there is."""
         ...
@@ -46,7 +51,12 @@ class Silent:
         return None
 
     def trial_end(
-        self, number: int, state: str, metrics: Mapping[str, float], reference: Mapping[str, float], remark: str
+        self,
+        number: int,
+        state: str,
+        metrics: Mapping[str, float],
+        reference: Mapping[str, float],
+        remark: str,
     ) -> None:
         return None
 

@@ -1,8 +1,9 @@
 """`search`: ask, run, tell until the budget ends; `load_run`: the result of an earlier search."""
 
 from autocompress.search.compress import Compressed, compress
+from autocompress.search.prepare import prepare
 from autocompress.search.replay import replay
-from autocompress.search.run import load_run, prepare, report, search
+from autocompress.search.run import load_run, report, search
 from autocompress.search.settings import Settings
 
 __all__ = [

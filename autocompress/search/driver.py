@@ -96,9 +96,7 @@ class SearchDriver:
         with tempfile.TemporaryDirectory() as scratch:
             picture = Path(scratch) / f"ratios-{number}.png"
             history_picture(result.history, f"trial {number}", picture)
-            feasible = self.study.complete(
-                number, result.metrics, self.reference, attributes, picture
-            )
+            feasible = self.study.complete(number, result.metrics, self.reference, attributes, picture)
         front = {t.number for t in self.study.front()}
         remark = "" if feasible else "out of bounds"
         if number in front:

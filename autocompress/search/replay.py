@@ -43,9 +43,7 @@ def replay(
     study, _ = open_study(folder)
     stored = {t.number: t for t in study.complete_trials() if t.number > 0}
     if number not in stored:
-        raise SettingsError(
-            f"trial must be one of the complete trials {sorted(stored)} but got {number}."
-        )
+        raise SettingsError(f"trial must be one of the complete trials {sorted(stored)} but got {number}.")
     settings = Settings.from_json(folder.read()["settings"])
     prepared = prepare(task or settings.task, settings)
     reference = open_checkpoint(folder.reference)

@@ -49,7 +49,7 @@ def search(
         UsageError: the task or a setting cannot be used; nothing was written.
         SearchFailedError: no trial succeeded.
     """
-    fixed = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    fixed: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
     if "out" in fixed:
         fixed["out"] = str(fixed["out"])
     name = task if isinstance(task, str) else task.name
@@ -88,9 +88,7 @@ class _Search:
         folder.write(settings, {"reference": {"metrics": metrics}, "objectives": described})
         study = self._study(metrics, checkpoint)
         halving = Halving(self.prepared.task.recipe.epochs) if settings.early_stopping else None
-        driver = SearchDriver(
-            self.prepared, study, folder.trials, metrics, self.progress, halving
-        )
+        driver = SearchDriver(self.prepared, study, folder.trials, metrics, self.progress, halving)
         finished = self._execute(driver, checkpoint)
         return self._finish(study, driver, finished)
 
@@ -146,9 +144,7 @@ class _Search:
             threads=max(1, int(settings.cpus_per_trial)),
         )
         workers = min(settings.parallel, driver.left)
-        cluster = Cluster(
-            workers, settings.cpus_per_trial, settings.gpus_per_trial, settings.ray_address
-        )
+        cluster = Cluster(workers, settings.cpus_per_trial, settings.gpus_per_trial, settings.ray_address)
         self.progress.note(
             f"{driver.left} trials of {driver.epochs} epochs, {workers} at a time; "
             f"methods: {', '.join(self.prepared.spaces)}"
@@ -205,9 +201,7 @@ def study_name(path: Path, settings: Settings) -> str:
     return STUDY_NAME if settings.storage is None else f"{STUDY_NAME}-{path.resolve().name}"
 
 
-def build_result(
-    folder: RunFolder, study: SearchStudy, objectives: tuple[Objective, ...]
-) -> SearchResult:
+def build_result(folder: RunFolder, study: SearchStudy, objectives: tuple[Objective, ...]) -> SearchResult:
     """The result as the study and the folder have it now."""
     trials = {t.number: t for t in study.complete_trials()}
     tested = study.test_metrics()
@@ -261,9 +255,7 @@ def report(result: SearchResult, folder: RunFolder | None = None, study: SearchS
     folder = folder or RunFolder(result.out)
     study = study or open_study(folder)[0]
     on_front = {p.trial for p in result.front} | {0}
-    others = [
-        t.user_attrs["metrics"] for t in study.complete_trials() if t.number not in on_front
-    ]
+    others = [t.user_attrs["metrics"] for t in study.complete_trials() if t.number not in on_front]
     started = time.strftime("%Y-%m-%d %H:%M")
     settings = {"written": started, **folder.read()["settings"]}
     return write_report(result, folder.report, settings, others, study.counts())

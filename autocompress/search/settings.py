@@ -64,9 +64,7 @@ class Settings:
         if self.sampler not in SAMPLERS:
             raise SettingsError(f"sampler must be one of {', '.join(SAMPLERS)} but got {self.sampler!r}.")
         if self.artifact not in ARTIFACTS:
-            raise SettingsError(
-                f"artifact must be one of {', '.join(ARTIFACTS)} but got {self.artifact!r}."
-            )
+            raise SettingsError(f"artifact must be one of {', '.join(ARTIFACTS)} but got {self.artifact!r}.")
         if not 0 <= self.seed < 2**32:
             raise SettingsError(f"seed must be in [0, 2^32) but got {self.seed}.")
 
@@ -89,7 +87,8 @@ class Settings:
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Settings:
-        return Settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return Settings(**values)
 
 
 def parse_duration(text: str) -> float:
