@@ -69,7 +69,10 @@ def search(
     ] = "accuracy,bytes",
     constraint: Annotated[
         list[str] | None,
-        typer.Option(help="'accuracy>=0.97', 'accuracy>=ref-0.005', 'bytes<=0.5*ref'; repeatable."),
+        typer.Option(
+            help="'accuracy>=0.97', 'accuracy>=ref-0.005', 'bytes<=0.5*ref'; repeatable; 'none' lifts "
+            "the default. [default: accuracy>=0.9*ref]"
+        ),
     ] = None,
     trials: Annotated[int, typer.Option(help="Compressed models to try.")] = 24,
     timeout: Annotated[str | None, typer.Option(help="Time limit: 90s, 30m, 2h.")] = None,
@@ -281,7 +284,8 @@ def _progress_of(options: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     methods, timeout = values.pop("methods"), values.pop("timeout")
     values["objectives"] = parse_list(values["objectives"])
     values["spaces"] = tuple(values.pop("space") or ())
-    values["constraints"] = tuple(values.pop("constraint") or ())
+    given = values.pop("constraint")
+    values["constraints"] = None if not given else tuple(c for c in given if c != "none")
     settings = Settings(
         **values,
         methods=None if methods is None else parse_list(methods),

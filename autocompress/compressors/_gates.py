@@ -33,11 +33,6 @@ class GateSite:
     dims: Mapping[str, int]
     index: Tensor
 
-    @property
-    def exact_rms(self) -> bool:
-        """Whether `channel_norms` is the RMS of the layer's output: true after batch norm."""
-        return isinstance(self.layer, nn.modules.batchnorm._BatchNorm)
-
 
 class _Gated:
     """Mixin: run the layer's own `forward` with gated parameters."""
@@ -114,47 +109,108 @@ def fold_gates(sites: list[GateSite]) -> None:
             del layer._gate, layer._gate_dims
 
 
-def channel_norms(site: GateSite) -> Tensor:
-    """√(Σ w²) of each channel's gated parameters, differentiable; `(channels,)`.
+def maker_norms(sites: list[GateSite], units: int) -> Tensor:
+    """Mean over a unit's gated layers of √(Σ w²) relative to the layer's mean; `(units,)`.
 
-    After a batch norm this is √(γ² + β²), exactly the RMS of the channel's output over a batch.
+    After a batch norm √(γ² + β²) is exactly the RMS of the channel over a batch.
     """
-    total = torch.zeros(())
-    for name, dim in site.dims.items():
-        parameter: Any = site.layer._parameters[name]
-        others = [d for d in range(parameter.dim()) if d != dim]
-        squares = parameter.square()
-        total = total + (squares.sum(others) if others else squares)
-    return (total + 1e-12).sqrt()
+    device = sites[0].index.device
+    total, count = torch.zeros(units + 1, device=device), torch.zeros(units + 1, device=device)
+    for site in sites:
+        squares = torch.zeros((), device=device)
+        for name, dim in site.dims.items():
+            squares = squares + _squares(site.layer._parameters[name], dim)
+        norm = (squares + 1e-12).sqrt()
+        total = total.index_add(0, site.index, norm / norm.detach().mean().clamp_min(1e-12))
+        count = count.index_add(0, site.index, torch.ones_like(norm))
+    return (total / count.clamp_min(1))[:units]
 
 
-def output_rms(model: nn.Module, sites: list[GateSite], inputs: Tensor) -> list[Tensor]:
-    """RMS of each gated layer's ungated output per channel, over a batch; `(channels,)` each."""
+@dataclass
+class Reader:
+    """A layer that reads gated channels: its weight, and where its inputs' units stand.
+
+    Args:
+        layer: the module.
+        weight: name of the parameter whose dimension `dim` runs over the inputs.
+        dim: that dimension.
+        index: unit of each input as a position in the vector of all units, the last one standing
+            for "of no unit"; `(inputs,)`.
+    """
+
+    layer: nn.Module
+    weight: str
+    dim: int
+    index: Tensor
+
+
+def find_readers(model: nn.Module, analysis: Analysis) -> list[Reader]:
+    """Every layer that reads channels of a group."""
+    offsets = np.cumsum([0, *(group.width for group in analysis.groups)])
+    total = int(offsets[-1])
+    device = next(model.parameters()).device
+    found: dict[tuple[str, int], np.ndarray] = {}
+    for group, offset in zip(analysis.groups, offsets, strict=False):
+        for member in group.members:
+            if member.role == "in":
+                index = found.setdefault((member.tensor, member.dim), np.full(len(member.unit_of), total))
+                mine = member.unit_of >= 0
+                index[mine] = member.unit_of[mine] + offset
+    readers = []
+    for (tensor, dim), index in found.items():
+        layer, _, weight = tensor.rpartition(".")
+        readers.append(Reader(model.get_submodule(layer), weight, dim, torch.from_numpy(index).to(device)))
+    return readers
+
+
+def input_rms(model: nn.Module, readers: list[Reader], inputs: Tensor) -> list[Tensor | None]:
+    """RMS of each reader's inputs over a batch, in eval mode; `(inputs,)` each.
+
+    None where a layer's inputs do not line up with its weight (a grouped convolution, or a weight
+    that is used by a function).
+    """
     measured: dict[int, Tensor] = {}
 
-    def record(position: int, channels: int) -> Any:
-        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            last = output.dim() <= 2 or isinstance(module, nn.Linear)
-            dim = output.dim() - 1 if last else 1
-            if output.shape[dim] == channels:
-                measured[position] = output.movedim(dim, 0).flatten(1).square().mean(1).sqrt()
+    def record(position: int, size: int) -> Any:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            dim = -1 if isinstance(module, nn.Linear) else 1
+            if args and args[0].dim() >= 2 and args[0].shape[dim] == size:
+                measured[position] = args[0].movedim(dim, 0).flatten(1).square().mean(1).sqrt()
 
         return hook
 
-    saved: list[Tensor] = []
-    handles = []
-    for position, site in enumerate(sites):
-        layer: Any = site.layer
-        saved.append(layer._gate)
-        layer._gate = torch.ones_like(layer._gate)
-        handles.append(layer.register_forward_hook(record(position, len(site.index))))
+    handles = [
+        reader.layer.register_forward_pre_hook(record(position, len(reader.index)))
+        for position, reader in enumerate(readers)
+    ]
     was_training = model.training
     try:
         with torch.no_grad():
             model.eval()(inputs)
     finally:
         model.train(was_training)
-        for handle, site, gate in zip(handles, sites, saved, strict=True):
+        for handle in handles:
             handle.remove()
-            site.layer._gate = gate
-    return [measured.get(position, channel_norms(site).detach()) for position, site in enumerate(sites)]
+    return [measured.get(position) for position in range(len(readers))]
+
+
+def reader_norms(readers: list[Reader], rms: list[Tensor | None], units: int) -> Tensor:
+    """√(Σ (RMS·‖w‖)²) over all that reads a unit, layers weighing alike; `(units,)`.
+
+    RMS(x_c)·‖W[:, c]‖ is the RMS of what input c adds to a layer's output.
+    """
+    device = readers[0].index.device
+    total = torch.zeros(units + 1, device=device)
+    for reader, measured in zip(readers, rms, strict=True):
+        squares = _squares(reader.layer._parameters[reader.weight], reader.dim)
+        if measured is not None:
+            squares = squares * measured.square()
+        total = total.index_add(0, reader.index, squares / squares.detach().mean().clamp_min(1e-12))
+    return (total + 1e-12).sqrt()[:units]
+
+
+def _squares(parameter: Any, dim: int) -> Tensor:
+    """Σ w² over all dimensions but one; `(size,)`."""
+    others = [d for d in range(parameter.dim()) if d != dim]
+    squares: Tensor = parameter.square()
+    return squares.sum(others) if others else squares

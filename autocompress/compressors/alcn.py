@@ -18,10 +18,13 @@ from torch.utils.hooks import RemovableHandle
 from autocompress.compressors._base import Compressor, CompressorState, ParamGroup
 from autocompress.compressors._gates import (
     GateSite,
-    channel_norms,
+    Reader,
+    find_readers,
     fold_gates,
+    input_rms,
     insert_gates,
-    output_rms,
+    maker_norms,
+    reader_norms,
     set_gates,
 )
 from autocompress.errors import SettingsError
@@ -132,7 +135,9 @@ class AlcnState(CompressorState):
     gates: Gates
     sites: list[GateSite]
     calibration: Tensor
-    output_scale: list[Tensor]
+    readers: list[Reader]
+    input_rms: list[Tensor | None]
+    maker_scale: Tensor
     weights: Tensor
     survival: list[Tensor]
     progress: float = 0.0
@@ -178,7 +183,9 @@ class Alcn(Compressor[AlcnState]):
             gates=gates,
             sites=sites,
             calibration=task.example(64).to(device),
-            output_scale=[],
+            readers=find_readers(model, analysis),
+            input_rms=[],
+            maker_scale=torch.ones((), device=device),
             weights=(weights / weights.sum().clamp_min(1e-12)).to(device),
             survival=[],
         )
@@ -212,7 +219,9 @@ class Alcn(Compressor[AlcnState]):
         state.progress = progress
 
     def after_epoch(self, state: AlcnState, progress: float) -> Mapping[str, float]:
-        self._calibrate(state)
+        if progress < self.config.ramp:
+            # Later the gates are nearly hard, and ungated channels say nothing any more.
+            self._calibrate(state)
         ratios = state.gates.ratio.tolist()
         named = zip(state.analysis.groups, ratios, strict=True)
         return {f"ratio/{group.name}": ratio for group, ratio in named}
@@ -241,24 +250,19 @@ class Alcn(Compressor[AlcnState]):
         return state.model
 
     def _calibrate(self, state: AlcnState) -> None:
-        """Measure how the RMS of each layer's output relates to the norms of its parameters."""
-        if all(site.exact_rms for site in state.sites):
-            state.output_scale = [torch.ones(()) for _ in state.sites]
-            return
-        measured = output_rms(state.model, state.sites, state.calibration)
-        state.output_scale = [
-            torch.ones_like(rms) if site.exact_rms else rms / channel_norms(site).detach()
-            for site, rms in zip(state.sites, measured, strict=True)
-        ]
+        """Measure, ungated, how strong each channel is where it is read."""
+        set_gates(state.sites, torch.ones(sum(state.gates.widths) + 1, device=state.weights.device))
+        state.input_rms = input_rms(state.model, state.readers, state.calibration)
+        with torch.no_grad():
+            state.maker_scale = 1 / maker_norms(state.sites, sum(state.gates.widths)).clamp_min(1e-6)
 
 
 def _scores(state: AlcnState) -> Tensor:
-    """h of all units: mean over a unit's layers of its output RMS relative to the layer's mean."""
+    """h of all units, `(units,)`: how strongly a channel is made, times what its readers make of it.
+
+    Its value is that of the readers at the last calibration; the norms of the layers that make it
+    carry its gradient.
+    """
     units = sum(state.gates.widths)
-    total = state.weights.new_zeros(units + 1)
-    count = state.weights.new_zeros(units + 1)
-    for site, scale in zip(state.sites, state.output_scale, strict=True):
-        h = channel_norms(site) * scale
-        total = total.index_add(0, site.index, h / h.detach().mean().clamp_min(1e-12))
-        count = count.index_add(0, site.index, torch.ones_like(h))
-    return (total / count.clamp_min(1))[:units]
+    made = maker_norms(state.sites, units) * state.maker_scale
+    return made * reader_norms(state.readers, state.input_rms, units)

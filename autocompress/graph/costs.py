@@ -18,15 +18,16 @@ def layer_macs(model: nn.Module, example: Tensor) -> dict[str, int]:
 
     Counted by PyTorch's own `FlopCounterMode` on meta tensors, attention's fast path off.
     """
-    subject = copy.deepcopy(model).to("meta").eval()
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            subject(example[:1].to("meta"))
+        counter = _count(copy.deepcopy(model).to("meta"), example[:1].to("meta"))
+    except (RuntimeError, NotImplementedError):
+        # Models that hold tensors besides parameters and buffers cannot move to the meta device.
+        counter = _count(model, example[:1])
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
-    root = type(subject).__name__
+    root = type(model).__name__
     counts: dict[str, int] = defaultdict(int)
     for name, operators in counter.get_flop_counts().items():
         if name == "Global":
@@ -34,6 +35,15 @@ def layer_macs(model: nn.Module, example: Tensor) -> dict[str, int]:
         elif name.startswith(f"{root}."):
             counts[name[len(root) + 1 :]] = sum(operators.values()) // 2
     return counts
+
+
+def _count(model: nn.Module, example: Tensor) -> FlopCounterMode:
+    was_training = model.training
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model.eval()(example)
+    model.train(was_training)
+    return counter
 
 
 def count_params(model: nn.Module) -> int:

@@ -58,7 +58,7 @@ class ConsoleProgress:
         self.bar.start()
 
     def note(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def reference_epoch(self, epoch: int, epochs: int) -> None:
         self._update("reference", "training the reference", epoch, epochs)

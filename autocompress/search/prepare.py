@@ -20,7 +20,7 @@ from autocompress.search.settings import Settings
 from autocompress.task import ModelProfile, Task, check_forward, check_labels
 from autocompress.trial import Measuring, load_state
 
-METHODS_WITHOUT_SPACE = "has no search space (search_spaces/{0}.py with suggest(trial, profile))"
+DEFAULT_CONSTRAINT = "accuracy>=0.9*ref"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,10 @@ def prepare(task: Task | str, settings: Settings) -> Prepared:
         )
     known = known_metrics(task)
     objectives = parse_objectives(settings.objectives, known)
-    constraints = tuple(Constraint.parse(text, known) for text in settings.constraints)
+    given = settings.constraints
+    if given is None:
+        given = (DEFAULT_CONSTRAINT,) if objectives[0].metric == "accuracy" else ()
+    constraints = tuple(Constraint.parse(text, known) for text in given)
     task = with_validation(task)
     if settings.epochs is not None:
         task = task.with_recipe(epochs=settings.epochs)

@@ -147,7 +147,8 @@ class _Search:
         cluster = Cluster(workers, settings.cpus_per_trial, settings.gpus_per_trial, settings.ray_address)
         self.progress.note(
             f"{driver.left} trials of {driver.epochs} epochs, {workers} at a time; "
-            f"methods: {', '.join(self.prepared.spaces)}"
+            f"methods: {', '.join(self.prepared.spaces)}; "
+            f"constraints: {', '.join(c.text for c in self.prepared.constraints) or 'none'}"
         )
         self.progress.trials_begin(settings.trials - driver.left, settings.trials)
         try:

@@ -20,6 +20,9 @@ PLACES = ("data_root", "storage", "out")
 class Settings:
     """Settings of one search, as on the command line; None stands for "the default".
 
+    The default constraint is `accuracy>=0.9*ref` where accuracy is the first objective: a front is
+    not to end in toys. An empty tuple lifts it.
+
     Raises:
         SettingsError: a value is out of range or unknown.
     """
@@ -32,7 +35,7 @@ class Settings:
     methods: tuple[str, ...] | None = None
     spaces: tuple[str, ...] = ()
     objectives: tuple[str, ...] = ("accuracy", "bytes")
-    constraints: tuple[str, ...] = ()
+    constraints: tuple[str, ...] | None = None
     trials: int = 24
     timeout: float | None = None
     epochs: int | None = None
