@@ -70,20 +70,25 @@ class Clock:
 class Trainer:
     """Trains models of one task; `history` has one entry per epoch over all its calls.
 
+    One schedule of the learning rate spans all calls, so that a model whose channels are being
+    selected trains at a high rate and what is left of it at a falling one.
+
     Args:
         task: data, loss and recipe.
+        epochs: that all calls of `fit` add up to.
         lr_scale: factor on the recipe's learning rate.
         report: receives each epoch's entry.
     """
 
     task: Task
+    epochs: int
     lr_scale: float = 1.0
     report: EpochReport = lambda entry: None
     history: list[dict[str, float]] = field(default_factory=list)
     clock: Clock = field(default_factory=Clock)
 
     def fit(self, model: nn.Module, epochs: int, hooks: TrainingHooks | None = None) -> None:
-        """Train in place for some epochs with one warm-up and cosine schedule.
+        """Train in place for some epochs.
 
         Raises:
             DivergedError: the loss became NaN or infinite.
@@ -93,15 +98,16 @@ class Trainer:
         hooks = hooks or Plain(model)
         recipe = self.task.recipe
         optimizer = make_optimizer(hooks, recipe, self.lr_scale)
-        steps = epochs * _length(self.task.train)
+        per_epoch = _length(self.task.train)
         _set_memory_format(model, recipe, torch.channels_last)
-        step = 0
+        step, steps = 0, epochs * per_epoch
+        before, total_steps = len(self.history) * per_epoch, self.epochs * per_epoch
         for epoch in range(1, epochs + 1):
             with self.clock.running():
                 model.train()
                 total, count = 0.0, 0
                 for inputs, targets in self.task.train:
-                    set_lr(optimizer, recipe, min(step / steps, 1.0))
+                    set_lr(optimizer, recipe, min((before + step) / total_steps, 1.0))
                     loss = self._step(model, optimizer, hooks, inputs, targets)
                     step += 1
                     hooks.after_step(min(step / steps, 1.0))

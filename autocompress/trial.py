@@ -131,7 +131,7 @@ def run_trial(
     model = task.model()
     load_state(model, reference.state)
     model.to(device)
-    trainer = Trainer(task, config.lr_scale, report)
+    trainer = Trainer(task, config.epochs, config.lr_scale, report)
     compressing = math.ceil(config.compress_share * config.epochs) if config.stages else 0
     plans, proof = [], 0.0
     for position, stage in enumerate(config.stages):
@@ -217,12 +217,11 @@ def train_reference(
     """
     seed_everything(seed)
     model = task.model().to(device)
-    trainer = Trainer(task, report=report)
-    epochs = 0
+    epochs = task.recipe.reference_epochs or task.recipe.epochs
+    trainer = Trainer(task, epochs, report=report)
     if task.weights is not None:
         load_state(model, {name: t.numpy() for name, t in task.weights.items()})
     else:
-        epochs = task.recipe.reference_epochs or task.recipe.epochs
         trainer.fit(model, epochs)
     writer = Writer(folder)
     try:
@@ -231,7 +230,7 @@ def train_reference(
             {
                 "task": task.name,
                 "model": task.model_name,
-                "config": TrialConfig(epochs=max(epochs, 1), seed=seed).to_json(),
+                "config": TrialConfig(epochs=epochs, seed=seed).to_json(),
                 "metrics": metrics,
                 "input": task.input_spec().to_json(),
                 "proof": {"max_relative_difference": 0.0},

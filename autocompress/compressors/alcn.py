@@ -33,6 +33,7 @@ from autocompress.graph.costs import profile
 from autocompress.plan import KeepChannels, Plan
 from autocompress.task import ModelProfile, Task
 
+_PREFIX = "alcn_"
 Cost = Literal["uniform", "macs", "params"]
 
 
@@ -102,7 +103,7 @@ def survival_scores(h: Tensor, ratio: Tensor, alpha: Tensor, temperature: float,
 
 
 class Gates(nn.Module):
-    """ρ and α of every group; lives on the model, so that its `state_dict` carries them."""
+    """ρ and α of every group; registered on the model, so that its `state_dict` carries them."""
 
     def __init__(self, analysis: Analysis, config: Config) -> None:
         super().__init__()
@@ -176,7 +177,9 @@ class Alcn(Compressor[AlcnState]):
         device = next(model.parameters()).device
         gates = Gates(analysis, self.config).to(device)
         sites = insert_gates(model, analysis)
-        model.add_module("alcn", gates)
+        for name, parameter in gates.named_parameters():
+            # Not as a sub-module, which a sequential model would try to run.
+            model.register_parameter(_PREFIX + name, parameter)
         state = AlcnState(
             model=model,
             analysis=analysis,
@@ -217,6 +220,10 @@ class Alcn(Compressor[AlcnState]):
 
     def after_step(self, state: AlcnState, progress: float) -> None:
         state.progress = progress
+        # What the last forward pass computed must not hold its graph beyond the step.
+        state.survival = [s.detach() for s in state.survival]
+        for site in state.sites:
+            site.layer._gate = site.layer._gate.detach()  # type: ignore[operator]
 
     def after_epoch(self, state: AlcnState, progress: float) -> Mapping[str, float]:
         if progress < self.config.ramp:
@@ -246,7 +253,8 @@ class Alcn(Compressor[AlcnState]):
         fold_gates(state.sites)
         assert state.hook is not None
         state.hook.remove()
-        del state.model.alcn
+        for name, _ in state.gates.named_parameters():
+            delattr(state.model, _PREFIX + name)
         return state.model
 
     def _calibrate(self, state: AlcnState) -> None:

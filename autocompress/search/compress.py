@@ -55,7 +55,7 @@ def compress(
         raise SettingsError(f"compress_share must be in (0, 1] but got {compress_share}.")
     seed_everything(seed)
     task = with_validation(task)
-    trainer = Trainer(task)
+    trainer = Trainer(task, task.recipe.epochs)
     epochs = math.ceil(compress_share * task.recipe.epochs)
     compact, plan, proof = compress_stage(model, task, compressor, trainer, epochs)
     trainer.fit(compact, task.recipe.epochs - epochs)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def plain(task: ac.Task, seed: int) -> Row:
     seed_everything(seed)
     model = task.model()
     start = time.process_time()
-    Trainer(task).fit(model, task.recipe.epochs)
+    Trainer(task, task.recipe.epochs).fit(model, task.recipe.epochs)
     seconds = time.process_time() - start
     return _row("plain MLP", model, task, seconds)
 
@@ -109,7 +110,7 @@ def original(task: ac.Task, seed: int) -> list[Row]:
             masks.append(torch.zeros(len(scores)).index_fill_(0, top, 1.0))
         widths = [784, *(int(mask.sum()) for mask in masks), 10]
         row = _row(name, Logits(model, masks), task, seconds)
-        row.macs = sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+        row.macs = sum(a * b for a, b in itertools.pairwise(widths))
         rows.append(row)
     return rows
 

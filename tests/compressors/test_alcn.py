@@ -1,0 +1,170 @@
+"""ALCN's numbers against NumPy, and what annealing leads to."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import autocompress as ac
+from autocompress.compressors.alcn import Alcn, Config, quantile, survival_scores
+from autocompress.errors import SettingsError
+from autocompress.plan import KeepChannels
+from autocompress.training import Trainer
+from autocompress.trial import CompressorHooks
+from tests.references import alcn as reference
+
+
+@pytest.mark.parametrize("q", [0.0, 0.1, 0.37, 0.5, 0.99, 1.0])
+@pytest.mark.parametrize("size", [1, 2, 7, 64])
+def test_quantile_equals_numpys(q: float, size: int) -> None:
+    values = torch.randn(size, generator=torch.Generator().manual_seed(size))
+    found = quantile(values, torch.tensor(q)).item()
+    assert found == pytest.approx(np.quantile(values.numpy(), q), abs=1e-5)
+
+
+def test_quantile_is_differentiable_in_its_level() -> None:
+    values = torch.tensor([0.0, 1.0, 4.0])
+    q = torch.tensor(0.75, requires_grad=True)
+    quantile(values, q).backward()
+    assert q.grad is not None
+    assert q.grad.item() == pytest.approx((4.0 - 1.0) * 2)
+
+
+@pytest.mark.parametrize("kind", ["quantile", "median"])
+@pytest.mark.parametrize("temperature", [1.0, 0.1])
+@pytest.mark.parametrize("ratio", [0.2, 0.5, 0.8])
+def test_survival_equals_the_numpy_reference(kind: str, temperature: float, ratio: float) -> None:
+    h = torch.rand(33, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    found = survival_scores(h, torch.tensor(ratio, dtype=torch.float64), torch.tensor(1.7), temperature, kind)
+    expected = reference.survival(h.numpy(), ratio, 1.7, temperature, kind)
+    assert np.allclose(found.numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5, 0.9])
+def test_mean_survival_can_meet_any_ratio_where_the_median_cannot(ratio: float) -> None:
+    h = torch.randn(1000, generator=torch.Generator().manual_seed(0)).abs()
+    means = {
+        kind: survival_scores(h, torch.tensor(ratio), torch.tensor(1.0), 0.001, kind).mean().item()
+        for kind in ("quantile", "median")
+    }
+    assert means["quantile"] == pytest.approx(ratio, abs=0.01)
+    assert means["median"] == pytest.approx(0.5, abs=0.01)
+
+
+def attached(config: Config, task: ac.Task) -> tuple[Alcn, object]:
+    torch.manual_seed(0)
+    compressor = Alcn(config)
+    return compressor, compressor.attach(task.model(), task)
+
+
+def test_penalty_equals_the_numpy_reference(residual_task: ac.Task) -> None:
+    config = Config(lambda_sparse=0.3, lambda_ratio=0.7, cost="macs")
+    compressor, state = attached(config, residual_task)
+    state.model(residual_task.example())
+    expected = reference.loss(
+        [s.detach().numpy() for s in state.survival],
+        state.gates.ratio.tolist(),
+        state.weights.tolist(),
+        0.3,
+        0.7,
+    )
+    assert compressor.penalty(state).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_gates_start_open_and_end_at_their_survival(residual_task: ac.Task) -> None:
+    compressor, state = attached(Config(), residual_task)
+    x = residual_task.example()
+    plain = residual_task.model()
+    own = {k: v for k, v in state.model.state_dict().items() if not k.startswith("alcn_")}
+    plain.load_state_dict(own)
+    with torch.no_grad():
+        assert torch.allclose(state.model.eval()(x), plain.eval()(x), atol=1e-6)
+    compressor.after_step(state, 1.0)
+    state.model(x)
+    everything = torch.cat([*state.survival, torch.ones(1)])
+    for site in state.sites:
+        assert torch.allclose(site.layer._gate, everything[site.index], atol=1e-6)
+
+
+def test_annealed_gates_are_nearly_hard_and_keep_the_planned_share(residual_task: ac.Task) -> None:
+    compressor, state = attached(Config(initial_ratio=0.5), residual_task)
+    Trainer(residual_task, 3).fit(state.model, 3, CompressorHooks(compressor, state))
+    plan = {edit.group: edit for edit in compressor.plan(state)}
+    for group, survival, ratio in zip(
+        state.analysis.groups, state.survival, state.gates.ratio.tolist(), strict=True
+    ):
+        count = math.ceil(round(ratio * group.width, 3))
+        assert len(plan[group.name].keep) == count
+        kept = torch.zeros(group.width, dtype=torch.bool).index_fill_(
+            0, torch.tensor(plan[group.name].keep), True
+        )
+        assert survival[kept].min() >= survival[~kept].max()
+        assert ((survival < 0.1) | (survival > 0.9)).float().mean() >= 0.5
+
+
+def test_release_folds_the_gates_into_the_weights(residual_task: ac.Task) -> None:
+    compressor, state = attached(Config(), residual_task)
+    Trainer(residual_task, 1).fit(state.model, 1, CompressorHooks(compressor, state))
+    x = residual_task.example()
+    with torch.no_grad():
+        gated = state.model.eval()(x)
+        released = compressor.release(state).eval()
+        assert torch.allclose(released(x), gated, atol=1e-5)
+
+
+def test_lambda_sparse_drives_ratios_down(residual_task: ac.Task) -> None:
+    ratios = []
+    for weight in (0.0, 5.0):
+        compressor, state = attached(Config(lambda_sparse=weight), residual_task)
+        Trainer(residual_task, 4).fit(state.model, 4, CompressorHooks(compressor, state))
+        ratios.append(state.gates.ratio.mean().item())
+    assert ratios[1] < ratios[0] - 0.02
+
+
+def test_ratio_slope_spreads_initial_ratios_from_first_to_last_group(residual_task: ac.Task) -> None:
+    _, state = attached(Config(initial_ratio=0.5, ratio_slope=0.4), residual_task)
+    assert state.gates.ratio.tolist() == pytest.approx([0.3, 0.7])
+
+
+def test_models_without_removable_channels_are_unsupported() -> None:
+    assert Alcn.unsupported(ac.ModelProfile(10, 10, ())) == "no channel group of the model can be removed"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"initial_ratio": 1.0}, "initial_ratio must be in (0, 1) but got 1.0."),
+        ({"lambda_sparse": -1}, "lambda_sparse must be at least 0 but got -1."),
+        ({"lambda_ratio": float("nan")}, "lambda_ratio must be at least 0 but got nan."),
+        ({"reference": "mean"}, "reference must be 'quantile' or 'median' but got 'mean'."),
+        ({"cost": "flops"}, "cost must be 'uniform', 'macs' or 'params' but got 'flops'."),
+        ({"final_temperature": 0.0}, "final_temperature must be in (0, 1] but got 0.0."),
+        ({"ramp": 1.0}, "ramp must be in [0, 1) but got 1.0."),
+        ({"gate_lr_scale": 0.0}, "gate_lr_scale must be positive but got 0.0."),
+        ({"ratio_slope": 2.0}, "ratio_slope must be in [-1, 1] but got 2.0."),
+    ],
+)
+def test_config_refuses_values_out_of_range(options: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{re.escape(message)}$"):
+        Config(**options)
+
+
+def test_compress_alone_returns_a_small_exact_model(residual_task: ac.Task) -> None:
+    model = residual_task.model()
+    before = sum(p.numel() for p in model.parameters())
+    done = ac.compress(model, residual_task, Alcn(Config(initial_ratio=0.3)))
+    assert sum(p.numel() for p in done.model.parameters()) < 0.7 * before
+    assert done.proof < 1e-4
+    assert [entry["epoch"] for entry in done.history] == [1.0, 2.0]
+    assert {edit["group"] for edit in done.plan} <= {"stem", "side"}
+    assert isinstance(done.model, nn.Module)
+
+
+def test_keep_channels_refuses_unordered_units() -> None:
+    with pytest.raises(SettingsError.__mro__[1], match="strictly increasing"):
+        KeepChannels("a", (2, 1))

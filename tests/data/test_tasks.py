@@ -1,0 +1,134 @@
+"""Tasks by name: built-in, npz, image folders, the user's own; and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from autocompress.data import load_task
+from autocompress.data.tasks import load_weights
+from autocompress.errors import SettingsError, TaskError
+from autocompress.task import check_forward, check_labels
+
+
+def test_digits_needs_no_download_and_leaves_the_test_split_alone() -> None:
+    task = load_task("digits")
+    assert len(task.train.x) + len(task.test.x) == 1797
+    assert task.input_spec().to_json()["shape"] == [None, 1, 8, 8]
+    check_forward(task, task.model())
+    check_labels(task, task.model())
+
+
+def write_npz(path: Path, labels: tuple[int, int] = (0, 3)) -> Path:
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 255, (40, 8, 8, 3), dtype=np.uint8)
+    y = rng.integers(0, 3, 40)
+    test = rng.integers(*labels, 40)
+    np.savez(path, x_train=x, y_train=np.r_[y[:-1], 2], x_test=x, y_test=test)
+    return path
+
+
+def test_npz_images_become_channels_first_with_their_own_statistics(tmp_path: Path) -> None:
+    task = load_task(f"npz:{write_npz(tmp_path / 'mine.npz')}")
+    assert task.name == "mine"
+    assert task.input_spec().shape == (3, 8, 8)
+    with torch.no_grad():
+        assert task.model().eval()(task.example()).shape == (2, 3)
+
+
+def test_data_root_holds_npz_files_of_built_in_names(tmp_path: Path) -> None:
+    write_npz(tmp_path / "cifar10.npz")
+    task = load_task("cifar10", model="small_cnn", root=tmp_path)
+    assert task.input_spec().mean == (0.485, 0.456, 0.406)
+    assert len(task.train.x) == 40
+
+
+def test_image_folders_are_read_by_class(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for label in ("cat", "dog"):
+            folder = tmp_path / "pets" / split / label
+            folder.mkdir(parents=True)
+            for number in range(6):
+                Image.fromarray(rng.integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(
+                    folder / f"{number}.png"
+                )
+    task = load_task(f"imagefolder:{tmp_path / 'pets'}", model="small_cnn", image_size=16)
+    inputs, targets = next(iter(task.train))
+    assert inputs.shape == (12, 3, 16, 16)
+    assert sorted(targets.tolist()) == [0] * 6 + [1] * 6
+    assert task.input_spec().shape == (3, 16, 16)
+
+
+def test_own_functions_are_loaded_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch, autocompress as ac\n"
+        "data = [(torch.randn(4, 6), torch.tensor([0, 1, 0, 1]))]\n"
+        "def make():\n"
+        "    return ac.Task(model=lambda: torch.nn.Linear(6, 2), train=data, val=data)\n"
+    )
+    task = load_task(f"{tmp_path / 'mine.py'}:make")
+    assert task.name == "make"
+    assert task.example().shape == (2, 6)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pt"])
+def test_weights_are_read_from_common_files(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"w{suffix}"
+    tensors = {"a.weight": torch.randn(2, 3)}
+    if suffix == ".safetensors":
+        save_file(tensors, path)
+    elif suffix == ".npz":
+        np.savez(path, **{k: v.numpy() for k, v in tensors.items()})
+    else:
+        torch.save({"state_dict": {f"module.{k}": v for k, v in tensors.items()}}, path)
+    assert torch.equal(load_weights(path)["a.weight"], tensors["a.weight"])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("nonsense", {}, "task must be one of digits, mnist"),
+        ("npz:missing.npz", {}, "npz file must exist but 'missing.npz'"),
+        ("imagefolder:missing", {}, "imagefolder must be an existing folder"),
+        ("mnist", {"root": "missing"}, "--data-root must be an existing folder but got 'missing'"),
+        ("digits", {"model": "nonsense"}, "model must be one of mlp"),
+        ("digits", {"weights": "missing.pt"}, "weights must be an existing file"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_by_name(
+    name: str, options: dict[str, str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TaskError, match=message):
+        load_task(name, **options)
+
+
+def test_models_whose_forward_fails_are_refused() -> None:
+    task = load_task("digits", model="alexnet")
+    with pytest.raises(TaskError, match=r"model 'alexnet' must accept inputs of shape \(2, 1, 8, 8\)"):
+        check_forward(task, task.model())
+
+
+def test_missing_modules_and_functions_are_refused() -> None:
+    with pytest.raises(SettingsError, match="'no_such_module' must be importable"):
+        load_task("no_such_module:make")
+    with pytest.raises(SettingsError, match="'json' must define 'make'"):
+        load_task("json:make")
+
+
+def test_labels_without_an_output_are_refused(tmp_path: Path) -> None:
+    task = load_task(f"npz:{write_npz(tmp_path / 'mine.npz', labels=(2, 9))}")
+    with pytest.raises(TaskError, match=r"labels of the test split must be in \[0, 2\]"):
+        check_labels(task, task.model())
+
+
+def test_npz_without_an_array_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "bad.npz", x_train=np.zeros((2, 2)))
+    with pytest.raises(TaskError, match="lacks y_train, x_test, y_test"):
+        load_task(f"npz:{tmp_path / 'bad.npz'}")

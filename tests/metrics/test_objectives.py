@@ -1,0 +1,34 @@
+"""Objectives and their directions."""
+
+from __future__ import annotations
+
+import pytest
+
+from autocompress.errors import SettingsError
+from autocompress.metrics import parse_objectives
+
+KNOWN = {"accuracy": "maximize", "bytes": "minimize", "macs": "minimize", "params": "minimize"}
+
+
+def test_directions_are_known_and_can_be_overridden() -> None:
+    found = parse_objectives(["accuracy", "bytes", "macs:max"], KNOWN)
+    assert [(o.metric, o.maximised) for o in found] == [
+        ("accuracy", True),
+        ("bytes", False),
+        ("macs", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "1 to 3 metrics but got 0"),
+        (["accuracy", "bytes", "macs", "params"], "1 to 3 metrics but got 4"),
+        (["speed"], "among accuracy, bytes, macs, params but got 'speed'"),
+        (["bytes:down"], "'max' or 'min' but got 'bytes:down'"),
+        (["bytes", "bytes:max"], "each metric once"),
+    ],
+)
+def test_bad_objectives_are_refused(given: list[str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        parse_objectives(given, KNOWN)

@@ -1,0 +1,1 @@
+"""Independent NumPy versions of what the package computes in PyTorch."""

@@ -1,0 +1,97 @@
+"""Fronts, knees and picks against definitions by brute force."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autocompress.errors import SettingsError
+from autocompress.metrics import Objective
+from autocompress.result import ParetoModel, SearchResult, hypervolume_2d, knee, non_dominated, ratios
+
+
+def brute_force_front(costs: np.ndarray) -> set[int]:
+    return {i for i, a in enumerate(costs) if not any((b <= a).all() and (b < a).any() for b in costs)}
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_non_dominated_equals_brute_force(dimensions: int) -> None:
+    costs = np.random.default_rng(dimensions).random((60, dimensions))
+    assert set(non_dominated(costs.tolist())) == brute_force_front(costs)
+
+
+def test_equal_points_are_kept_once() -> None:
+    assert non_dominated([[1, 2], [1, 2], [2, 1]]) == [0, 2]
+
+
+def test_knee_is_the_bend_of_a_front() -> None:
+    costs = np.array([[0.0, 1.0], [0.1, 0.2], [0.5, 0.15], [1.0, 0.0]])
+    assert knee(costs) == 1
+    assert knee(np.array([[3.0, 3.0]])) == 0
+
+
+def test_hypervolume_equals_counted_cells() -> None:
+    rng = np.random.default_rng(0)
+    costs = rng.integers(0, 20, (15, 2))
+    cells = np.stack(np.meshgrid(np.arange(20), np.arange(20)), -1).reshape(-1, 2)
+    covered = ((costs[None] <= cells[:, None]).all(-1)).any(1).sum()
+    assert hypervolume_2d(costs.tolist(), (20, 20)) == covered
+
+
+def test_ratios_leave_out_what_is_zero_in_the_reference() -> None:
+    assert ratios({"a": 1.0, "b": 2.0, "c": 3.0}, {"a": 4.0, "b": 0.0}) == {"a": 0.25}
+
+
+def result() -> SearchResult:
+    def point(trial: int, accuracy: float, size: float, latency: float) -> ParetoModel:
+        metrics = {"accuracy": accuracy, "bytes": size, "latency": latency}
+        base = {"accuracy": 0.9, "bytes": 100.0, "latency": 10.0}
+        return ParetoModel(trial, Path(f"run/trials/{trial}"), metrics, {}, {}, ratios(metrics, base))
+
+    front = [point(1, 0.9, 60, 9), point(2, 0.893, 20, 5), point(3, 0.7, 10, 2)]
+    objectives = (Objective("accuracy", "maximize"), Objective("bytes", "minimize"))
+    return SearchResult(Path("run"), objectives, point(0, 0.9, 100, 10), front, None)
+
+
+def test_picks_by_need() -> None:
+    found = result()
+    assert found.pick("knee").trial == 2
+    assert found.pick("max-drop", max_drop=0.0).trial == 1
+    assert found.pick("max-drop", max_drop=0.01).trial == 2
+    assert found.pick("max-drop", max_drop=0.5).trial == 3
+    assert found.pick("tau", tau=1.0).trial == 1
+    assert found.pick("tau", tau=0.0).trial == 3
+    assert found.pick("knee", budgets={"latency": 4}).trial == 3
+    assert found.pick("max-drop", max_drop=0.5, budgets={"latency": 6}).trial == 3
+
+
+@pytest.mark.parametrize(
+    ("rule", "options", "message"),
+    [
+        ("best", {}, "rule must be 'knee', 'max-drop' or 'tau' but got 'best'"),
+        ("max-drop", {}, "max_drop must be at least 0 but got None"),
+        ("max-drop", {"max_drop": -1}, "max_drop must be at least 0 but got -1"),
+        ("tau", {"tau": 2}, r"tau must be in \[0, 1\] but got 2"),
+        ("knee", {"budgets": {"bytes": 1}}, "must be met by a point of the front"),
+        ("knee", {"budgets": {"speed": 1}}, "must be on measured metrics"),
+    ],
+)
+def test_impossible_picks_are_refused(rule: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        result().pick(rule, **options)
+
+
+def test_max_drop_that_no_point_meets_is_refused() -> None:
+    found = result()
+    only = SearchResult(found.out, found.objectives, found.reference, found.front[2:], None)
+    with pytest.raises(SettingsError, match=r"no point is within 0\.01"):
+        only.pick("max-drop", max_drop=0.01)
+
+
+def test_csv_has_the_reference_and_each_point() -> None:
+    lines = result().to_csv().splitlines()
+    assert lines[0] == "trial,path,accuracy,bytes,latency"
+    assert lines[1].startswith("0,trials/0,0.9,100")
+    assert len(lines) == 5

@@ -1,0 +1,112 @@
+"""The study on real SQLite: recording, constraints, resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from autocompress.errors import SettingsError
+from autocompress.metrics import Constraint, Objective
+from autocompress.study import SearchStudy, make_sampler, sqlite_url
+
+OBJECTIVES = (Objective("accuracy", "maximize"), Objective("bytes", "minimize"))
+BASE = {"accuracy": 0.9, "bytes": 100.0}
+
+
+def study(folder: Path, constraint: str | None = "accuracy>=ref-0.1", seed: int = 0) -> SearchStudy:
+    known = {"accuracy": "maximize", "bytes": "minimize"}
+    constraints = (Constraint.parse(constraint, known),) if constraint else ()
+    made = SearchStudy(sqlite_url(folder), "test", OBJECTIVES, constraints, folder, "auto", seed)
+    made.add_reference(BASE, {"config": {}})
+    return made
+
+
+def run(made: SearchStudy, accuracy: float, size: float) -> int:
+    trial = made.ask()
+    trial.suggest_float("x", 0, 1)
+    made.complete(trial.number, {"accuracy": accuracy, "bytes": size}, BASE, {"config": {}})
+    return trial.number
+
+
+def test_trial_0_is_the_reference_and_is_recorded_once(tmp_path: Path) -> None:
+    study(tmp_path)
+    made = study(tmp_path)
+    assert [t.values for t in made.study.trials] == [[0.9, 100.0]]
+    assert made.study.metric_names == ["accuracy", "bytes"]
+    assert made.finished() == 0
+
+
+def test_front_is_feasible_non_dominated_and_best_primary_first(tmp_path: Path) -> None:
+    made = study(tmp_path)
+    good = run(made, 0.85, 50)
+    run(made, 0.84, 60)
+    run(made, 0.3, 1)
+    best = run(made, 0.95, 90)
+    assert [t.number for t in made.front()] == [best, good]
+    assert [t.number for t in made.study.best_trials] in ([good, best], [best, good])
+    assert made.study.trials[3].user_attrs["feasible"] is False
+
+
+def test_leftovers_are_closed_and_their_parameters_run_again(tmp_path: Path) -> None:
+    made = study(tmp_path)
+    run(made, 0.8, 50)
+    dead = made.ask()
+    value = dead.suggest_float("x", 0, 1)
+    again = study(tmp_path, seed=1)
+    assert again.close_leftovers() == 1
+    assert not again.study.get_trials(states=(TrialState.RUNNING,))
+    assert again.finished() == 1
+    assert again.counts() == {"complete": 1, "fail": 0, "pruned": 0, "interrupted": 1}
+    assert again.ask().suggest_float("x", 0, 1) == value
+    assert again.close_leftovers() == 1
+
+
+def test_failed_trials_keep_their_reason_and_count(tmp_path: Path) -> None:
+    made = study(tmp_path)
+    made.fail(made.ask().number, "it broke")
+    made.prune(made.ask().number, "no use")
+    assert [t.user_attrs["reason"] for t in made.study.trials[1:]] == ["it broke", "no use"]
+    assert made.counts() == {"complete": 0, "fail": 1, "pruned": 1, "interrupted": 0}
+    assert made.finished() == 2
+
+
+def test_interrupted_trials_are_enqueued_and_do_not_count(tmp_path: Path) -> None:
+    made = study(tmp_path)
+    trial = made.ask()
+    value = trial.suggest_float("x", 0, 1)
+    made.fail(trial.number, "interrupted", interrupted=True)
+    assert made.finished() == 0
+    assert made.ask().suggest_float("x", 0, 1) == value
+
+
+def test_test_metrics_are_merged(tmp_path: Path) -> None:
+    made = study(tmp_path)
+    made.set_test_metrics({1: {"accuracy": 0.5}})
+    made.set_test_metrics({2: {"accuracy": 0.6}})
+    assert study(tmp_path).test_metrics() == {1: {"accuracy": 0.5}, 2: {"accuracy": 0.6}}
+
+
+@pytest.mark.parametrize("name", ["auto", "tpe", "nsga2", "gp", "random"])
+def test_samplers_propose_under_constraints_and_repeat_with_their_seed(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    values = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        made = study(tmp_path / folder)
+        made.study.sampler = make_sampler(name, 3)
+        for number in range(3):
+            run(made, 0.8 + 0.02 * number, 50 + number)
+        values.append([t.params for t in made.study.trials])
+    assert values[0] == values[1]
+
+
+def test_unknown_samplers_storages_and_objectives_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="sampler must be one of auto"):
+        make_sampler("best", 0)
+    with pytest.raises(SettingsError, match="storage 'nonsense' cannot be used"):
+        SearchStudy("nonsense", "test", OBJECTIVES)
+    study(tmp_path)
+    with pytest.raises(SettingsError, match="objectives must be the study's"):
+        SearchStudy(sqlite_url(tmp_path), "test", OBJECTIVES[:1])

@@ -1,0 +1,98 @@
+"""The training loop: schedule, divergence, batch-norm statistics."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import autocompress as ac
+from autocompress.errors import DivergedError, SettingsError
+from autocompress.training import Plain, Trainer, make_optimizer, predict, reestimate_batch_norm, set_lr
+
+
+def test_schedule_warms_up_linearly_and_falls_as_a_cosine() -> None:
+    recipe = ac.Recipe(lr=0.1, warmup=0.2)
+    optimizer = make_optimizer(Plain(nn.Linear(2, 2)), recipe, lr_scale=0.5)
+    found = []
+    for progress in (0.1, 0.2, 0.6, 1.0):
+        set_lr(optimizer, recipe, progress)
+        found.append(optimizer.param_groups[0]["lr"])
+    assert found == pytest.approx([0.025, 0.05, 0.025, 0.0])
+
+
+def test_one_schedule_spans_all_calls(residual_task: ac.Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    monkeypatch.setattr("autocompress.training.set_lr", lambda o, r, progress: seen.append(progress))
+    trainer = Trainer(residual_task, epochs=4)
+    model = residual_task.model()
+    trainer.fit(model, 1)
+    trainer.fit(model, 3)
+    assert seen == pytest.approx([step / 12 for step in range(12)])
+    assert [entry["epoch"] for entry in trainer.history] == [1, 2, 3, 4]
+
+
+def test_training_lowers_the_loss_and_reports_each_epoch(residual_task: ac.Task) -> None:
+    torch.manual_seed(0)
+    reported: list[float] = []
+    trainer = Trainer(residual_task, 6, report=lambda entry: reported.append(entry["loss"]))
+    trainer.fit(residual_task.model(), 6)
+    assert len(reported) == 6
+    assert reported[-1] < reported[0]
+    assert trainer.clock.seconds > 0
+
+
+def test_the_same_seed_trains_the_same_weights(residual_task: ac.Task) -> None:
+    weights = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        model = residual_task.model()
+        Trainer(residual_task, 1).fit(model, 1)
+        weights.append(model.head.weight.detach())
+    assert torch.equal(*weights)
+
+
+def test_a_loss_that_is_not_finite_ends_training_with_its_epoch(residual_task: ac.Task) -> None:
+    task = replace(residual_task, loss=lambda outputs, targets: outputs.sum() * math.nan)
+    with pytest.raises(DivergedError, match="the training loss became nan in epoch 1"):
+        Trainer(task, 1).fit(task.model(), 1)
+
+
+def test_reestimated_statistics_are_averages_over_the_batches(residual_task: ac.Task) -> None:
+    torch.manual_seed(0)
+    model = residual_task.model()
+    batches = list(residual_task.val)
+    reestimate_batch_norm(model, batches, 2)
+    with torch.no_grad():
+        outputs = [model.stem(x).numpy() for x, _ in batches[:2]]
+    means = np.mean([o.mean((0, 2, 3)) for o in outputs], axis=0)
+    variances = np.mean([o.transpose(1, 0, 2, 3).reshape(8, -1).var(1, ddof=1) for o in outputs], axis=0)
+    assert np.allclose(model.norm.running_mean.numpy(), means, atol=1e-5)
+    assert np.allclose(model.norm.running_var.numpy(), variances, atol=1e-4)
+    assert model.norm.momentum == 0.1
+    assert not model.training
+
+
+def test_predict_covers_the_whole_split(residual_task: ac.Task) -> None:
+    outputs, targets = predict(residual_task.model().eval(), residual_task.val)
+    assert outputs.shape == (96, 5)
+    assert np.array_equal(targets.numpy(), residual_task.val.targets)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1 but got 0"),
+        ({"reference_epochs": 0}, "reference_epochs must be at least 1 but got 0"),
+        ({"lr": 0.0}, r"lr must be greater than 0 but got 0\.0"),
+        ({"optimizer": "lion"}, "optimizer must be 'adamw' or 'sgd' but got 'lion'"),
+        ({"warmup": 1.0}, r"warmup must be in \[0, 1\) but got 1\.0"),
+    ],
+)
+def test_recipes_refuse_values_out_of_range(options: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        ac.Recipe(**options)

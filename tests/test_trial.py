@@ -1,0 +1,109 @@
+"""One trial as it runs in a notebook: no scheduler, a checkpoint measured as loaded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import autocompress as ac
+from autocompress.checkpoint import open_checkpoint
+from autocompress.errors import DivergedError, SettingsError, TaskError
+from autocompress.metrics import measure_split
+from autocompress.trial import (
+    Measuring,
+    Reference,
+    Stage,
+    TrialConfig,
+    load_state,
+    make_compressor,
+    run_trial,
+    split_epochs,
+    train_reference,
+)
+
+CONFIG = TrialConfig((Stage("alcn", {"initial_ratio": 0.3}),), epochs=2)
+
+
+@pytest.fixture
+def reference(residual_task: ac.Task, tmp_path: Path) -> Reference:
+    checkpoint = train_reference(residual_task, tmp_path / "reference", Measuring())
+    state = {k: v.numpy() for k, v in checkpoint.load().state_dict().items()}
+    return Reference(state, checkpoint.path / "model.pt2", checkpoint.manifest["metrics"])
+
+
+def test_stored_metrics_are_those_of_the_loaded_program(
+    residual_task: ac.Task, reference: Reference, tmp_path: Path
+) -> None:
+    result = run_trial(residual_task, reference, CONFIG, tmp_path / "0001")
+    checkpoint = open_checkpoint(tmp_path / "0001")
+    assert checkpoint.manifest["metrics"] == result.metrics
+    assert measure_split(checkpoint.load(), residual_task.val, residual_task) == {
+        "accuracy": result.metrics["accuracy"]
+    }
+    assert result.metrics["bytes"] == (tmp_path / "0001" / "weights.safetensors").stat().st_size
+    assert result.metrics["params"] < 0.7 * reference.metrics["params"]
+    assert checkpoint.manifest["proof"]["max_relative_difference"] == result.proof < 1e-4
+    assert TrialConfig.from_json(checkpoint.manifest["config"]) == CONFIG
+    assert 0 < result.step_seconds < result.seconds
+
+
+def test_the_same_configuration_gives_the_same_model(
+    residual_task: ac.Task, reference: Reference, tmp_path: Path
+) -> None:
+    results = [run_trial(residual_task, reference, CONFIG, tmp_path / name) for name in ("a", "b")]
+    assert results[0].metrics == results[1].metrics
+    assert results[0].history == results[1].history
+
+
+def test_a_trial_that_diverges_leaves_no_checkpoint(
+    residual_task: ac.Task, reference: Reference, tmp_path: Path
+) -> None:
+    broken = replace(residual_task, loss=lambda outputs, targets: outputs.sum() / 0)
+    with pytest.raises(DivergedError):
+        run_trial(broken, reference, CONFIG, tmp_path / "runs" / "0001")
+    assert not (tmp_path / "runs").exists()
+    nan = replace(residual_task, metrics={"score": lambda outputs, targets: float("nan")})
+    with pytest.raises(DivergedError, match="metric score is nan"):
+        run_trial(nan, reference, CONFIG, tmp_path / "runs" / "0001")
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_own_weights_are_the_reference_untrained(residual_task: ac.Task, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    weights = residual_task.model().state_dict()
+    checkpoint = train_reference(replace(residual_task, weights=weights), tmp_path / "r", Measuring())
+    assert checkpoint.manifest["history"] == []
+    assert torch.equal(checkpoint.load().state_dict()["head.weight"], weights["head.weight"])
+
+
+def test_weights_that_do_not_fit_are_refused(residual_task: ac.Task) -> None:
+    with pytest.raises(TaskError, match="weights must fit the model but: Missing key"):
+        load_state(residual_task.model(), {})
+
+
+def test_epochs_are_shared_out_evenly() -> None:
+    assert split_epochs(7, 3) == [3, 2, 2]
+    assert split_epochs(1, 2) == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1 but got 0"),
+        ({"compress_share": 0.0}, r"compress_share must be in \(0, 1\] but got 0\.0"),
+        ({"lr_scale": -1.0}, r"lr_scale must be greater than 0 but got -1\.0"),
+    ],
+)
+def test_configurations_out_of_range_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        TrialConfig(**options)
+
+
+def test_unknown_methods_and_fields_are_refused() -> None:
+    with pytest.raises(SettingsError, match=r"methods must be among .*alcn.* but got 'nonsense'"):
+        make_compressor(Stage("nonsense", {}))
+    with pytest.raises(SettingsError, match="config of alcn is not usable"):
+        make_compressor(Stage("alcn", {"nonsense": 1}))
