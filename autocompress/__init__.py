@@ -13,6 +13,7 @@ from autocompress.errors import (
     TrialError,
     UsageError,
 )
+from autocompress.report import Progress
 from autocompress.result import ParetoModel, SearchResult
 from autocompress.search import Compressed, Settings, compress, load_run, search
 from autocompress.task import ModelProfile, Recipe, Task
@@ -25,6 +26,7 @@ __all__ = [
     "Compressed",
     "ModelProfile",
     "ParetoModel",
+    "Progress",
     "Recipe",
     "SearchFailedError",
     "SearchResult",

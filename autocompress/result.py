@@ -18,6 +18,7 @@ from autocompress.checkpoint import Checkpoint, open_checkpoint
 from autocompress.checkpoint.store import ONNX, PROGRAM, WEIGHTS
 from autocompress.errors import SettingsError
 from autocompress.metrics import Objective
+from autocompress.pareto import knee
 
 FORMATS = ("pt2", "onnx", "safetensors")
 
@@ -237,45 +238,6 @@ def _within(point: ParetoModel, budgets: Mapping[str, float]) -> bool:
         if point.metrics[name] > most:
             return False
     return True
-
-
-def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether `a` is nowhere worse than `b` and somewhere better; all minimised."""
-    pairs = list(zip(a, b, strict=True))
-    return all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)
-
-
-def non_dominated(costs: Sequence[Sequence[float]]) -> list[int]:
-    """Indices of points that no other dominates; of equal points the first; all minimised."""
-    keep: list[int] = []
-    for i, point in enumerate(costs):
-        beaten = any(dominates(other, point) for other in costs)
-        repeated = any(list(costs[j]) == list(point) for j in keep)
-        if not beaten and not repeated:
-            keep.append(i)
-    return keep
-
-
-def knee(costs: np.ndarray) -> int:
-    """Index of the point farthest below the line (plane) through the front's extremes.
-
-    Each objective is scaled to [0, 1] over the front, so the extremes lie on Σ x = 1 and the
-    distance below it is 1 − Σ x up to a factor. `(points, objectives)`.
-    """
-    low, high = costs.min(0), costs.max(0)
-    span = np.where(high > low, high - low, 1.0)
-    return int(((costs - low) / span).sum(1).argmin())
-
-
-def hypervolume_2d(costs: Sequence[Sequence[float]], corner: Sequence[float]) -> float:
-    """Area dominated by points of two minimised objectives, up to a corner."""
-    inside = sorted(c for c in map(tuple, costs) if c[0] < corner[0] and c[1] < corner[1])
-    area, ceiling = 0.0, corner[1]
-    for x, y in inside:
-        if y < ceiling:
-            area += (corner[0] - x) * (ceiling - y)
-            ceiling = y
-    return area
 
 
 def ratios(metrics: Mapping[str, float], reference: Mapping[str, float]) -> dict[str, float]:

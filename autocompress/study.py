@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autocompress.errors import SettingsError, one_line
 from autocompress.metrics import Constraint, Objective
-from autocompress.result import non_dominated
+from autocompress.pareto import non_dominated
 
 SAMPLERS = ("auto", "tpe", "nsga2", "gp", "random")
 INTERRUPTED = "interrupted"

@@ -9,7 +9,8 @@ import pytest
 
 from autocompress.errors import SettingsError
 from autocompress.metrics import Objective
-from autocompress.result import ParetoModel, SearchResult, hypervolume_2d, knee, non_dominated, ratios
+from autocompress.pareto import hypervolume_2d, knee, non_dominated
+from autocompress.result import ParetoModel, SearchResult, ratios
 
 
 def brute_force_front(costs: np.ndarray) -> set[int]:

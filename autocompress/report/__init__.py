@@ -3,12 +3,11 @@
 from autocompress.report.console import ConsoleProgress, front_table, metric_text
 from autocompress.report.html import write_report
 from autocompress.report.plots import front_figure, history_picture
-from autocompress.report.progress import Progress, Silent
+from autocompress.report.progress import Progress
 
 __all__ = [
     "ConsoleProgress",
     "Progress",
-    "Silent",
     "front_figure",
     "front_table",
     "history_picture",

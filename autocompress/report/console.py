@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from autocompress.report.progress import Progress
 from autocompress.result import ParetoModel, SearchResult
 
 _SHOWN = ("bytes", "params", "macs", "latency")
@@ -34,7 +35,7 @@ def _scaled(value: float, units: Sequence[str]) -> str:
     return f"{value:.3g}{units[-1]}"
 
 
-class ConsoleProgress:
+class ConsoleProgress(Progress):
     """Bars on a terminal, a line per trial everywhere.
 
     Args:
@@ -62,6 +63,8 @@ class ConsoleProgress:
 
     def reference_epoch(self, epoch: int, epochs: int) -> None:
         self._update("reference", "training the reference", epoch, epochs)
+        if not self.console.is_terminal:
+            self.note(f"training the reference: epoch {epoch} of {epochs}")
         if epoch == epochs:
             self._remove("reference")
 

@@ -3,7 +3,8 @@
 from autocompress.search.compress import Compressed, compress
 from autocompress.search.prepare import prepare
 from autocompress.search.replay import replay
-from autocompress.search.run import load_run, report, search
+from autocompress.search.results import load_run, report
+from autocompress.search.run import search
 from autocompress.search.settings import Settings
 
 __all__ = [

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from autocompress.result import dominates
+from autocompress.pareto import dominates
 
 LEAST_TRIALS = 4
 

@@ -13,7 +13,7 @@ from autocompress.checkpoint.weights import load_weights_into
 from autocompress.errors import SettingsError
 from autocompress.search.folder import RunFolder
 from autocompress.search.prepare import prepare
-from autocompress.search.run import open_study
+from autocompress.search.results import open_study
 from autocompress.search.settings import Settings
 from autocompress.task import Task
 from autocompress.trial import Reference, TrialConfig, TrialResult, run_trial

@@ -1,12 +1,11 @@
-"""`search` and `load_run`."""
+"""`search`: from the reference to the report."""
 
 from __future__ import annotations
 
+import os
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,16 +15,17 @@ from autocompress.checkpoint.store import ARTIFACTS, remove_leftovers
 from autocompress.checkpoint.weights import load_weights_into
 from autocompress.distribute import Cluster, execute
 from autocompress.distribute.worker import Shared, trial_folder
-from autocompress.errors import SearchFailedError, TaskError
-from autocompress.metrics import Objective, measure_split
-from autocompress.report import Progress, Silent, write_report
-from autocompress.result import ParetoModel, SearchResult, ratios
+from autocompress.errors import SearchFailedError
+from autocompress.metrics import measure_split
+from autocompress.report import ConsoleProgress, Progress
+from autocompress.result import SearchResult
 from autocompress.search.driver import SearchDriver
 from autocompress.search.folder import RunFolder
 from autocompress.search.halving import Halving
 from autocompress.search.prepare import Prepared, prepare
+from autocompress.search.results import build_result, report, study_name
 from autocompress.search.settings import Settings
-from autocompress.study import STUDY_NAME, SearchStudy, sqlite_url
+from autocompress.study import SearchStudy, sqlite_url
 from autocompress.task import Task
 from autocompress.trial import Reference, train_reference
 
@@ -42,7 +42,7 @@ def search(
     Args:
         task: a `Task`, or a name as on the command line.
         settings: all settings; fields may be given as keyword arguments instead or beside.
-        progress: receives events; None shows nothing.
+        progress: receives events; None shows them on standard error, `Progress()` nowhere.
         options: fields of `Settings`, lists for tuples.
 
     Raises:
@@ -61,7 +61,13 @@ def search(
     folder = RunFolder(prepared.out)
     folder.refuse_other_settings(resolved)
     with folder.locked():
-        return _Search(prepared, folder, progress or Silent()).run()
+        if progress is not None:
+            return _Search(prepared, folder, progress).run()
+        shown = ConsoleProgress([objective.metric for objective in prepared.objectives])
+        try:
+            return _Search(prepared, folder, shown).run()
+        finally:
+            shown.close()
 
 
 class _Search:
@@ -98,14 +104,20 @@ class _Search:
             return open_checkpoint(self.folder.reference)
         recipe = self.prepared.task.recipe
         epochs = recipe.reference_epochs or recipe.epochs
-        return train_reference(
-            self.prepared.task,
-            self.folder.reference,
-            self.prepared.measuring,
-            self.settings.seed,
-            lambda entry: self.progress.reference_epoch(int(entry["epoch"]), epochs),
-            self.device,
-        )
+        # More threads than a busy machine has cores free are slower than one.
+        threads, half = torch.get_num_threads(), max(1, (os.cpu_count() or 1) // 2)
+        torch.set_num_threads(min(threads, half))
+        try:
+            return train_reference(
+                self.prepared.task,
+                self.folder.reference,
+                self.prepared.measuring,
+                self.settings.seed,
+                lambda entry: self.progress.reference_epoch(int(entry["epoch"]), epochs),
+                self.device,
+            )
+        finally:
+            torch.set_num_threads(threads)
 
     def _study(self, metrics: Mapping[str, float], checkpoint: Checkpoint) -> SearchStudy:
         study = SearchStudy(
@@ -195,68 +207,3 @@ class _Search:
                 found[point.trial] = measure_split(program, split, task)
         if found:
             study.set_test_metrics(found)
-
-
-def study_name(path: Path, settings: Settings) -> str:
-    """The study's name: fixed in a run's own storage, the folder's name in a shared one."""
-    return STUDY_NAME if settings.storage is None else f"{STUDY_NAME}-{path.resolve().name}"
-
-
-def build_result(folder: RunFolder, study: SearchStudy, objectives: tuple[Objective, ...]) -> SearchResult:
-    """The result as the study and the folder have it now."""
-    trials = {t.number: t for t in study.complete_trials()}
-    tested = study.test_metrics()
-    base = trials[0].user_attrs["metrics"]
-
-    def point(number: int) -> ParetoModel:
-        attributes = trials[number].user_attrs
-        path = folder.reference if number == 0 else trial_folder(folder.trials, number)
-        return ParetoModel(
-            trial=number,
-            path=path,
-            metrics=attributes["metrics"],
-            test_metrics=tested.get(number, {}),
-            config=attributes["details"]["config"],
-            ratios=ratios(attributes["metrics"], base),
-        )
-
-    front = [point(t.number) for t in study.front()]
-    return SearchResult(folder.path, objectives, point(0), front, study.study)
-
-
-def open_study(folder: RunFolder) -> tuple[SearchStudy, tuple[Objective, ...]]:
-    """The study of a run folder.
-
-    Raises:
-        SettingsError: the folder is no run.
-        TaskError: its search was stopped before the reference was there.
-    """
-    data = folder.read()
-    settings = Settings.from_json(data["settings"])
-    if "objectives" not in data:
-        raise TaskError(f"RUN '{folder.path}' must have a reference but its search stopped before.")
-    objectives = tuple(Objective(**item) for item in data["objectives"])
-    storage = settings.storage or sqlite_url(folder.path)
-    return SearchStudy(storage, study_name(folder.path, settings), objectives), objectives
-
-
-def load_run(path: str | Path) -> SearchResult:
-    """The result of an earlier, or a running, search.
-
-    Raises:
-        SettingsError: the folder is no run.
-    """
-    folder = RunFolder(Path(path))
-    study, objectives = open_study(folder)
-    return build_result(folder, study, objectives)
-
-
-def report(result: SearchResult, folder: RunFolder | None = None, study: SearchStudy | None = None) -> Path:
-    """Write a run's `report.html`."""
-    folder = folder or RunFolder(result.out)
-    study = study or open_study(folder)[0]
-    on_front = {p.trial for p in result.front} | {0}
-    others = [t.user_attrs["metrics"] for t in study.complete_trials() if t.number not in on_front]
-    started = time.strftime("%Y-%m-%d %H:%M")
-    settings = {"written": started, **folder.read()["settings"]}
-    return write_report(result, folder.report, settings, others, study.counts())

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 import autocompress as ac
-from autocompress.compressors.alcn import Alcn, Config, quantile, survival_scores
+from autocompress.compressors._survival import quantile, survival_scores
+from autocompress.compressors.alcn import Alcn, Config
 from autocompress.errors import SettingsError
 from autocompress.plan import KeepChannels
 from autocompress.training import Trainer

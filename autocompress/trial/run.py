@@ -6,70 +6,23 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from autocompress import plugins
 from autocompress.checkpoint.store import ARTIFACTS, Checkpoint, Writer
-from autocompress.compressors._base import Compressor, CompressorState
-from autocompress.errors import SettingsError, TaskError, one_line
-from autocompress.materialize import materialize
+from autocompress.errors import TaskError
 from autocompress.metrics import Subject, measure
 from autocompress.metrics.latency import LatencySettings
-from autocompress.plan import plan_to_json
 from autocompress.task import Task
-from autocompress.training import Trainer, reestimate_batch_norm
-
-BATCH_NORM_BATCHES = 50
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One compressor of a trial: a method and the fields of its `Config`."""
-
-    method: str
-    config: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class TrialConfig:
-    """All that tells one trial from another; JSON-able.
-
-    Args:
-        stages: compressors in order; none trains the reference itself further.
-        epochs: of the whole trial.
-        compress_share: share of the epochs that train with compressors; the rest fine-tunes.
-        lr_scale: factor on the recipe's learning rate.
-        seed: of everything random in the trial.
-    """
-
-    stages: tuple[Stage, ...] = ()
-    epochs: int = 10
-    compress_share: float = 0.5
-    lr_scale: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise SettingsError(f"epochs must be at least 1 but got {self.epochs}.")
-        if not 0 < self.compress_share <= 1:
-            raise SettingsError(f"compress_share must be in (0, 1] but got {self.compress_share}.")
-        if not self.lr_scale > 0:
-            raise SettingsError(f"lr_scale must be greater than 0 but got {self.lr_scale}.")
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> TrialConfig:
-        stages = tuple(Stage(s["method"], s["config"]) for s in data["stages"])
-        return TrialConfig(**{**data, "stages": stages})
+from autocompress.training import Trainer
+from autocompress.trial.config import TrialConfig
+from autocompress.trial.stages import compress_stage, make_compressor, split_epochs
 
 
 @dataclass(frozen=True)
@@ -160,47 +113,6 @@ def run_trial(
     return TrialResult(metrics, trainer.history, proof, time.perf_counter() - start, trainer.clock.seconds)
 
 
-def compress_stage(
-    model: nn.Module, task: Task, compressor: Compressor[Any], trainer: Trainer, epochs: int
-) -> tuple[nn.Module, list[dict[str, Any]], float]:
-    """Train with one compressor, carry its plan out and re-estimate batch norm.
-
-    Returns:
-        The compact model, the plan as JSON-able data, and the proof's relative difference.
-    """
-    device = next(model.parameters()).device
-    state = compressor.attach(model, task)
-    trainer.fit(state.model, epochs, CompressorHooks(compressor, state))
-    plan = compressor.plan(state)
-    plain = compressor.release(state).to("cpu")
-    done = materialize(plain, plan, task.example())
-    done.model.to(device)
-    with trainer.clock.running():
-        reestimate_batch_norm(done.model, task.train, BATCH_NORM_BATCHES)
-    return done.model, plan_to_json(plan), done.proof
-
-
-@dataclass
-class CompressorHooks:
-    """Lets the training loop call a compressor without knowing of compressors."""
-
-    compressor: Compressor[Any]
-    state: CompressorState
-
-    def param_groups(self) -> list[tuple[list[nn.Parameter], float, float | None]]:
-        groups = self.compressor.param_groups(self.state)
-        return [(group.params, group.lr_scale, group.weight_decay) for group in groups]
-
-    def penalty(self) -> Tensor:
-        return self.compressor.penalty(self.state)
-
-    def after_step(self, progress: float) -> None:
-        self.compressor.after_step(self.state, progress)
-
-    def after_epoch(self, progress: float) -> Mapping[str, float]:
-        return self.compressor.after_epoch(self.state, progress)
-
-
 def train_reference(
     task: Task,
     folder: Path,
@@ -264,26 +176,6 @@ def _measured(
         reference_latency=reference.metrics.get("latency") if reference else None,
     )
     return measure(subject, task, measuring.metrics, measuring.latency, trainer.clock)
-
-
-def make_compressor(stage: Stage) -> Compressor[Any]:
-    """The configured compressor of a stage.
-
-    Raises:
-        SettingsError: the method or a field of its configuration is unknown or out of range.
-    """
-    cls = plugins.compressor(stage.method)
-    try:
-        config = cls.Config(**stage.config)
-    except TypeError as error:
-        raise SettingsError(f"config of {stage.method} is not usable: {one_line(error)}") from error
-    made: Compressor[Any] = cls(config)
-    return made
-
-
-def split_epochs(epochs: int, parts: int) -> list[int]:
-    """Share epochs out over stages as evenly as can be, earlier ones first."""
-    return [epochs // parts + (position < epochs % parts) for position in range(parts)]
 
 
 def load_state(model: nn.Module, state: Mapping[str, NDArray[Any]]) -> None:

@@ -1,0 +1,30 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import sys
+
+from autocompress.cli import search, use_run  # noqa: F401  (they register their commands)
+from autocompress.cli.app import app
+from autocompress.cli.show import print_error
+from autocompress.errors import AutocompressError, SearchFailedError, one_line
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit code."""
+    # Console scripts do not have the working folder on the path; `module:function` needs it.
+    sys.path.insert(0, "")
+    try:
+        app(standalone_mode=True)
+    except SearchFailedError as error:
+        print_error(one_line(error))
+        sys.exit(1)
+    except AutocompressError as error:
+        print_error(one_line(error))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print_error("interrupted")
+        sys.exit(130)
+
+
+__all__ = ["main"]

@@ -1,0 +1,38 @@
+"""What commands print."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+
+def print_result(result: Any) -> None:
+    point = print_front(result)
+    print(f"checkpoints  {result.out / 'trials'}")
+    print(f"report       {result.out / 'report.html'}")
+    if point is not None:
+        print(f"next         autocompress pick {result.out} --max-drop 0.01")
+        print(f"             autocompress export {result.out} --pick knee -o model.pt2")
+        print(f"             autocompress dashboard {result.out}")
+
+
+def print_front(result: Any, mark: Any = None) -> Any:
+    from autocompress.report import front_table
+
+    point = mark or (result.pick("knee") if result.front else None)
+    console().print(front_table(result, point))
+    if not result.front:
+        print("no trial satisfies the constraints yet")
+    return point
+
+
+def console() -> Any:
+    from rich.console import Console
+
+    console = Console()
+    # A pipe has no width; tables made for one must not be cut to 80 columns.
+    return console if console.is_terminal else Console(width=160)
+
+
+def print_error(text: str) -> None:
+    print(f"autocompress: {text}", file=sys.stderr)

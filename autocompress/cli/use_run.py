@@ -1,0 +1,147 @@
+"""Commands on a run folder: front, pick, export, report, dashboard, replay."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autocompress.cli.app import Run, app
+from autocompress.cli.show import console, print_front
+from autocompress.errors import SettingsError
+
+
+@app.command(epilog="Example:  autocompress front runs/digits-small_cnn --csv > front.csv")
+def front(
+    run: Run,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """The front of RUN: validation and test metrics, ratios to the reference."""
+    from autocompress.search import load_run
+
+    if as_json and as_csv:
+        raise SettingsError("--json and --csv must not be given together.")
+    result = load_run(run)
+    if as_json:
+        print(json.dumps(result.to_json(), indent=2))
+    elif as_csv:
+        print(result.to_csv(), end="")
+    else:
+        print_front(result)
+
+
+@app.command(
+    epilog="Examples:  autocompress pick RUN --knee   |   autocompress pick RUN --max-drop 0.005 "
+    "--latency 8ms   |   autocompress pick RUN --tau 0.8"
+)
+def pick(
+    run: Run,
+    knee: Annotated[bool, typer.Option("--knee", help="Best trade-off.")] = False,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Smallest that loses at most this of the first objective.")
+    ] = None,
+    tau: Annotated[float | None, typer.Option(help="Weight of the first objective, 0 to 1.")] = None,
+    latency: Annotated[str | None, typer.Option(help="At most, e.g. 8ms.")] = None,
+    bytes: Annotated[float | None, typer.Option(help="At most.")] = None,
+    params: Annotated[float | None, typer.Option(help="At most.")] = None,
+    macs: Annotated[float | None, typer.Option(help="At most.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """One point of RUN's front, by need."""
+    from autocompress.search import load_run
+
+    if knee + (max_drop is not None) + (tau is not None) > 1:
+        raise SettingsError("only one of --knee, --max-drop and --tau must be given.")
+    budgets = {"bytes": bytes, "params": params, "macs": macs, "latency": _milliseconds(latency)}
+    rule = "max-drop" if max_drop is not None else "tau" if tau is not None else "knee"
+    result = load_run(run)
+    point = result.pick(
+        rule,  # type: ignore[arg-type]
+        max_drop=max_drop,
+        tau=tau,
+        budgets={name: value for name, value in budgets.items() if value is not None},
+    )
+    if as_json:
+        points = {p["trial"]: p for p in result.to_json()["points"]}
+        print(json.dumps(points[point.trial], indent=2))
+    else:
+        print_front(result, point)
+        print(f"trial {point.trial}: {point.path}")
+
+
+@app.command(epilog="Example:  autocompress export RUN --pick knee --format onnx -o model.onnx")
+def export(
+    run: Run,
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write.")],
+    trial: Annotated[int | None, typer.Option(help="Number of a trial of the front.")] = None,
+    pick_rule: Annotated[str | None, typer.Option("--pick", help="knee")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="pt2, onnx or safetensors. [default: by the file's ending]")
+    ] = None,
+) -> None:
+    """Write one model of RUN to a file."""
+    from autocompress.search import load_run
+
+    if (trial is None) == (pick_rule is None):
+        raise SettingsError("one of --trial and --pick must be given.")
+    result = load_run(run)
+    if trial is None:
+        point = result.pick(pick_rule)  # type: ignore[arg-type]
+    else:
+        points = {p.trial: p for p in [result.reference, *result.front]}
+        if trial not in points:
+            raise SettingsError(f"trial must be on the front ({sorted(points)}) but got {trial}.")
+        point = points[trial]
+    print(point.export(output, format))
+
+
+@app.command()
+def report(run: Run) -> None:
+    """Write RUN/report.html: a single self-contained file."""
+    from autocompress.search import load_run
+    from autocompress.search import report as write
+
+    print(write(load_run(run)))
+
+
+@app.command()
+def dashboard(run: Run, port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 8080) -> None:
+    """Show RUN's study, running or finished, in optuna-dashboard."""
+    from autocompress.report.dashboard import serve_dashboard
+    from autocompress.search.folder import RunFolder
+    from autocompress.search.results import open_study
+
+    study, _ = open_study(RunFolder(run))
+    print(f"http://127.0.0.1:{port}  (Ctrl-C ends it)", flush=True)
+    serve_dashboard(study.study, study.artifacts, port)
+
+
+@app.command(epilog="Example:  autocompress replay runs/digits-small_cnn --trial 7")
+def replay(run: Run, trial: Annotated[int, typer.Option(help="Number of a complete trial.")]) -> None:
+    """Train a trial of RUN again from its stored configuration."""
+    from rich.table import Table
+
+    from autocompress.search import replay as run_again
+
+    stored, result, path = run_again(
+        run, trial, report=lambda e: print(f"epoch {e['epoch']:.0f}  loss {e['loss']:.4f}")
+    )
+    table = Table("metric", "stored", "again")
+    for name, value in result.metrics.items():
+        table.add_row(name, f"{stored[name]:g}", f"{value:g}")
+    console().print(table)
+    print(path)
+
+
+def _milliseconds(text: str | None) -> float | None:
+    """Milliseconds of "8ms", "8" or "0.1s"."""
+    if text is None:
+        return None
+    number = text.removesuffix("ms").removesuffix("s").strip()
+    try:
+        return float(number) * (1000 if text.endswith("s") and not text.endswith("ms") else 1)
+    except ValueError:
+        raise SettingsError(f"latency must read like '8ms' or '0.1s' but got {text!r}.") from None

@@ -1,0 +1,80 @@
+"""From a run folder and its study to a `SearchResult`, and to the report."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from autocompress.distribute.worker import trial_folder
+from autocompress.errors import TaskError
+from autocompress.metrics import Objective
+from autocompress.report import write_report
+from autocompress.result import ParetoModel, SearchResult, ratios
+from autocompress.search.folder import RunFolder
+from autocompress.search.settings import Settings
+from autocompress.study import STUDY_NAME, SearchStudy, sqlite_url
+
+
+def study_name(path: Path, settings: Settings) -> str:
+    """The study's name: fixed in a run's own storage, the folder's name in a shared one."""
+    return STUDY_NAME if settings.storage is None else f"{STUDY_NAME}-{path.resolve().name}"
+
+
+def build_result(folder: RunFolder, study: SearchStudy, objectives: tuple[Objective, ...]) -> SearchResult:
+    """The result as the study and the folder have it now."""
+    trials = {t.number: t for t in study.complete_trials()}
+    tested = study.test_metrics()
+    base = trials[0].user_attrs["metrics"]
+
+    def point(number: int) -> ParetoModel:
+        attributes = trials[number].user_attrs
+        path = folder.reference if number == 0 else trial_folder(folder.trials, number)
+        return ParetoModel(
+            trial=number,
+            path=path,
+            metrics=attributes["metrics"],
+            test_metrics=tested.get(number, {}),
+            config=attributes["details"]["config"],
+            ratios=ratios(attributes["metrics"], base),
+        )
+
+    front = [point(t.number) for t in study.front()]
+    return SearchResult(folder.path, objectives, point(0), front, study.study)
+
+
+def open_study(folder: RunFolder) -> tuple[SearchStudy, tuple[Objective, ...]]:
+    """The study of a run folder.
+
+    Raises:
+        SettingsError: the folder is no run.
+        TaskError: its search was stopped before the reference was there.
+    """
+    data = folder.read()
+    settings = Settings.from_json(data["settings"])
+    if "objectives" not in data:
+        raise TaskError(f"RUN '{folder.path}' must have a reference but its search stopped before.")
+    objectives = tuple(Objective(**item) for item in data["objectives"])
+    storage = settings.storage or sqlite_url(folder.path)
+    return SearchStudy(storage, study_name(folder.path, settings), objectives), objectives
+
+
+def load_run(path: str | Path) -> SearchResult:
+    """The result of an earlier, or a running, search.
+
+    Raises:
+        SettingsError: the folder is no run.
+    """
+    folder = RunFolder(Path(path))
+    study, objectives = open_study(folder)
+    return build_result(folder, study, objectives)
+
+
+def report(result: SearchResult, folder: RunFolder | None = None, study: SearchStudy | None = None) -> Path:
+    """Write a run's `report.html`."""
+    folder = folder or RunFolder(result.out)
+    study = study or open_study(folder)[0]
+    on_front = {p.trial for p in result.front} | {0}
+    others = [t.user_attrs["metrics"] for t in study.complete_trials() if t.number not in on_front]
+    started = time.strftime("%Y-%m-%d %H:%M")
+    settings = {"written": started, **folder.read()["settings"]}
+    return write_report(result, folder.report, settings, others, study.counts())

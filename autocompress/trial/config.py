@@ -1,0 +1,52 @@
+"""All that tells one trial from another, as JSON-able data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from autocompress.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One compressor of a trial: a method and the fields of its `Config`."""
+
+    method: str
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TrialConfig:
+    """All that tells one trial from another; JSON-able.
+
+    Args:
+        stages: compressors in order; none trains the reference itself further.
+        epochs: of the whole trial.
+        compress_share: share of the epochs that train with compressors; the rest fine-tunes.
+        lr_scale: factor on the recipe's learning rate.
+        seed: of everything random in the trial.
+    """
+
+    stages: tuple[Stage, ...] = ()
+    epochs: int = 10
+    compress_share: float = 0.5
+    lr_scale: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise SettingsError(f"epochs must be at least 1 but got {self.epochs}.")
+        if not 0 < self.compress_share <= 1:
+            raise SettingsError(f"compress_share must be in (0, 1] but got {self.compress_share}.")
+        if not self.lr_scale > 0:
+            raise SettingsError(f"lr_scale must be greater than 0 but got {self.lr_scale}.")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> TrialConfig:
+        stages = tuple(Stage(s["method"], s["config"]) for s in data["stages"])
+        return TrialConfig(**{**data, "stages": stages})

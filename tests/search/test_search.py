@@ -1,0 +1,156 @@
+"""A finished search: its front, its folder, its determinism."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import autocompress as ac
+from autocompress.checkpoint import open_checkpoint
+from autocompress.data import with_validation
+from autocompress.metrics import measure_split
+from autocompress.pareto import dominates
+from autocompress.search.halving import Halving
+
+
+def test_front_points_dominate_each_other_nowhere_and_are_smaller(finished: ac.SearchResult) -> None:
+    assert finished.front
+    costs = finished.costs(finished.front).tolist()
+    assert not any(dominates(a, b) for a in costs for b in costs)
+    assert [-c[0] for c in costs] == sorted((-c[0] for c in costs), reverse=True)
+    compressed = [p for p in finished.front if p.trial]
+    assert compressed
+    assert all(p.ratios["bytes"] < 1 for p in compressed)
+
+
+def test_stored_metrics_agree_with_the_loaded_program(finished: ac.SearchResult, digits: ac.Task) -> None:
+    for point in [finished.reference, *finished.front]:
+        program = point.load()
+        assert measure_split(program, digits.val, digits)["accuracy"] == point.metrics["accuracy"]
+        assert measure_split(program, digits.test, digits)["accuracy"] == point.test_metrics["accuracy"]
+        assert (point.path / "weights.safetensors").stat().st_size == point.metrics["bytes"]
+
+
+def test_manifest_says_how_raw_inputs_become_the_programs(finished: ac.SearchResult, digits: ac.Task) -> None:
+    spec = open_checkpoint(finished.front[0].path).manifest["input"]
+    raw = digits.test.x.astype(np.float32)
+    mean, std = (np.array(spec[k], dtype=np.float32).reshape(1, -1, 1, 1) for k in ("mean", "std"))
+    inputs = torch.from_numpy((raw * np.float32(spec["scale"]) - mean) / std)
+    with torch.no_grad():
+        found = (finished.front[0].load()(inputs).argmax(1).numpy() == digits.test.targets).mean()
+    assert found == finished.front[0].test_metrics["accuracy"]
+    assert spec["shape"] == [None, 1, 8, 8]
+
+
+def test_trial_0_is_the_reference_and_each_trial_has_its_picture(finished: ac.SearchResult) -> None:
+    trials = finished.study.trials
+    assert trials[0].values == [finished.reference.metrics["accuracy"], finished.reference.metrics["bytes"]]
+    assert len(trials) == 5
+    for trial in trials[1:]:
+        assert any("artifact" in key for key in trial.system_attrs)
+    pictures = list((finished.out / "artifacts").iterdir())
+    assert len(pictures) == 4
+    assert all(p.read_bytes().startswith(b"\x89PNG") for p in pictures)
+
+
+def test_run_folder_holds_what_the_contract_says(finished: ac.SearchResult) -> None:
+    stored = json.loads((finished.out / "run.json").read_text())
+    assert stored["identity"]["seed"] == 0
+    assert stored["reference"]["metrics"] == finished.reference.metrics
+    assert "torch" in stored["versions"]
+    report = (finished.out / "report.html").read_text()
+    assert "<svg" in report
+    assert not re.search(r"(src|href)=.http", report)
+    kept = {p.name for p in (finished.out / "trials").iterdir()}
+    assert {f"{p.trial:04d}" for p in finished.front if p.trial} <= kept
+
+
+def test_loaded_run_is_the_finished_one(finished: ac.SearchResult) -> None:
+    assert ac.load_run(finished.out).to_json() == finished.to_json()
+    assert len(finished.to_frame()) == 5
+
+
+def test_the_same_seed_and_one_worker_give_the_same_front(finished: ac.SearchResult, tmp_path: Path) -> None:
+    again = ac.search("digits", trials=4, epochs=4, workers=1, out=tmp_path / "again")
+    assert again.to_json() == finished.to_json()
+
+
+def test_a_finished_run_is_continued_with_more_trials_and_refused_with_other_settings(
+    tmp_path: Path,
+) -> None:
+    options = {"epochs": 2, "workers": 1, "out": tmp_path / "run"}
+    ac.search("digits", trials=1, **options)
+    more = ac.search("digits", trials=2, **options)
+    assert len(more.study.trials) == 3
+    with pytest.raises(ac.UsageError, match=r"epochs of the run in .* is 2 but got 3"):
+        ac.search("digits", **{**options, "epochs": 3})
+
+
+def test_failing_trials_do_not_end_the_search(tmp_path: Path, digits: ac.Task) -> None:
+    class Fragile(torch.nn.Module):
+        """Loses its temper with narrow networks."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = torch.nn.Linear(64, 32)
+            self.head = torch.nn.Linear(32, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(torch.relu(self.first(x.flatten(1))))
+
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        value = torch.nn.functional.cross_entropy(outputs, targets)
+        # A quarter of the runs hit this by their random numbers.
+        return value * float("nan") if float(value.detach() * 1e4) % 1 < 0.01 else value
+
+    task = replace(
+        digits, model=Fragile, loss=loss, name="fragile", recipe=ac.Recipe(epochs=2, reference_epochs=1)
+    )
+    task = replace(task, weights=Fragile().state_dict())
+    result = ac.search(with_validation(task), trials=6, workers=2, constraints=[], out=tmp_path / "run")
+    failed = [t for t in result.study.trials if t.state.name == "FAIL"]
+    assert failed
+    assert all("loss became nan" in t.user_attrs["reason"] for t in failed)
+    assert any(t.state.name == "COMPLETE" for t in result.study.trials[1:])
+
+
+def test_no_success_at_all_is_a_failed_search(tmp_path: Path, digits: ac.Task) -> None:
+    space = tmp_path / "broken.py"
+    space.write_text("def suggest(trial, profile):\n    raise RuntimeError('no idea')\n")
+    with pytest.raises(ac.SearchFailedError, match=r"none of the 2 trials succeeded: .*no idea"):
+        ac.search("digits", spaces=[str(space)], trials=2, epochs=1, out=tmp_path / "run")
+
+
+def test_own_search_spaces_replace_the_built_in_ones(tmp_path: Path) -> None:
+    space = tmp_path / "narrow.py"
+    space.write_text(
+        "from autocompress.compressors.alcn import Config\n"
+        "def suggest(trial, profile):\n"
+        "    return Config(initial_ratio=trial.suggest_float('narrow', 0.2, 0.3))\n"
+    )
+    result = ac.search("digits", spaces=[str(space)], trials=1, epochs=2, workers=1, out=tmp_path / "run")
+    assert "narrow" in result.study.trials[1].params
+    assert "alcn.initial_ratio" not in result.study.trials[1].params
+
+
+def test_time_limit_ends_the_search_and_keeps_what_was_cut_off(tmp_path: Path) -> None:
+    result = ac.search("digits", trials=50, epochs=400, workers=1, timeout=12, out=tmp_path / "run")
+    cut = [t for t in result.study.trials if t.user_attrs.get("reason") == "the time limit was reached"]
+    assert len(cut) == 1
+    assert not result.interrupted
+
+
+def test_halving_stops_what_others_dominate() -> None:
+    halving = Halving(epochs=8)
+    assert halving.rungs == [2, 4]
+    for number in range(4):
+        assert halving.promising(number, {"epoch": 2, "loss": 1.0 + number, "ratio/a": 0.5}) is (number < 3)
+    assert halving.promising(9, {"epoch": 2, "loss": 9.0, "ratio/a": 0.1})
+    assert not halving.promising(10, {"epoch": 2, "loss": 9.0, "ratio/a": 0.9})
+    assert halving.promising(10, {"epoch": 3, "loss": 9.0, "ratio/a": 0.9})

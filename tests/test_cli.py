@@ -1,0 +1,167 @@
+"""The command line as a user meets it: help, bad input, and what is printed of a finished run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import autocompress as ac
+from autocompress.cli import main
+from tests.search.helpers import run
+
+
+def test_help_shows_every_command_and_examples(tmp_path: Path) -> None:
+    text = run("--help", cwd=tmp_path).stdout
+    for name in ("search", "inspect", "front", "pick", "export", "report", "dashboard", "replay"):
+        assert name in text
+    assert "autocompress search fashion_mnist" in run("search", "--help", cwd=tmp_path).stdout
+
+
+BAD = [
+    (["search", "nonsense"], "task must be one of digits"),
+    (["search", "digits", "--objectives", "accuracy,speed"], "objectives must be among accuracy"),
+    (["search", "digits", "--methods", "magic"], "methods must be among alcn"),
+    (["search", "digits", "--constraint", "accuracy>0.9"], "constraint must read like"),
+    (["search", "digits", "--constraint", "speed>=1"], "constraint must be on one of"),
+    (["search", "mnist", "--data-root", "nowhere"], "--data-root must be an existing folder"),
+    (["search", "digits", "--model", "alexnet"], "its forward failed"),
+    (["search", "digits", "--model", "nonsense"], "model must be one of mlp"),
+    (["search", "digits", "--trials", "0"], "trials must be at least 1 but got 0"),
+    (["search", "digits", "--timeout", "soon"], "timeout must read like"),
+    (["search", "digits", "--sampler", "best"], "sampler must be one of auto"),
+    (["search", "digits", "--artifact", "zip"], "artifact must be one of pt2"),
+    (["search", "digits", "--space", "nothing.py"], "module file must exist but 'nothing.py'"),
+    (["search", "digits", "--space", "json"], "must define suggest(trial, profile)"),
+    (["search", "digits", "--config", "nothing.toml"], "config must be an existing file"),
+    (["search", "digits", "--storage", "nonsense"], "storage 'nonsense' cannot be used"),
+    (["search", "npz:labels.npz"], "labels of the test split must be in [0, 2]"),
+    (["search", "digits", "--out", "full"], "out must be a new folder or an earlier run"),
+    (["search", "digits", "--workers", "two"], "two"),
+    (["front", "nowhere"], "RUN must be a folder that a search wrote"),
+    (["inspect", "no_such_module:make"], "must be importable"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(a) for a, _ in BAD])
+def test_bad_input_is_one_clear_line_and_writes_nothing(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    x = np.zeros((30, 8, 8), dtype=np.uint8)
+    np.savez(
+        tmp_path / "labels.npz", x_train=x, y_train=np.arange(30) % 3, x_test=x, y_test=np.arange(30) % 5
+    )
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("precious")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["autocompress", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    errors = capsys.readouterr().err
+    assert ended.value.code == 2, errors
+    assert message in errors
+    if errors.startswith("autocompress:"):
+        assert len(errors.splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_other_settings_on_a_run_are_refused_by_name(finished: ac.SearchResult, tmp_path: Path) -> None:
+    database = (finished.out / "study.db").read_bytes()
+    done = run("search", "digits", "--epochs", 4, "--seed", 5, "--out", finished.out, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "seed of the run in" in done.stderr
+    assert "is 0 but got 5" in done.stderr
+    assert (finished.out / "study.db").read_bytes() == database
+
+
+def test_front_prints_a_table_json_and_csv(finished: ac.SearchResult, tmp_path: Path) -> None:
+    table = run("front", finished.out, cwd=tmp_path).stdout
+    assert "reference" in table
+    assert "knee" in table
+    found = json.loads(run("front", finished.out, "--json", cwd=tmp_path).stdout)
+    assert found == finished.to_json()
+    assert set(found["points"][0]) == {"trial", "path", "metrics", "test_metrics", "config", "ratios"}
+    assert (finished.out / found["points"][0]["path"] / "manifest.json").is_file()
+    text = run("front", finished.out, "--csv", cwd=tmp_path).stdout
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert rows[0]["trial"] == "0"
+    assert float(rows[0]["accuracy"]) == finished.reference.metrics["accuracy"]
+
+
+def test_pick_prints_one_point(finished: ac.SearchResult, tmp_path: Path) -> None:
+    knee = json.loads(run("pick", finished.out, "--knee", "--json", cwd=tmp_path).stdout)
+    assert knee["trial"] == finished.pick("knee").trial
+    close = run("pick", finished.out, "--max-drop", 1, cwd=tmp_path).stdout
+    assert f"trial {finished.pick('max-drop', max_drop=1).trial}:" in close
+    refused = run("pick", finished.out, "--knee", "--tau", 0.5, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "only one of --knee, --max-drop and --tau" in refused.stderr
+
+
+def test_exported_files_are_the_models(finished: ac.SearchResult, digits: ac.Task, tmp_path: Path) -> None:
+    point = finished.pick("knee")
+    for name in ("model.pt2", "model.safetensors"):
+        done = run("export", finished.out, "--pick", "knee", "-o", tmp_path / name, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    x = digits.example()
+    with torch.no_grad():
+        exported = torch.export.load(tmp_path / "model.pt2").module()(x)
+        assert torch.equal(exported, point.load()(x))
+    assert (tmp_path / "model.safetensors").read_bytes() == (point.path / "weights.safetensors").read_bytes()
+    refused = run("export", finished.out, "--trial", 99, "-o", tmp_path / "x.pt2", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "trial must be on the front" in refused.stderr
+
+
+def test_onnx_export_gives_the_same_outputs(
+    finished: ac.SearchResult, digits: ac.Task, tmp_path: Path
+) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    done = run("export", finished.out, "--pick", "knee", "-o", tmp_path / "model.onnx", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    session = runtime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    x = next(iter(digits.val))[0]
+    found = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+    with torch.no_grad():
+        assert np.allclose(found, finished.pick("knee").load()(x).numpy(), atol=1e-4)
+
+
+def test_replay_gives_the_stored_metrics_again(finished: ac.SearchResult, tmp_path: Path) -> None:
+    number = next(p.trial for p in finished.front if p.trial)
+    done = run("replay", finished.out, "--trial", number, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    stored = json.loads((finished.out / "replays" / f"{number:04d}" / "manifest.json").read_text())
+    point = next(p for p in finished.front if p.trial == number)
+    assert stored["metrics"] == point.metrics
+
+
+def test_inspect_lists_every_layer(tmp_path: Path) -> None:
+    found = json.loads(run("inspect", "digits", "--model", "resnet20", "--json", cwd=tmp_path).stdout)
+    members = {
+        m["tensor"].rpartition(".")[0] for g in found["groups"] for m in g["members"] if m["role"] != "in"
+    }
+    assert members | set(found["frozen"]) == set(found["layers"])
+    table = run("inspect", "digits", "--model", "resnet20", cwd=tmp_path).stdout
+    assert "coupled channel groups" in table
+    assert "it makes the model's outputs" in table
+
+
+def test_configuration_files_give_options_and_the_command_line_wins(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('trials = 0\nobjectives = ["accuracy", "macs"]\n')
+    assert "trials must be at least 1" in run("search", "digits", "--config", "c.toml", cwd=tmp_path).stderr
+    (tmp_path / "c.toml").write_text("speed = 3\n")
+    assert (
+        "must hold options of search but has 'speed'"
+        in run("search", "digits", "--config", "c.toml", cwd=tmp_path).stderr
+    )
