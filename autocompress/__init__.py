@@ -6,19 +6,45 @@ point = result.pick("knee")
 model = point.load()
 """
 
-from autocompress.errors import (
-    AutocompressError,
-    CheckpointError,
-    SearchFailedError,
-    TrialError,
-    UsageError,
-)
-from autocompress.report import Progress
-from autocompress.result import ParetoModel, SearchResult
-from autocompress.search import Compressed, Settings, compress, load_run, search
-from autocompress.task import ModelProfile, Recipe, Task
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autocompress.engine.compress import Compressed, compress
+    from autocompress.engine.results import load_run
+    from autocompress.engine.run import search
+    from autocompress.engine.settings import Settings
+    from autocompress.errors import (
+        AutocompressError,
+        CheckpointError,
+        SearchFailedError,
+        TrialError,
+        UsageError,
+    )
+    from autocompress.report import Progress
+    from autocompress.result import ParetoModel, SearchResult
+    from autocompress.task import ModelProfile, Recipe, Task
 
 __version__ = "0.1.0"
+
+_HOME = {
+    "AutocompressError": "errors",
+    "CheckpointError": "errors",
+    "Compressed": "engine.compress",
+    "ModelProfile": "task",
+    "ParetoModel": "result",
+    "Progress": "report",
+    "Recipe": "task",
+    "SearchFailedError": "errors",
+    "SearchResult": "result",
+    "Settings": "engine.settings",
+    "Task": "task",
+    "TrialError": "errors",
+    "UsageError": "errors",
+    "compress": "engine.compress",
+    "load_run": "engine.results",
+    "search": "engine.run",
+}
 
 __all__ = [
     "AutocompressError",
@@ -38,3 +64,12 @@ __all__ = [
     "load_run",
     "search",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported at first use, so that `autocompress --help` need not wait for PyTorch and Ray.
+    if name not in _HOME:
+        raise AttributeError(f"module 'autocompress' has no attribute {name!r}")
+    value = getattr(import_module(f"autocompress.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value

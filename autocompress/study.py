@@ -197,6 +197,18 @@ class SearchStudy:
             self.study.enqueue_trial(trial.params)
 
 
+def check_storage(url: str) -> None:
+    """Refuse a storage that cannot be opened.
+
+    Raises:
+        SettingsError: it cannot.
+    """
+    try:
+        optuna.storages.get_storage(url)
+    except Exception as error:
+        raise SettingsError(f"storage {url!r} cannot be used: {one_line(error)}") from error
+
+
 def sqlite_url(folder: Path) -> str:
     """The URL of a run folder's own storage."""
     return f"sqlite:///{(folder / 'study.db').resolve()}"

@@ -16,9 +16,9 @@ def suggest(trial: optuna.Trial, profile: ModelProfile) -> Config:
     if len(profile.groups) > 1:
         slope = trial.suggest_float("alcn.ratio_slope", -0.4, 0.4)
     return Config(
-        initial_ratio=trial.suggest_float("alcn.initial_ratio", 0.05, 0.95),
+        initial_ratio=trial.suggest_float("alcn.initial_ratio", 0.1, 0.95),
         ratio_slope=slope,
-        lambda_sparse=trial.suggest_float("alcn.lambda_sparse", 1e-3, 3.0, log=True),
+        lambda_sparse=trial.suggest_float("alcn.lambda_sparse", 1e-3, 0.3, log=True),
         lambda_ratio=trial.suggest_float("alcn.lambda_ratio", 1e-3, 1.0, log=True),
         cost=cast(Cost, trial.suggest_categorical("alcn.cost", ["uniform", "macs", "params"])),
     )

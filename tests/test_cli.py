@@ -13,7 +13,7 @@ import torch
 
 import autocompress as ac
 from autocompress.cli import main
-from tests.search.helpers import run
+from tests.engine.helpers import run
 
 
 def test_help_shows_every_command_and_examples(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ BAD = [
     (["search", "digits", "--storage", "nonsense"], "storage 'nonsense' cannot be used"),
     (["search", "npz:labels.npz"], "labels of the test split must be in [0, 2]"),
     (["search", "digits", "--out", "full"], "out must be a new folder or an earlier run"),
-    (["search", "digits", "--workers", "two"], "two"),
+    (["search", "digits", "--workers", "two"], "must be a whole number but got 'two'"),
     (["front", "nowhere"], "RUN must be a folder that a search wrote"),
     (["inspect", "no_such_module:make"], "must be importable"),
 ]

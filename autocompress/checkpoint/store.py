@@ -131,6 +131,11 @@ def open_checkpoint(path: Path, verify: bool = True) -> Checkpoint:
     return Checkpoint(path, manifest)
 
 
+def trial_folder(trials: Path, number: int) -> Path:
+    """The checkpoint folder of a trial, in the folder of all trials."""
+    return trials / f"{number:04d}"
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete what writers that were killed left behind under a folder."""
     for aside in folder.glob(".*.tmp"):

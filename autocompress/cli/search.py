@@ -11,16 +11,20 @@ from typing import Annotated, Any
 
 import typer
 
-from autocompress.cli.app import DataRoot, ImageSize, Model, TaskName, Weights, app
+from autocompress.cli.app import DataRoot, ImageSize, Model, Number, TaskName, Weights, Whole, app
 from autocompress.cli.show import console, print_error, print_result
 from autocompress.errors import SettingsError
 
 
 @app.command(
-    epilog="Examples:  autocompress search digits   |   "
-    "autocompress search fashion_mnist --model small_cnn --methods alcn --trials 24   |   "
-    "autocompress search my_package.task:make --objectives accuracy,latency --constraint "
-    "'accuracy>=ref-0.01' --timeout 2h"
+    epilog="""\b
+Examples:
+  autocompress search digits
+  autocompress search fashion_mnist --model small_cnn --methods alcn --trials 24
+  autocompress search cifar10 --model resnet20 --weights resnet20.th --epochs 2
+  autocompress search my_package.task:make --objectives accuracy,latency --timeout 2h
+  autocompress search npz:data.npz --constraint 'accuracy>=ref-0.01' --early-stopping
+"""
 )
 def search(
     context: typer.Context,
@@ -47,22 +51,20 @@ def search(
             "the default. [default: accuracy>=0.9*ref]"
         ),
     ] = None,
-    trials: Annotated[int, typer.Option(help="Compressed models to try.")] = 24,
+    trials: Annotated[int, Whole(help="Compressed models to try.")] = 24,
     timeout: Annotated[str | None, typer.Option(help="Time limit: 90s, 30m, 2h.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Of one trial. [default: the task's]")] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Trials at a time. [default: CPUs / cpus-per-trial]")
-    ] = None,
-    cpus_per_trial: Annotated[float, typer.Option()] = 1.0,
-    gpus_per_trial: Annotated[float, typer.Option()] = 0.0,
+    epochs: Annotated[int | None, Whole(help="Of one trial. [default: the task's]")] = None,
+    workers: Annotated[int | None, Whole(help="Trials at a time. [default: CPUs / cpus-per-trial]")] = None,
+    cpus_per_trial: Annotated[float, Number()] = 1.0,
+    gpus_per_trial: Annotated[float, Number()] = 0.0,
     sampler: Annotated[str, typer.Option(help="auto, tpe, nsga2, gp or random.")] = "auto",
     early_stopping: Annotated[bool, typer.Option(help="Stop unpromising trials early.")] = False,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, Whole()] = 0,
     artifact: Annotated[
         str, typer.Option(help="What bytes, accuracy and latency are those of: pt2 or onnx.")
     ] = "pt2",
-    latency_batch_size: Annotated[int, typer.Option(help="Inputs per measured call.")] = 1,
-    latency_threads: Annotated[int, typer.Option(help="Threads of the measured process.")] = 1,
+    latency_batch_size: Annotated[int, Whole(help="Inputs per measured call.")] = 1,
+    latency_threads: Annotated[int, Whole(help="Threads of the measured process.")] = 1,
     out: Annotated[str | None, typer.Option(help="RUN. [default: runs/<task>-<model>]")] = None,
     storage: Annotated[str | None, typer.Option(help="Optuna storage URL. [default: SQLite in RUN]")] = None,
     ray_address: Annotated[str | None, typer.Option(help="Of a running Ray cluster.")] = None,
@@ -72,7 +74,7 @@ def search(
 ) -> None:
     """Search for compressed models of TASK, or continue an earlier search."""
     with _progress_of(_options(context, config)) as (name, settings, progress):
-        from autocompress.search import search as run_search
+        from autocompress.engine.run import search as run_search
 
         result = run_search(name, settings, progress=progress)
         progress.close()
@@ -91,8 +93,9 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """What can be compressed in the model of TASK, and what cannot, and why."""
+    from autocompress.engine.prepare import prepare
+    from autocompress.engine.settings import Settings
     from autocompress.report.inspection import inspection_json, inspection_tables
-    from autocompress.search import Settings, prepare
 
     settings = Settings(task=task, model=model, data_root=data_root, image_size=image_size)
     prepared = prepare(task, settings)
@@ -127,8 +130,8 @@ def _options(context: typer.Context, config: str | None) -> dict[str, Any]:
 @contextmanager
 def _progress_of(options: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """The task's name, the settings and the display of a search."""
+    from autocompress.engine.settings import Settings, parse_duration, parse_list
     from autocompress.report import ConsoleProgress
-    from autocompress.search.settings import Settings, parse_duration, parse_list
 
     values = dict(options)
     methods, timeout = values.pop("methods"), values.pop("timeout")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from autocompress.cli.app import Run, app
+from autocompress.cli.app import Number, Run, Whole, app
 from autocompress.cli.show import console, print_front
 from autocompress.errors import SettingsError
 
@@ -20,7 +20,7 @@ def front(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
     """The front of RUN: validation and test metrics, ratios to the reference."""
-    from autocompress.search import load_run
+    from autocompress.engine.results import load_run
 
     if as_json and as_csv:
         raise SettingsError("--json and --csv must not be given together.")
@@ -41,17 +41,17 @@ def pick(
     run: Run,
     knee: Annotated[bool, typer.Option("--knee", help="Best trade-off.")] = False,
     max_drop: Annotated[
-        float | None, typer.Option(help="Smallest that loses at most this of the first objective.")
+        float | None, Number(help="Smallest that loses at most this of the first objective.")
     ] = None,
-    tau: Annotated[float | None, typer.Option(help="Weight of the first objective, 0 to 1.")] = None,
+    tau: Annotated[float | None, Number(help="Weight of the first objective, 0 to 1.")] = None,
     latency: Annotated[str | None, typer.Option(help="At most, e.g. 8ms.")] = None,
-    bytes: Annotated[float | None, typer.Option(help="At most.")] = None,
-    params: Annotated[float | None, typer.Option(help="At most.")] = None,
-    macs: Annotated[float | None, typer.Option(help="At most.")] = None,
+    bytes: Annotated[float | None, Number(help="At most.")] = None,
+    params: Annotated[float | None, Number(help="At most.")] = None,
+    macs: Annotated[float | None, Number(help="At most.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """One point of RUN's front, by need."""
-    from autocompress.search import load_run
+    from autocompress.engine.results import load_run
 
     if knee + (max_drop is not None) + (tau is not None) > 1:
         raise SettingsError("only one of --knee, --max-drop and --tau must be given.")
@@ -76,14 +76,14 @@ def pick(
 def export(
     run: Run,
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write.")],
-    trial: Annotated[int | None, typer.Option(help="Number of a trial of the front.")] = None,
+    trial: Annotated[int | None, Whole(help="Number of a trial of the front.")] = None,
     pick_rule: Annotated[str | None, typer.Option("--pick", help="knee")] = None,
     format: Annotated[
         str | None, typer.Option(help="pt2, onnx or safetensors. [default: by the file's ending]")
     ] = None,
 ) -> None:
     """Write one model of RUN to a file."""
-    from autocompress.search import load_run
+    from autocompress.engine.results import load_run
 
     if (trial is None) == (pick_rule is None):
         raise SettingsError("one of --trial and --pick must be given.")
@@ -101,18 +101,18 @@ def export(
 @app.command()
 def report(run: Run) -> None:
     """Write RUN/report.html: a single self-contained file."""
-    from autocompress.search import load_run
-    from autocompress.search import report as write
+    from autocompress.engine.results import load_run
+    from autocompress.engine.results import report as write
 
     print(write(load_run(run)))
 
 
 @app.command()
-def dashboard(run: Run, port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 8080) -> None:
+def dashboard(run: Run, port: Annotated[int, Whole(help="On 127.0.0.1.")] = 8080) -> None:
     """Show RUN's study, running or finished, in optuna-dashboard."""
+    from autocompress.engine.folder import RunFolder
+    from autocompress.engine.results import open_study
     from autocompress.report.dashboard import serve_dashboard
-    from autocompress.search.folder import RunFolder
-    from autocompress.search.results import open_study
 
     study, _ = open_study(RunFolder(run))
     print(f"http://127.0.0.1:{port}  (Ctrl-C ends it)", flush=True)
@@ -120,11 +120,11 @@ def dashboard(run: Run, port: Annotated[int, typer.Option(help="On 127.0.0.1.")]
 
 
 @app.command(epilog="Example:  autocompress replay runs/digits-small_cnn --trial 7")
-def replay(run: Run, trial: Annotated[int, typer.Option(help="Number of a complete trial.")]) -> None:
+def replay(run: Run, trial: Annotated[int, Whole(help="Number of a complete trial.")]) -> None:
     """Train a trial of RUN again from its stored configuration."""
     from rich.table import Table
 
-    from autocompress.search import replay as run_again
+    from autocompress.engine.replay import replay as run_again
 
     stored, result, path = run_again(
         run, trial, report=lambda e: print(f"epoch {e['epoch']:.0f}  loss {e['loss']:.4f}")

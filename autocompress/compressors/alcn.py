@@ -43,8 +43,9 @@ class Config:
     """Settings of ALCN.
 
     Args:
-        initial_ratio: ρ of every group before training, in (0, 1).
+        initial_ratio: ρ of every group before training, in (min_ratio, 1).
         ratio_slope: ρ rises by this much from the first group to the last.
+        min_ratio: below which no ρ falls, so that no layer collapses.
         lambda_sparse: weight of mean(s), which drives ratios down.
         lambda_ratio: weight of (mean(s) − ρ)².
         reference: m is the (1 − ρ)-quantile of a group's scores, or their "median" as published.
@@ -56,6 +57,7 @@ class Config:
 
     initial_ratio: float = 0.5
     ratio_slope: float = 0.0
+    min_ratio: float = 0.05
     lambda_sparse: float = 1e-3
     lambda_ratio: float = 1e-2
     reference: Literal["quantile", "median"] = "quantile"
@@ -65,8 +67,12 @@ class Config:
     ramp: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 < self.initial_ratio < 1:
-            raise SettingsError(f"initial_ratio must be in (0, 1) but got {self.initial_ratio}.")
+        if not 0 <= self.min_ratio < 1:
+            raise SettingsError(f"min_ratio must be in [0, 1) but got {self.min_ratio}.")
+        if not self.min_ratio < self.initial_ratio < 1:
+            raise SettingsError(
+                f"initial_ratio must be in ({self.min_ratio}, 1) but got {self.initial_ratio}."
+            )
         if not -1 <= self.ratio_slope <= 1:
             raise SettingsError(f"ratio_slope must be in [-1, 1] but got {self.ratio_slope}.")
         for name in ("lambda_sparse", "lambda_ratio"):
@@ -91,15 +97,16 @@ class Gates(nn.Module):
         super().__init__()
         count = len(analysis.groups)
         position = torch.linspace(-0.5, 0.5, count) if count > 1 else torch.zeros(count)
-        ratio = (config.initial_ratio + config.ratio_slope * position).clamp(0.02, 0.98)
-        self.ratio_logit = nn.Parameter(torch.logit(ratio))
+        ratio = config.initial_ratio + config.ratio_slope * position
+        self.least = config.min_ratio
+        self.ratio_logit = nn.Parameter(torch.logit((ratio - self.least) / (1 - self.least), eps=0.02))
         self.log_alpha = nn.Parameter(torch.zeros(count))
         self.widths = [group.width for group in analysis.groups]
 
     @property
     def ratio(self) -> Tensor:
         """ρ, `(groups,)`."""
-        return torch.sigmoid(self.ratio_logit)
+        return self.least + (1 - self.least) * torch.sigmoid(self.ratio_logit)
 
     def survival(self, h: Tensor, temperature: float, reference: str) -> list[Tensor]:
         """s of each group's units, from the scores of all units, `(units,)`."""

@@ -52,12 +52,17 @@ class TensorBatches:
             object.__setattr__(self, name, array)
 
     def __len__(self) -> int:
-        return math.ceil(len(self.x) / self.batch_size)
+        return math.ceil(self._end() / self.batch_size)
+
+    def _end(self) -> int:
+        # Batch norm cannot train on a last batch of one row.
+        alone = self.shuffle and len(self.x) > 1 and len(self.x) % self.batch_size == 1
+        return len(self.x) - alone
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         count = len(self.x)
         order = torch.randperm(count).numpy() if self.shuffle else np.arange(count)
-        for start in range(0, count, self.batch_size):
+        for start in range(0, self._end(), self.batch_size):
             index = order[start : start + self.batch_size]
             raw = self.x[index].astype(np.float32)
             normalised = (raw * np.float32(self.spec.scale) - self._shift) / self._std

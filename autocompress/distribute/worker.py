@@ -13,6 +13,7 @@ import ray
 import torch
 from ray import tune
 
+from autocompress.checkpoint.store import trial_folder
 from autocompress.errors import AutocompressError, one_line
 from autocompress.task import Task
 from autocompress.trial import Measuring, Reference, TrialConfig, run_trial
@@ -32,11 +33,6 @@ class Shared:
     trials: Path
     device: str
     threads: int
-
-
-def trial_folder(trials: Path, number: int) -> Path:
-    """The checkpoint folder of a trial."""
-    return trials / f"{number:04d}"
 
 
 def train(config: Mapping[str, Any], handle: list[Any]) -> None:

@@ -117,7 +117,7 @@ def original(task: ac.Task, seed: int) -> list[Row]:
 
 def ours(task: ac.Task, seed: int) -> Row:
     seed_everything(seed)
-    compressor = Alcn(Config(initial_ratio=RATIO, lambda_sparse=0.05))
+    compressor = Alcn(Config(initial_ratio=RATIO, lambda_sparse=0.1, lambda_ratio=0.1))
     start = time.process_time()
     done = ac.compress(task.model(), task, compressor, seed=seed)
     seconds = time.process_time() - start

@@ -139,7 +139,8 @@ def test_models_without_removable_channels_are_unsupported() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"initial_ratio": 1.0}, "initial_ratio must be in (0, 1) but got 1.0."),
+        ({"initial_ratio": 1.0}, "initial_ratio must be in (0.05, 1) but got 1.0."),
+        ({"min_ratio": 1.0}, "min_ratio must be in [0, 1) but got 1.0."),
         ({"lambda_sparse": -1}, "lambda_sparse must be at least 0 but got -1."),
         ({"lambda_ratio": float("nan")}, "lambda_ratio must be at least 0 but got nan."),
         ({"reference": "mean"}, "reference must be 'quantile' or 'median' but got 'mean'."),

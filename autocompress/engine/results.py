@@ -5,19 +5,21 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from autocompress.distribute.worker import trial_folder
+from autocompress.checkpoint.store import trial_folder
+from autocompress.engine.folder import RunFolder
+from autocompress.engine.settings import Settings
 from autocompress.errors import TaskError
 from autocompress.metrics import Objective
 from autocompress.report import write_report
 from autocompress.result import ParetoModel, SearchResult, ratios
-from autocompress.search.folder import RunFolder
-from autocompress.search.settings import Settings
 from autocompress.study import STUDY_NAME, SearchStudy, sqlite_url
 
 
-def study_name(path: Path, settings: Settings) -> str:
-    """The study's name: fixed in a run's own storage, the folder's name in a shared one."""
-    return STUDY_NAME if settings.storage is None else f"{STUDY_NAME}-{path.resolve().name}"
+def study_name(folder: RunFolder, settings: Settings) -> str:
+    """The study's name: fixed in a run's own storage, unique in one that runs may share."""
+    if settings.storage is None:
+        return STUDY_NAME
+    return f"{STUDY_NAME}-{folder.path.resolve().name}-{folder.read()['id']}"
 
 
 def build_result(folder: RunFolder, study: SearchStudy, objectives: tuple[Objective, ...]) -> SearchResult:
@@ -55,7 +57,7 @@ def open_study(folder: RunFolder) -> tuple[SearchStudy, tuple[Objective, ...]]:
         raise TaskError(f"RUN '{folder.path}' must have a reference but its search stopped before.")
     objectives = tuple(Objective(**item) for item in data["objectives"])
     storage = settings.storage or sqlite_url(folder.path)
-    return SearchStudy(storage, study_name(folder.path, settings), objectives), objectives
+    return SearchStudy(storage, study_name(folder, settings), objectives), objectives
 
 
 def load_run(path: str | Path) -> SearchResult:

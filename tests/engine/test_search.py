@@ -13,10 +13,9 @@ import torch
 
 import autocompress as ac
 from autocompress.checkpoint import open_checkpoint
-from autocompress.data import with_validation
+from autocompress.engine.halving import Halving
 from autocompress.metrics import measure_split
 from autocompress.pareto import dominates
-from autocompress.search.halving import Halving
 
 
 def test_front_points_dominate_each_other_nowhere_and_are_smaller(finished: ac.SearchResult) -> None:
@@ -94,7 +93,7 @@ def test_a_finished_run_is_continued_with_more_trials_and_refused_with_other_set
 
 def test_failing_trials_do_not_end_the_search(tmp_path: Path, digits: ac.Task) -> None:
     class Fragile(torch.nn.Module):
-        """Loses its temper with narrow networks."""
+        """Refuses to be narrow."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -102,22 +101,18 @@ def test_failing_trials_do_not_end_the_search(tmp_path: Path, digits: ac.Task) -
             self.head = torch.nn.Linear(32, 10)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.first.weight.shape[0] < 14:
+                raise RuntimeError("too narrow")
             return self.head(torch.relu(self.first(x.flatten(1))))
 
-    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        value = torch.nn.functional.cross_entropy(outputs, targets)
-        # A quarter of the runs hit this by their random numbers.
-        return value * float("nan") if float(value.detach() * 1e4) % 1 < 0.01 else value
-
-    task = replace(
-        digits, model=Fragile, loss=loss, name="fragile", recipe=ac.Recipe(epochs=2, reference_epochs=1)
-    )
-    task = replace(task, weights=Fragile().state_dict())
-    result = ac.search(with_validation(task), trials=6, workers=2, constraints=[], out=tmp_path / "run")
+    task = replace(digits, model=Fragile, name="fragile", recipe=ac.Recipe(epochs=2))
+    result = ac.search(task, trials=8, sampler="random", constraints=[], out=tmp_path / "run")
+    states = [t.state.name for t in result.study.trials[1:]]
+    assert set(states) == {"COMPLETE", "FAIL"}
     failed = [t for t in result.study.trials if t.state.name == "FAIL"]
-    assert failed
-    assert all("loss became nan" in t.user_attrs["reason"] for t in failed)
-    assert any(t.state.name == "COMPLETE" for t in result.study.trials[1:])
+    assert {t.user_attrs["reason"] for t in failed} == {"RuntimeError: too narrow"}
+    for folder in (tmp_path / "run" / "trials").iterdir():
+        open_checkpoint(folder)
 
 
 def test_no_success_at_all_is_a_failed_search(tmp_path: Path, digits: ac.Task) -> None:

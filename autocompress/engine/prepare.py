@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from autocompress import plugins
 from autocompress.data import load_task, with_validation
+from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError
 from autocompress.graph import Analysis, analyse
 from autocompress.graph.costs import profile
 from autocompress.metrics import Constraint, Objective, known_metrics, parse_objectives
 from autocompress.metrics.latency import LatencySettings
-from autocompress.search.settings import Settings
 from autocompress.task import ModelProfile, Task, check_forward, check_labels
 from autocompress.trial import Measuring, load_state
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from autocompress import plugins
+from autocompress.checkpoint.store import trial_folder
 from autocompress.distribute import Job
-from autocompress.distribute.worker import trial_folder
+from autocompress.engine.halving import Halving
+from autocompress.engine.prepare import Prepared
 from autocompress.errors import SettingsError, one_line
 from autocompress.report import Progress, history_picture
-from autocompress.search.halving import Halving
-from autocompress.search.prepare import Prepared
 from autocompress.study import SearchStudy
 from autocompress.trial import Stage, TrialConfig, TrialResult
 

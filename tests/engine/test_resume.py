@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 import autocompress as ac
 from autocompress.checkpoint import open_checkpoint
 from autocompress.study import STUDY_NAME, sqlite_url
-from tests.search.helpers import run, start, states, wait_for_complete
+from tests.engine.helpers import run, start, states, wait_for_complete
 
 SEARCH = ("search", "digits", "--trials", 6, "--epochs", 20, "--workers", 2, "--out", "run")
 

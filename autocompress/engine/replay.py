@@ -10,11 +10,11 @@ import torch
 from autocompress.checkpoint import open_checkpoint
 from autocompress.checkpoint.store import ARTIFACTS
 from autocompress.checkpoint.weights import load_weights_into
+from autocompress.engine.folder import RunFolder
+from autocompress.engine.prepare import prepare
+from autocompress.engine.results import open_study
+from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError
-from autocompress.search.folder import RunFolder
-from autocompress.search.prepare import prepare
-from autocompress.search.results import open_study
-from autocompress.search.settings import Settings
 from autocompress.task import Task
 from autocompress.trial import Reference, TrialConfig, TrialResult, run_trial
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -13,10 +14,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError
-from autocompress.search.settings import Settings
 
 SCHEMA = 1
+LOCK = ".lock"
 
 
 class RunFolder:
@@ -60,7 +62,7 @@ class RunFolder:
             SettingsError: a setting differs, or the folder holds something else.
         """
         if not self.exists:
-            if self.path.exists() and any(self.path.iterdir()):
+            if self.path.exists() and any(p.name != LOCK for p in self.path.iterdir()):
                 raise SettingsError(
                     f"out must be a new folder or an earlier run but '{self.path}' holds other files."
                 )
@@ -80,6 +82,7 @@ class RunFolder:
         packages = ("autocompress", "torch", "torchvision", "optuna", "ray", "numpy", "safetensors")
         data = {
             "schema": SCHEMA,
+            "id": self.read()["id"] if self.exists else uuid.uuid4().hex[:8],
             "identity": settings.identity(),
             "settings": settings.to_json(),
             "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
@@ -97,7 +100,7 @@ class RunFolder:
             SettingsError: another search holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock")
+        lock = FileLock(self.path / LOCK)
         try:
             lock.acquire(timeout=0)
         except Timeout as error:

@@ -11,21 +11,21 @@ from typing import Any
 import torch
 
 from autocompress.checkpoint import Checkpoint, open_checkpoint
-from autocompress.checkpoint.store import ARTIFACTS, remove_leftovers
+from autocompress.checkpoint.store import ARTIFACTS, remove_leftovers, trial_folder
 from autocompress.checkpoint.weights import load_weights_into
 from autocompress.distribute import Cluster, execute
-from autocompress.distribute.worker import Shared, trial_folder
+from autocompress.distribute.worker import Shared
+from autocompress.engine.driver import SearchDriver
+from autocompress.engine.folder import RunFolder
+from autocompress.engine.halving import Halving
+from autocompress.engine.prepare import Prepared, prepare
+from autocompress.engine.results import build_result, report, study_name
+from autocompress.engine.settings import Settings
 from autocompress.errors import SearchFailedError
 from autocompress.metrics import measure_split
 from autocompress.report import ConsoleProgress, Progress
 from autocompress.result import SearchResult
-from autocompress.search.driver import SearchDriver
-from autocompress.search.folder import RunFolder
-from autocompress.search.halving import Halving
-from autocompress.search.prepare import Prepared, prepare
-from autocompress.search.results import build_result, report, study_name
-from autocompress.search.settings import Settings
-from autocompress.study import SearchStudy, sqlite_url
+from autocompress.study import SearchStudy, check_storage, sqlite_url
 from autocompress.task import Task
 from autocompress.trial import Reference, train_reference
 
@@ -60,6 +60,8 @@ def search(
     prepared = prepare(task, resolved)
     folder = RunFolder(prepared.out)
     folder.refuse_other_settings(resolved)
+    if resolved.storage is not None:
+        check_storage(resolved.storage)
     with folder.locked():
         if progress is not None:
             return _Search(prepared, folder, progress).run()
@@ -76,6 +78,7 @@ class _Search:
     def __init__(self, prepared: Prepared, folder: RunFolder, progress: Progress) -> None:
         self.prepared, self.folder, self.progress = prepared, folder, progress
         self.settings = prepared.settings
+        self.workers = prepared.settings.parallel
         self.device = "cuda" if prepared.settings.gpus_per_trial and torch.cuda.is_available() else "cpu"
 
     def run(self) -> SearchResult:
@@ -122,7 +125,7 @@ class _Search:
     def _study(self, metrics: Mapping[str, float], checkpoint: Checkpoint) -> SearchStudy:
         study = SearchStudy(
             self.settings.storage or sqlite_url(self.folder.path),
-            study_name(self.folder.path, self.settings),
+            study_name(self.folder, self.settings),
             self.prepared.objectives,
             self.prepared.constraints,
             self.folder.artifacts,
@@ -155,10 +158,12 @@ class _Search:
             device=self.device,
             threads=max(1, int(settings.cpus_per_trial)),
         )
-        workers = min(settings.parallel, driver.left)
-        cluster = Cluster(workers, settings.cpus_per_trial, settings.gpus_per_trial, settings.ray_address)
+        self.workers = min(settings.parallel, driver.left)
+        cluster = Cluster(
+            self.workers, settings.cpus_per_trial, settings.gpus_per_trial, settings.ray_address
+        )
         self.progress.note(
-            f"{driver.left} trials of {driver.epochs} epochs, {workers} at a time; "
+            f"{driver.left} trials of {driver.epochs} epochs, {self.workers} at a time; "
             f"methods: {', '.join(self.prepared.spaces)}; "
             f"constraints: {', '.join(c.text for c in self.prepared.constraints) or 'none'}"
         )
@@ -180,7 +185,7 @@ class _Search:
             )
         result = build_result(self.folder, study, self.prepared.objectives)
         self._test(result, study)
-        measured = driver.overhead(min(self.settings.parallel, self.settings.trials))
+        measured = driver.overhead(self.workers)
         result = replace(
             build_result(self.folder, study, self.prepared.objectives),
             overhead=None if measured is None else measured[0],
@@ -190,7 +195,7 @@ class _Search:
         if measured is not None:
             self.progress.note(
                 f"overhead {measured[0]:.1%}: {measured[1]:.1f} s wall × "
-                f"{min(self.settings.parallel, self.settings.trials)} workers for "
+                f"{self.workers} workers for "
                 f"{measured[2]:.1f} s inside training and evaluation steps"
             )
         return result
