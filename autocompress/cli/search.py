@@ -55,11 +55,11 @@ def search(
     timeout: Annotated[str | None, typer.Option(help="Time limit: 90s, 30m, 2h.")] = None,
     epochs: Annotated[int | None, Whole(help="Of one trial. [default: the task's]")] = None,
     workers: Annotated[int | None, Whole(help="Trials at a time. [default: CPUs / cpus-per-trial]")] = None,
-    cpus_per_trial: Annotated[float, Number()] = 1.0,
-    gpus_per_trial: Annotated[float, Number()] = 0.0,
+    cpus_per_trial: Annotated[float, Number("CPUs of one trial; also its threads.")] = 1.0,
+    gpus_per_trial: Annotated[float, Number("GPUs of one trial.")] = 0.0,
     sampler: Annotated[str, typer.Option(help="auto, tpe, nsga2, gp or random.")] = "auto",
     early_stopping: Annotated[bool, typer.Option(help="Stop unpromising trials early.")] = False,
-    seed: Annotated[int, Whole()] = 0,
+    seed: Annotated[int, Whole("Of everything random.")] = 0,
     artifact: Annotated[
         str, typer.Option(help="What bytes, accuracy and latency are those of: pt2 or onnx.")
     ] = "pt2",
