@@ -1,4 +1,4 @@
-"""Dominance, fronts, knees and hypervolume of points whose objectives are all minimised."""
+"""Dominance, fronts and knees of points whose objectives are all minimised."""
 
 from __future__ import annotations
 
@@ -33,14 +33,3 @@ def knee(costs: np.ndarray) -> int:
     low, high = costs.min(0), costs.max(0)
     span = np.where(high > low, high - low, 1.0)
     return int(((costs - low) / span).sum(1).argmin())
-
-
-def hypervolume_2d(costs: Sequence[Sequence[float]], corner: Sequence[float]) -> float:
-    """Area dominated by points of two minimised objectives, up to a corner."""
-    inside = sorted(c for c in map(tuple, costs) if c[0] < corner[0] and c[1] < corner[1])
-    area, ceiling = 0.0, corner[1]
-    for x, y in inside:
-        if y < ceiling:
-            area += (corner[0] - x) * (ceiling - y)
-            ceiling = y
-    return area

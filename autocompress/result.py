@@ -82,22 +82,7 @@ class ParetoModel:
 
         spec = self.checkpoint().manifest["input"]
         example = torch.zeros((2, *spec["shape"][1:]), dtype=getattr(torch, spec["dtype"]))
-        export_onnx(_Exportable(self.load()), example, target)
-
-
-class _Exportable(nn.Module):
-    """Wraps a loaded program, whose own `train` and `eval` refuse to be called."""
-
-    def __init__(self, program: nn.Module) -> None:
-        super().__init__()
-        self.program = program
-
-    def train(self, mode: bool = True) -> _Exportable:
-        self.training = mode
-        return self
-
-    def forward(self, x: Any) -> Any:
-        return self.program(x)
+        export_onnx(self.load(), example, target)
 
 
 @dataclass(frozen=True)
@@ -224,9 +209,14 @@ class SearchResult:
         return max(points, key=score)
 
     def _cost(self, point: ParetoModel) -> float:
-        """Mean ratio to the reference over the other objectives; of bytes where there are none."""
-        others = [o.metric for o in self.objectives[1:]] or ["bytes"]
-        return sum(point.ratios[name] for name in others) / len(others)
+        """Mean ratio to the reference over the other objectives, inverted where they are maximised;
+        of bytes where there are none."""
+        others = self.objectives[1:] or (Objective("bytes", "minimize"),)
+        costs = []
+        for objective in others:
+            ratio = point.ratios.get(objective.metric, 1.0)
+            costs.append(1 / max(ratio, 1e-12) if objective.maximised else ratio)
+        return sum(costs) / len(costs)
 
 
 def _within(point: ParetoModel, budgets: Mapping[str, float]) -> bool:

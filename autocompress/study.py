@@ -91,9 +91,25 @@ class SearchStudy:
         """Record the reference as trial 0, where it is not recorded yet."""
         if self.study.trials:
             return
-        trial = self.study.ask()
-        self.live[trial.number] = trial
-        self.complete(trial.number, metrics, metrics, attributes)
+        violations = {c.text: c.violation(metrics, metrics) for c in self.constraints}
+        # In one step, so that no crash can leave a trial 0 without values.
+        self.study.add_trial(
+            optuna.trial.create_trial(
+                values=[metrics[o.metric] for o in self.objectives],
+                user_attrs=self._attributes(metrics, attributes, violations),
+                constraints=violations,
+            )
+        )
+
+    def _attributes(
+        self,
+        metrics: Mapping[str, float],
+        attributes: Mapping[str, Any],
+        violations: Mapping[str, float],
+    ) -> dict[str, Any]:
+        """What is recorded of a trial beside its values; few entries, each costs a transaction."""
+        feasible = all(violation <= 0 for violation in violations.values())
+        return {"metrics": dict(metrics), "details": dict(attributes), "feasible": feasible}
 
     def close_leftovers(self) -> int:
         """Close trials of a driver that died and enqueue their parameters again; how many."""
@@ -123,17 +139,14 @@ class SearchStudy:
         violations = {c.text: c.violation(metrics, reference) for c in self.constraints}
         for text, violation in violations.items():
             trial.set_constraint(text, violation)
-        feasible = all(violation <= 0 for violation in violations.values())
-        # Attributes cost a transaction each, and are final once told: few, and before `tell`.
-        trial.set_user_attr("metrics", dict(metrics))
-        trial.set_user_attr("details", dict(attributes))
-        if self.constraints:
-            trial.set_user_attr("feasible", feasible)
+        recorded = self._attributes(metrics, attributes, violations)
+        for name, value in recorded.items():
+            trial.set_user_attr(name, value)
         if picture is not None and self.artifacts is not None:
             upload_artifact(artifact_store=self.artifacts, file_path=str(picture), study_or_trial=trial)
         self.study.tell(trial, [metrics[o.metric] for o in self.objectives])
         del self.live[number]
-        return feasible
+        return bool(recorded["feasible"])
 
     def fail(self, number: int, reason: str, *, interrupted: bool = False) -> None:
         """Record a failed trial with its reason; an interrupted one is enqueued again."""

@@ -93,8 +93,6 @@ class Task:
         name: names the run folder.
         input: how raw inputs become the model's; None reads shape and dtype off the first batch.
 
-    Raises:
-        TaskError: the task cannot be used, as `checked` says.
     """
 
     model: Callable[[], nn.Module]
@@ -114,7 +112,7 @@ class Task:
         return replace(self, recipe=replace(self.recipe, **changes))
 
     def example(self, batch_size: int = 2) -> Tensor:
-        """The first `batch_size` training inputs, `(batch_size, *input.shape)`.
+        """The first `batch_size` training inputs, repeated where fewer, `(batch_size, *input.shape)`.
 
         Raises:
             TaskError: the training data are empty or are not `(inputs, targets)` of tensors.
@@ -130,9 +128,7 @@ class Task:
                     "train must yield (inputs, targets) pairs of tensors but yielded "
                     f"({type(batch[0]).__name__}, {type(batch[1]).__name__})."
                 )
-            if inputs.shape[0] < batch_size:
-                inputs = inputs.repeat(batch_size, *[1] * (inputs.dim() - 1))
-            return inputs[:batch_size].clone()
+            return inputs[torch.arange(batch_size) % len(inputs)]
         raise TaskError("train must yield at least one batch but it is empty.")
 
     def input_spec(self) -> InputSpec:
@@ -143,18 +139,40 @@ class Task:
         return InputSpec(tuple(example.shape[1:]), str(example.dtype).removeprefix("torch."))
 
 
-def check_forward(task: Task, model: nn.Module) -> None:
-    """Run one training batch through the model and its loss, so that misfits show before training.
+def make_model(task: Task) -> nn.Module:
+    """A new model of the task.
 
     Raises:
-        TaskError: the forward pass or the loss fails, or a label is out of range.
+        TaskError: `model` does not make one.
     """
-    inputs, targets = next(iter(task.train))
-    inputs, targets = inputs[:2], targets[:2]
-    model.eval()
+    if isinstance(task.model, nn.Module):
+        raise TaskError("model must be a function that makes a new nn.Module but is a module itself.")
+    try:
+        model = task.model()
+    except Exception as error:
+        raise TaskError(f"model {task.model_name!r} could not be made: {one_line(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise TaskError(
+            f"model {task.model_name!r} must make an nn.Module but made a {type(model).__name__}."
+        )
+    return model
+
+
+def check_forward(task: Task, model: nn.Module) -> Tensor:
+    """Run two training inputs through the model and its loss, so that misfits show before training.
+
+    Returns:
+        The outputs, `(2, ...)`.
+
+    Raises:
+        TaskError: the data, the forward pass or the loss fails.
+    """
+    inputs = task.example()
+    targets = next(iter(task.train))[1]
+    targets = targets[torch.arange(2) % len(targets)]
     try:
         with torch.no_grad():
-            outputs = model(inputs)
+            outputs = model.eval()(inputs)
     except Exception as error:
         raise TaskError(
             f"model {task.model_name!r} must accept inputs of shape {tuple(inputs.shape)} "
@@ -165,12 +183,15 @@ def check_forward(task: Task, model: nn.Module) -> None:
             f"model {task.model_name!r} must return one tensor but returned {type(outputs).__name__}."
         )
     try:
-        task.loss(outputs, targets)
+        loss = task.loss(outputs, targets)
     except Exception as error:
         raise TaskError(
             f"loss must accept outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} "
             f"but failed: {one_line(error)}"
         ) from error
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        raise TaskError("loss must return a scalar tensor but did not (is its reduction 'none'?).")
+    return outputs
 
 
 def check_labels(task: Task, model: nn.Module) -> None:
@@ -184,11 +205,8 @@ def check_labels(task: Task, model: nn.Module) -> None:
     with torch.no_grad():
         classes = model.eval()(task.example()).shape[1]
     for split in ("train", "val", "test"):
-        labels = getattr(getattr(task, split), "targets", None)
-        if labels is None:
-            continue
-        labels = torch.as_tensor(labels)
-        if labels.is_floating_point() or labels.dim() != 1 or len(labels) == 0:
+        labels = _labels_of(getattr(task, split))
+        if labels is None or labels.is_floating_point() or labels.dim() != 1 or len(labels) == 0:
             continue
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= classes:
@@ -196,6 +214,22 @@ def check_labels(task: Task, model: nn.Module) -> None:
                 f"labels of the {split} split must be in [0, {classes - 1}] "
                 f"(the model has {classes} outputs) but range over [{low}, {high}]."
             )
+
+
+def _labels_of(batches: Any) -> Tensor | None:
+    """All labels of a split where they can be had without loading its inputs."""
+    dataset = getattr(batches, "dataset", batches)
+    index = None
+    if hasattr(dataset, "indices") and hasattr(dataset, "dataset"):
+        index, dataset = torch.as_tensor(dataset.indices), dataset.dataset
+    labels = getattr(dataset, "targets", None)
+    tensors = getattr(dataset, "tensors", None)
+    if labels is None and isinstance(tensors, tuple) and len(tensors) == 2:
+        labels = tensors[1]
+    if labels is None:
+        return None
+    labels = torch.as_tensor(labels)
+    return labels if index is None or labels.dim() == 0 else labels[index]
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,8 @@ class Trainer:
         if epochs < 1:
             return
         hooks = hooks or Plain(model)
+        if isinstance(self.task.loss, nn.Module):
+            self.task.loss.to(next(model.parameters()).device)
         recipe = self.task.recipe
         optimizer = make_optimizer(hooks, recipe, self.lr_scale)
         per_epoch = _length(self.task.train)
@@ -128,10 +130,11 @@ class Trainer:
         inputs: Tensor,
         targets: Tensor,
     ) -> Tensor:
+        """One optimiser step; the task's loss without the penalty, which trials weigh differently."""
         device = next(model.parameters()).device
         optimizer.zero_grad(set_to_none=True)
-        loss = self.task.loss(model(inputs.to(device)), targets.to(device)) + hooks.penalty().to(device)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = self.task.loss(model(inputs.to(device)), targets.to(device))
+        (loss + hooks.penalty().to(device)).backward()  # type: ignore[no-untyped-call]
         clip = self.task.recipe.grad_clip
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), clip)

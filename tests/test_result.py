@@ -9,7 +9,7 @@ import pytest
 
 from autocompress.errors import SettingsError
 from autocompress.metrics import Objective
-from autocompress.pareto import hypervolume_2d, knee, non_dominated
+from autocompress.pareto import knee, non_dominated
 from autocompress.result import ParetoModel, SearchResult, ratios
 
 
@@ -31,14 +31,6 @@ def test_knee_is_the_bend_of_a_front() -> None:
     costs = np.array([[0.0, 1.0], [0.1, 0.2], [0.5, 0.15], [1.0, 0.0]])
     assert knee(costs) == 1
     assert knee(np.array([[3.0, 3.0]])) == 0
-
-
-def test_hypervolume_equals_counted_cells() -> None:
-    rng = np.random.default_rng(0)
-    costs = rng.integers(0, 20, (15, 2))
-    cells = np.stack(np.meshgrid(np.arange(20), np.arange(20)), -1).reshape(-1, 2)
-    covered = ((costs[None] <= cells[:, None]).all(-1)).any(1).sum()
-    assert hypervolume_2d(costs.tolist(), (20, 20)) == covered
 
 
 def test_ratios_leave_out_what_is_zero_in_the_reference() -> None:

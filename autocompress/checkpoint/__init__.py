@@ -5,7 +5,6 @@ from autocompress.checkpoint.store import (
     ARTIFACTS,
     Checkpoint,
     open_checkpoint,
-    write_checkpoint,
 )
 from autocompress.checkpoint.weights import load_weights_into, save_weights
 
@@ -19,5 +18,4 @@ __all__ = [
     "load_weights_into",
     "open_checkpoint",
     "save_weights",
-    "write_checkpoint",
 ]

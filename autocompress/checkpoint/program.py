@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
@@ -84,7 +85,21 @@ def load_module(path: Path) -> nn.Module:
     with warnings.catch_warnings():
         # torch.export's own notice on how it reads its archive; nothing that a caller can act on.
         warnings.simplefilter("ignore")
-        return torch.export.load(path).module()
+        module = torch.export.load(path).module()
+    # An exported program is fixed to inference; by itself it refuses even `eval()`.
+    module.eval = MethodType(_as_it_is, module)  # type: ignore[method-assign]
+    module.train = MethodType(_inference_only, module)  # type: ignore[method-assign]
+    return module
+
+
+def _as_it_is(module: nn.Module) -> nn.Module:
+    return module
+
+
+def _inference_only(module: nn.Module, mode: bool = True) -> nn.Module:
+    if mode:
+        raise CheckpointError("a loaded program is fixed to inference and cannot be set to training.")
+    return module
 
 
 def _load_onnx(path: Path) -> Program:
@@ -132,4 +147,5 @@ def _inference(model: nn.Module) -> Iterator[None]:
     finally:
         logger.setLevel(level)
         torch.backends.mha.set_fastpath_enabled(fastpath)
-        model.train(was_training)
+        if was_training:
+            model.train()

@@ -94,22 +94,6 @@ class Writer:
         shutil.rmtree(self.aside, ignore_errors=True)
 
 
-def write_checkpoint(
-    path: Path,
-    model: nn.Module,
-    example: Tensor,
-    manifest: Mapping[str, Any],
-    artifact: str = "pt2",
-) -> Checkpoint:
-    """Write a checkpoint folder in one go."""
-    writer = Writer(path)
-    try:
-        writer.write(model, example, artifact)
-        return writer.commit(manifest)
-    finally:
-        writer.discard()
-
-
 def open_checkpoint(path: Path, verify: bool = True) -> Checkpoint:
     """Read a checkpoint's manifest and, unless told not to, check every file's hash.
 

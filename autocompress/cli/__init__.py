@@ -7,7 +7,7 @@ import sys
 from autocompress.cli import search, use_run  # noqa: F401  (they register their commands)
 from autocompress.cli.app import app
 from autocompress.cli.show import print_error
-from autocompress.errors import AutocompressError, SearchFailedError, one_line
+from autocompress.errors import AutocompressError, CheckpointError, UsageError, one_line
 
 
 def main() -> None:
@@ -16,12 +16,12 @@ def main() -> None:
     sys.path.insert(0, "")
     try:
         app(standalone_mode=True)
-    except SearchFailedError as error:
-        print_error(one_line(error))
-        sys.exit(1)
-    except AutocompressError as error:
+    except (UsageError, CheckpointError) as error:
         print_error(one_line(error))
         sys.exit(2)
+    except AutocompressError as error:
+        print_error(one_line(error))
+        sys.exit(1)
     except KeyboardInterrupt:
         print_error("interrupted")
         sys.exit(130)

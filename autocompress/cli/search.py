@@ -122,6 +122,8 @@ def _options(context: typer.Context, config: str | None) -> dict[str, Any]:
             raise SettingsError(f"config '{config}' must hold options of search but has {key!r}.")
         source = context.get_parameter_source(name)
         if source is None or source.name != "COMMANDLINE":
+            if name in ("space", "constraint") and isinstance(value, str):
+                value = [value]
             listed = name in ("methods", "objectives") and isinstance(value, list)
             values[name] = ",".join(value) if listed else value
     return values

@@ -6,7 +6,7 @@ gating costs a product with the weights instead of one with the activations.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
@@ -24,14 +24,12 @@ class GateSite:
 
     Args:
         layer: the module.
-        dims: parameter attribute → the dimension along which it is gated.
-        index: unit of each channel as a position in the vector of all units; the last position of
-            that vector stands for "not gated"; `(channels,)`.
+        gated: parameter attribute → (dimension along which it is gated, unit of each position as an
+            index into the vector of all units, whose last entry stands for "not gated"; `(size,)`).
     """
 
     layer: nn.Module
-    dims: Mapping[str, int]
-    index: Tensor
+    gated: dict[str, tuple[int, Tensor]]
 
 
 class _Gated:
@@ -39,9 +37,10 @@ class _Gated:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         module: Any = self
-        gate, own = module._gate, dict(module._parameters)
-        for name, dim in module._gate_dims.items():
+        own = dict(module._parameters)
+        for name, (dim, gate) in module._gates.items():
             module._parameters[name] = own[name] * _along(gate, own[name], dim)
+        module._gates_seen = True
         try:
             return super().forward(*args, **kwargs)  # type: ignore[misc]
         finally:
@@ -59,34 +58,37 @@ def _along(vector: Tensor, tensor: Tensor, dim: int) -> Tensor:
     return vector.view(sizes)
 
 
+def unit_offsets(analysis: Analysis) -> list[int]:
+    """Where each group's units begin in the vector of all units; the last entry is its length."""
+    return [0, *np.cumsum([group.width for group in analysis.groups]).tolist()]
+
+
 def insert_gates(model: nn.Module, analysis: Analysis) -> list[GateSite]:
     """Gate every layer that makes channels of a group, in place, all gates 1.
 
     A layer whose output goes straight to a batch norm of its group is left to that norm's gate.
     """
-    offsets = np.cumsum([0, *(group.width for group in analysis.groups)])
-    total = int(offsets[-1])
-    found: dict[str, tuple[dict[str, int], np.ndarray]] = {}
+    offsets = unit_offsets(analysis)
+    found: dict[str, dict[str, tuple[int, np.ndarray]]] = {}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     normalised = {m.layer for g in analysis.groups for m in g.members if m.normalised}
     for group, offset in zip(analysis.groups, offsets, strict=False):
         for member in group.members:
-            if member.role == "in" or member.tensor not in parameters:
+            if member.role == "in" or member.tensor not in parameters or member.layer in normalised:
                 continue
-            if member.layer in normalised:
-                continue
-            size = len(member.unit_of)
-            dims, index = found.setdefault(member.layer, ({}, np.full(size, total)))
-            dims[member.tensor.rpartition(".")[2]] = member.dim
+            name = member.tensor.rpartition(".")[2]
+            empty = np.full(len(member.unit_of), offsets[-1])
+            _, index = found.setdefault(member.layer, {}).setdefault(name, (member.dim, empty))
             mine = member.unit_of >= 0
             index[mine] = member.unit_of[mine] + offset
     sites = []
-    for name, (dims, index) in found.items():
-        layer: Any = model.get_submodule(name)
+    for layer_name, gated in found.items():
+        layer: Any = model.get_submodule(layer_name)
+        device = next(layer.parameters()).device
         layer.__class__ = _gated_class(cast(Hashable, type(layer)))
-        layer._gate_dims = dims
-        layer._gate = torch.ones(len(index), device=next(iter(layer.parameters())).device)
-        sites.append(GateSite(layer, dims, torch.from_numpy(index).to(layer._gate.device)))
+        layer._gates, layer._gates_seen = {}, False
+        indexed = {n: (dim, torch.from_numpy(index).to(device)) for n, (dim, index) in gated.items()}
+        sites.append(GateSite(layer, indexed))
     return sites
 
 
@@ -94,7 +96,14 @@ def set_gates(sites: list[GateSite], survival: Tensor) -> None:
     """Give each gated layer the factors of its channels; survival `(units + 1,)`, last entry 1."""
     for site in sites:
         layer: Any = site.layer
-        layer._gate = survival[site.index]
+        layer._gates = {name: (dim, survival[index]) for name, (dim, index) in site.gated.items()}
+
+
+def detach_gates(sites: list[GateSite]) -> None:
+    """Let go of the graph that the gates were computed with."""
+    for site in sites:
+        layer: Any = site.layer
+        layer._gates = {name: (dim, gate.detach()) for name, (dim, gate) in layer._gates.items()}
 
 
 def fold_gates(sites: list[GateSite]) -> None:
@@ -102,28 +111,51 @@ def fold_gates(sites: list[GateSite]) -> None:
     with torch.no_grad():
         for site in sites:
             layer: Any = site.layer
-            for name, dim in site.dims.items():
-                parameter = layer._parameters[name]
-                parameter.mul_(_along(layer._gate, parameter, dim))
-            layer.__class__ = layer._ungated
-            del layer._gate, layer._gate_dims
+            for name, (dim, gate) in layer._gates.items():
+                layer._parameters[name].mul_(_along(gate, layer._parameters[name], dim))
+    remove_gates(sites)
 
 
-def maker_norms(sites: list[GateSite], units: int) -> Tensor:
+def remove_gates(sites: list[GateSite]) -> None:
+    """Give the layers their own classes back, parameters as they are."""
+    for site in sites:
+        layer: Any = site.layer
+        layer.__class__ = layer._ungated
+        del layer._gates, layer._gates_seen
+
+
+def drop_unused_gates(sites: list[GateSite]) -> list[GateSite]:
+    """The sites whose layers the last forward pass called; the others are ungated.
+
+    A layer whose weight is used by a function, not by its own `forward`, never sees its gates.
+    """
+    used: list[GateSite] = []
+    for site in sites:
+        layer: Any = site.layer
+        if layer._gates_seen:
+            used.append(site)
+        else:
+            remove_gates([site])
+    return used
+
+
+def maker_norms(sites: list[GateSite], units: int, like: Tensor) -> Tensor:
     """Mean over a unit's gated layers of √(Σ w²) relative to the layer's mean; `(units,)`.
 
     After a batch norm √(γ² + β²) is exactly the RMS of the channel over a batch.
     """
-    device = sites[0].index.device
-    total, count = torch.zeros(units + 1, device=device), torch.zeros(units + 1, device=device)
+    total, count = like.new_zeros(units + 1), like.new_zeros(units + 1)
     for site in sites:
-        squares = torch.zeros((), device=device)
-        for name, dim in site.dims.items():
-            squares = squares + _squares(site.layer._parameters[name], dim)
-        norm = (squares + 1e-12).sqrt()
-        total = total.index_add(0, site.index, norm / norm.detach().mean().clamp_min(1e-12))
-        count = count.index_add(0, site.index, torch.ones_like(norm))
-    return (total / count.clamp_min(1))[:units]
+        squares, present = like.new_zeros(units + 1), like.new_zeros(units + 1)
+        for name, (dim, index) in site.gated.items():
+            own = _squares(site.layer._parameters[name], dim).to(like.dtype)
+            squares = squares.index_add(0, index, own)
+            present[index] = 1.0
+        norm = (squares + 1e-12).sqrt() * present
+        total = total + norm / (norm.detach().sum() / present.sum()).clamp_min(1e-12)
+        count = count + present
+    # Units that no gated layer makes score by their readers alone.
+    return torch.where(count > 0, total / count.clamp_min(1), 1.0)[:units]
 
 
 @dataclass
@@ -146,8 +178,8 @@ class Reader:
 
 def find_readers(model: nn.Module, analysis: Analysis) -> list[Reader]:
     """Every layer that reads channels of a group."""
-    offsets = np.cumsum([0, *(group.width for group in analysis.groups)])
-    total = int(offsets[-1])
+    offsets = unit_offsets(analysis)
+    total = offsets[-1]
     device = next(model.parameters()).device
     found: dict[tuple[str, int], np.ndarray] = {}
     for group, offset in zip(analysis.groups, offsets, strict=False):
@@ -194,17 +226,16 @@ def input_rms(model: nn.Module, readers: list[Reader], inputs: Tensor) -> list[T
     return [measured.get(position) for position in range(len(readers))]
 
 
-def reader_norms(readers: list[Reader], rms: list[Tensor | None], units: int) -> Tensor:
+def reader_norms(readers: list[Reader], rms: list[Tensor | None], units: int, like: Tensor) -> Tensor:
     """√(Σ (RMS·‖w‖)²) over all that reads a unit, layers weighing alike; `(units,)`.
 
     RMS(x_c)·‖W[:, c]‖ is the RMS of what input c adds to a layer's output.
     """
-    device = readers[0].index.device
-    total = torch.zeros(units + 1, device=device)
+    total = like.new_zeros(units + 1)
     for reader, measured in zip(readers, rms, strict=True):
-        squares = _squares(reader.layer._parameters[reader.weight], reader.dim)
+        squares = _squares(reader.layer._parameters[reader.weight], reader.dim).to(like.dtype)
         if measured is not None:
-            squares = squares * measured.square()
+            squares = squares * measured.square().to(like.dtype)
         total = total.index_add(0, reader.index, squares / squares.detach().mean().clamp_min(1e-12))
     return (total + 1e-12).sqrt()[:units]
 

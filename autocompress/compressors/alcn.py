@@ -19,6 +19,8 @@ from autocompress.compressors._base import Compressor, CompressorState, ParamGro
 from autocompress.compressors._gates import (
     GateSite,
     Reader,
+    detach_gates,
+    drop_unused_gates,
     find_readers,
     fold_gates,
     input_rms,
@@ -131,6 +133,7 @@ class AlcnState(CompressorState):
     weights: Tensor
     survival: list[Tensor]
     progress: float = 0.0
+    calibrating: bool = False
     hook: RemovableHandle | None = None
 
 
@@ -182,6 +185,7 @@ class Alcn(Compressor[AlcnState]):
             survival=[],
         )
         self._calibrate(state)
+        state.sites = drop_unused_gates(state.sites)
         state.hook = model.register_forward_pre_hook(_Refresh(self, state))
         return state
 
@@ -193,6 +197,8 @@ class Alcn(Compressor[AlcnState]):
 
     def refresh(self, state: AlcnState) -> None:
         """Recompute survival from the present parameters and hand each layer its gates."""
+        if state.calibrating:
+            return
         config = self.config
         temperature = config.final_temperature**state.progress
         state.survival = state.gates.survival(_scores(state), temperature, config.reference)
@@ -211,8 +217,7 @@ class Alcn(Compressor[AlcnState]):
         state.progress = progress
         # What the last forward pass computed must not hold its graph beyond the step.
         state.survival = [s.detach() for s in state.survival]
-        for site in state.sites:
-            site.layer._gate = site.layer._gate.detach()  # type: ignore[operator]
+        detach_gates(state.sites)
 
     def after_epoch(self, state: AlcnState, progress: float) -> Mapping[str, float]:
         if progress < self.config.ramp:
@@ -248,10 +253,14 @@ class Alcn(Compressor[AlcnState]):
 
     def _calibrate(self, state: AlcnState) -> None:
         """Measure, ungated, how strong each channel is where it is read."""
-        set_gates(state.sites, torch.ones(sum(state.gates.widths) + 1, device=state.weights.device))
+        units = sum(state.gates.widths)
+        state.calibrating = True
+        set_gates(state.sites, state.weights.new_ones(units + 1))
         state.input_rms = input_rms(state.model, state.readers, state.calibration)
+        state.calibrating = False
         with torch.no_grad():
-            state.maker_scale = 1 / maker_norms(state.sites, sum(state.gates.widths)).clamp_min(1e-6)
+            made = maker_norms(state.sites, units, state.weights)
+            state.maker_scale = 1 / made.clamp_min(1e-6)
 
 
 def _scores(state: AlcnState) -> Tensor:
@@ -261,5 +270,5 @@ def _scores(state: AlcnState) -> Tensor:
     carry its gradient.
     """
     units = sum(state.gates.widths)
-    made = maker_norms(state.sites, units) * state.maker_scale
-    return made * reader_norms(state.readers, state.input_rms, units)
+    made = maker_norms(state.sites, units, state.weights) * state.maker_scale
+    return made * reader_norms(state.readers, state.input_rms, units, state.weights)

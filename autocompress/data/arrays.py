@@ -84,7 +84,7 @@ def channels_first(x: NDArray[Any]) -> NDArray[Any]:
     if x.ndim == 3:
         return x[:, None]
     if x.ndim == 4:
-        already = x.shape[1] in (1, 3, 4) and x.shape[3] not in (1, 3, 4)
+        already = x.shape[1] <= 4 < x.shape[3]
         return x if already else np.ascontiguousarray(x.transpose(0, 3, 1, 2))
     raise TaskError(f"x must have 2 to 4 dimensions but has shape {x.shape}.")
 
@@ -96,7 +96,13 @@ def measured_spec(x: NDArray[Any], scale: float | None = None) -> InputSpec:
     axes = tuple(d for d in range(x.ndim) if d != 1)
     # A sample of the rows is enough, and keeps large integer arrays from being held as floats.
     sample = x[:: max(1, len(x) // 10000)].astype(np.float64) * scale
-    mean = sample.mean(axes).round(4)
-    std = np.maximum(sample.std(axes), 1e-3).round(4)
+    mean, std = sample.mean(axes), sample.std(axes)
+    # What is constant in training carries no scale to divide by.
+    std = np.where(std > 1e-6 * np.maximum(np.abs(mean), 1e-6), std, 1.0)
     shape = tuple(int(size) for size in x.shape[1:])
-    return InputSpec(shape, "float32", scale, tuple(mean.tolist()), tuple(std.tolist()))
+    return InputSpec(shape, "float32", scale, _short(mean), _short(std))
+
+
+def _short(values: NDArray[np.float64]) -> tuple[float, ...]:
+    """Five significant digits are enough, and people can read them in a manifest."""
+    return tuple(float(f"{value:.5g}") for value in values)

@@ -58,8 +58,16 @@ def image_folder(
         train_set = ImageFolder(str(root / "train"), evaluation)
         test_set = ImageFolder(str(root / held), evaluation)
         val = None
+        sets = [test_set]
         if held == "test" and (root / "val").is_dir():
-            val = loader(ImageFolder(str(root / "val"), evaluation))
+            sets.append(ImageFolder(str(root / "val"), evaluation))
+            val = loader(sets[-1])
+        for other in sets:
+            if other.class_to_idx != train_set.class_to_idx:
+                raise TaskError(
+                    f"imagefolder '{folder}' must hold the same classes in every split but train has "
+                    f"{train_set.classes} and '{other.root}' has {other.classes}."
+                )
         return loader(train_set, True), val, loader(test_set), len(train_set.classes)
     except FileNotFoundError as error:
         raise TaskError(

@@ -8,7 +8,13 @@ from typing import cast
 
 import numpy as np
 from sklearn.model_selection import train_test_split
-from torch.utils.data import DataLoader, IterableDataset, Subset
+from torch.utils.data import (
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+)
 
 from autocompress.data.arrays import TensorBatches
 from autocompress.errors import TaskError
@@ -31,14 +37,14 @@ def with_validation(task: Task, seed: int = 0) -> Task:
         rest, held = _split(len(train.x), seed, train.targets)
         val = train.subset(held, shuffle=False, batch_size=max(train.batch_size, 500))
         return replace(task, train=train.subset(rest), val=val)
-    if isinstance(train, DataLoader) and not isinstance(train.dataset, IterableDataset):
+    if isinstance(train, DataLoader) and _plain(train):
         rest, held = _split(len(cast(Sized, train.dataset)), seed, None)
         return replace(
             task, train=_loader(train, rest, shuffle=True), val=_loader(train, held, shuffle=False)
         )
     raise TaskError(
-        "val must be given where train is not held in memory or a DataLoader on an indexable "
-        f"data set but train is a {type(train).__name__}."
+        "val must be given where train is not held in memory or a DataLoader with its own batches "
+        f"on an indexable data set but train is a {type(train).__name__}."
     )
 
 
@@ -56,12 +62,23 @@ def _split(count: int, seed: int, labels: np.ndarray | None) -> tuple[np.ndarray
     return np.sort(rest), np.sort(val)
 
 
+def _plain(loader: DataLoader[object]) -> bool:
+    """Whether a loader draws batches from an indexable data set in plain or random order."""
+    indexable = not isinstance(loader.dataset, IterableDataset)
+    ordinary = type(loader.sampler) in (RandomSampler, SequentialSampler)
+    return indexable and ordinary and loader.batch_size is not None
+
+
 def _loader(loader: DataLoader[object], index: np.ndarray, *, shuffle: bool) -> DataLoader[object]:
     return DataLoader(
         Subset(loader.dataset, index.tolist()),
         batch_size=loader.batch_size,
         shuffle=shuffle,
+        drop_last=shuffle and loader.drop_last,
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
         pin_memory=loader.pin_memory,
+        worker_init_fn=loader.worker_init_fn,
+        generator=loader.generator,
+        persistent_workers=loader.persistent_workers,
     )

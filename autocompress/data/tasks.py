@@ -131,7 +131,11 @@ def _folder_task(folder: str, model: str | None, size: int) -> Task:
 
 
 def _own_task(name: str, model: str | None) -> Task:
-    task = load_attribute(name)()
+    make = load_attribute(name)
+    try:
+        task = make()
+    except Exception as error:
+        raise TaskError(f"task {name!r} failed: {type(error).__name__}: {one_line(error)}") from error
     if not isinstance(task, Task):
         raise TaskError(f"task {name!r} must return a Task but returned {type(task).__name__}.")
     changes: dict[str, object] = {}

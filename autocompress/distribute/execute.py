@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import sys
 import tempfile
@@ -98,11 +99,9 @@ def _ray(cluster: Cluster) -> Iterator[None]:
     if cluster.address is None:
         options |= {
             "address": "local",
-            "num_cpus": max(1, round(cluster.workers * cluster.cpus)),
+            "num_cpus": max(1, math.ceil(cluster.workers * cluster.cpus)),
             "include_dashboard": False,
         }
-        if cluster.gpus:
-            options["num_gpus"] = max(1, round(cluster.workers * cluster.gpus))
     else:
         options["address"] = cluster.address
     with _quiet_stderr():

@@ -31,7 +31,7 @@ class Shared:
     reference: Reference
     measuring: Measuring
     trials: Path
-    device: str
+    use_gpu: bool
     threads: int
 
 
@@ -58,7 +58,7 @@ def train(config: Mapping[str, Any], handle: list[Any]) -> None:
             trial_folder(shared.trials, config["number"]),
             shared.measuring,
             report=lambda entry: _send("entry", dict(entry)),
-            device=shared.device,
+            device="cuda" if shared.use_gpu and torch.cuda.is_available() else "cpu",
         )
     except AutocompressError as error:
         # An expected failure ends the trial, not the worker process.

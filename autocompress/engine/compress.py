@@ -9,7 +9,6 @@ from typing import Any
 from torch import nn
 
 from autocompress.compressors._base import Compressor
-from autocompress.data import with_validation
 from autocompress.errors import SettingsError
 from autocompress.task import Task
 from autocompress.training import Trainer
@@ -53,8 +52,7 @@ def compress(
     """
     if not 0 < compress_share <= 1:
         raise SettingsError(f"compress_share must be in (0, 1] but got {compress_share}.")
-    seed_everything(seed)
-    task = with_validation(task)
+    seed_everything(seed, task)
     trainer = Trainer(task, task.recipe.epochs)
     epochs = math.ceil(compress_share * task.recipe.epochs)
     compact, plan, proof = compress_stage(model, task, compressor, trainer, epochs)

@@ -86,7 +86,6 @@ class SearchDriver:
 
     def completed(self, number: int, result: TrialResult) -> None:
         self._ended(result.step_seconds)
-        before = {t.number for t in self.study.front()}
         attributes = {
             "config": self.configs.pop(number).to_json(),
             "proof": result.proof,
@@ -101,7 +100,7 @@ class SearchDriver:
         remark = "" if feasible else "out of bounds"
         if number in front:
             remark = "on the front"
-        elif number not in before:
+        else:
             # Only what is, or was, on the front is worth its disk space; `replay` makes it again.
             shutil.rmtree(trial_folder(self.trials, number), ignore_errors=True)
         self.progress.trial_end(number, "complete", result.metrics, self.reference, remark)

@@ -55,7 +55,7 @@ class RunFolder:
             )
         return data
 
-    def refuse_other_settings(self, settings: Settings) -> None:
+    def refuse_other_settings(self, mine: Mapping[str, Any]) -> None:
         """Refuse to continue a run with settings that make it another one, naming them.
 
         Raises:
@@ -68,22 +68,21 @@ class RunFolder:
                 )
             return
         stored = self.read()["identity"]
-        mine = settings.identity()
         for name, value in mine.items():
-            if stored.get(name) != value:
+            if stored.get(name) != json.loads(json.dumps(value)):
                 raise SettingsError(
                     f"{name} of the run in '{self.path}' is {stored.get(name)!r} but got {value!r} "
                     "(continue it with the same settings, or choose another --out)."
                 )
 
-    def write(self, settings: Settings, extra: Mapping[str, Any]) -> None:
+    def write(self, settings: Settings, identity: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
         """Write `run.json`, atomically."""
         self.path.mkdir(parents=True, exist_ok=True)
         packages = ("autocompress", "torch", "torchvision", "optuna", "ray", "numpy", "safetensors")
         data = {
             "schema": SCHEMA,
             "id": self.read()["id"] if self.exists else uuid.uuid4().hex[:8],
-            "identity": settings.identity(),
+            "identity": dict(identity),
             "settings": settings.to_json(),
             "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
             **extra,

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from autocompress import plugins
+from autocompress.checkpoint.store import Writer
 from autocompress.data import load_task, with_validation
 from autocompress.engine.settings import Settings
-from autocompress.errors import SettingsError
+from autocompress.errors import SettingsError, TaskError, TrialError, one_line
 from autocompress.graph import Analysis, analyse
 from autocompress.graph.costs import profile
 from autocompress.metrics import Constraint, Objective, known_metrics, parse_objectives
 from autocompress.metrics.latency import LatencySettings
-from autocompress.task import ModelProfile, Task, check_forward, check_labels
+from autocompress.metrics.subject import task_metrics
+from autocompress.task import ModelProfile, Task, check_forward, check_labels, make_model
 from autocompress.trial import Measuring, load_state
 
 DEFAULT_CONSTRAINT = "accuracy>=0.9*ref"
@@ -38,8 +44,19 @@ class Prepared:
     measuring: Measuring
     out: Path
 
-    def example(self) -> Tensor:
-        return self.task.example()
+    def identity(self) -> dict[str, Any]:
+        """What says which run this is: the settings, and what the task itself is."""
+        task = self.task
+        shapes = {name: list(t.shape) for name, t in self.model.state_dict().items()}
+        digest = hashlib.sha256(json.dumps([str(self.model), shapes]).encode()).hexdigest()[:16]
+        return {
+            **self.settings.identity(),
+            "recipe": asdict(task.recipe),
+            "input": task.input_spec().to_json(),
+            "metrics": sorted(task_metrics(task)),
+            "loss": repr(task.loss) if isinstance(task.loss, nn.Module) else "a function",
+            "architecture": digest,
+        }
 
 
 def prepare(task: Task | str, settings: Settings) -> Prepared:
@@ -70,12 +87,14 @@ def prepare(task: Task | str, settings: Settings) -> Prepared:
     task = with_validation(task)
     if settings.epochs is not None:
         task = task.with_recipe(epochs=settings.epochs)
-    model = task.model()
-    check_forward(task, model)
+    model = make_model(task)
+    outputs = check_forward(task, model)
     check_labels(task, model)
+    _check_metrics(task, outputs)
     if task.weights is not None:
-        load_state(model, {name: tensor.numpy() for name, tensor in task.weights.items()})
+        load_state(model, task.weights)
     example = task.example()
+    _check_export(model, example, settings.artifact)
     analysis = analyse(model, example)
     found = profile(model, example, analysis)
     measured = [o.metric for o in objectives] + [c.metric for c in constraints]
@@ -95,6 +114,33 @@ def prepare(task: Task | str, settings: Settings) -> Prepared:
         ),
         out=Path(settings.out or f"runs/{_slug(task.name)}-{_slug(task.model_name)}"),
     )
+
+
+def _check_metrics(task: Task, outputs: Tensor) -> None:
+    """Every metric must accept what the model puts out, seen before hours of training."""
+    assert task.val is not None
+    for _inputs, targets in task.val:
+        targets = targets[torch.arange(2) % len(targets)]
+        for name, metric in task_metrics(task).items():
+            try:
+                float(metric(outputs, targets))
+            except Exception as error:
+                raise TaskError(
+                    f"metric {name!r} must accept outputs {tuple(outputs.shape)} and targets "
+                    f"{tuple(targets.shape)} but failed: {one_line(error)}"
+                ) from error
+        return
+    raise TaskError("val must yield at least one batch but it is empty.")
+
+
+def _check_export(model: nn.Module, example: Tensor, artifact: str) -> None:
+    """Export the untrained model once: what cannot be stored is not worth training."""
+    with tempfile.TemporaryDirectory() as scratch:
+        writer = Writer(Path(scratch) / "dry-run")
+        try:
+            writer.write(model, example, artifact)
+        except TrialError as error:
+            raise TaskError(f"the model must be exportable with a free batch size but: {error}") from error
 
 
 def _check_names(settings: Settings) -> None:

@@ -57,7 +57,8 @@ def open_study(folder: RunFolder) -> tuple[SearchStudy, tuple[Objective, ...]]:
         raise TaskError(f"RUN '{folder.path}' must have a reference but its search stopped before.")
     objectives = tuple(Objective(**item) for item in data["objectives"])
     storage = settings.storage or sqlite_url(folder.path)
-    return SearchStudy(storage, study_name(folder, settings), objectives), objectives
+    name = study_name(folder, settings)
+    return SearchStudy(storage, name, objectives, artifacts=folder.artifacts), objectives
 
 
 def load_run(path: str | Path) -> SearchResult:
@@ -79,4 +80,6 @@ def report(result: SearchResult, folder: RunFolder | None = None, study: SearchS
     others = [t.user_attrs["metrics"] for t in study.complete_trials() if t.number not in on_front]
     started = time.strftime("%Y-%m-%d %H:%M")
     settings = {"written": started, **folder.read()["settings"]}
+    # A report is made to be shared; a storage URL may hold a password.
+    settings["storage"] = "SQLite in RUN" if settings["storage"] is None else "an Optuna storage"
     return write_report(result, folder.report, settings, others, study.counts())

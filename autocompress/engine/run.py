@@ -21,7 +21,7 @@ from autocompress.engine.halving import Halving
 from autocompress.engine.prepare import Prepared, prepare
 from autocompress.engine.results import build_result, report, study_name
 from autocompress.engine.settings import Settings
-from autocompress.errors import SearchFailedError
+from autocompress.errors import DivergedError, SearchFailedError
 from autocompress.metrics import measure_split
 from autocompress.report import ConsoleProgress, Progress
 from autocompress.result import SearchResult
@@ -59,7 +59,7 @@ def search(
     resolved = replace(settings or Settings(task=name), **fixed)
     prepared = prepare(task, resolved)
     folder = RunFolder(prepared.out)
-    folder.refuse_other_settings(resolved)
+    folder.refuse_other_settings(prepared.identity())
     if resolved.storage is not None:
         check_storage(resolved.storage)
     with folder.locked():
@@ -86,7 +86,7 @@ class _Search:
         if folder.exists:
             self.progress.note(f"continuing the run in {folder.path}")
         else:
-            folder.write(settings, {})
+            folder.write(settings, self.prepared.identity(), {})
         for place in (folder.trials, folder.artifacts):
             place.mkdir(exist_ok=True)
         for place in (folder.path, folder.trials):
@@ -94,7 +94,8 @@ class _Search:
         checkpoint = self._reference()
         metrics: Mapping[str, float] = checkpoint.manifest["metrics"]
         described = [{"metric": o.metric, "direction": o.direction} for o in self.prepared.objectives]
-        folder.write(settings, {"reference": {"metrics": metrics}, "objectives": described})
+        extra = {"reference": {"metrics": metrics}, "objectives": described}
+        folder.write(settings, self.prepared.identity(), extra)
         study = self._study(metrics, checkpoint)
         halving = Halving(self.prepared.task.recipe.epochs) if settings.early_stopping else None
         driver = SearchDriver(self.prepared, study, folder.trials, metrics, self.progress, halving)
@@ -136,9 +137,11 @@ class _Search:
         again = study.close_leftovers()
         if again:
             self.progress.note(f"{again} trials were cut off; they will run again")
-        complete = {trial_folder(self.folder.trials, t.number) for t in study.complete_trials()}
-        for orphan in set(self.folder.trials.iterdir()) - complete:
-            shutil.rmtree(orphan)
+        # A killed driver leaves checkpoints of trials that it could not record any more.
+        complete = {t.number for t in study.complete_trials()}
+        for trial in study.study.get_trials(deepcopy=False):
+            if trial.number not in complete:
+                shutil.rmtree(trial_folder(self.folder.trials, trial.number), ignore_errors=True)
         return study
 
     def _execute(self, driver: SearchDriver, checkpoint: Checkpoint) -> bool:
@@ -155,7 +158,7 @@ class _Search:
             reference=Reference(weights, program, checkpoint.manifest["metrics"]),
             measuring=self.prepared.measuring,
             trials=self.folder.trials.resolve(),
-            device=self.device,
+            use_gpu=settings.gpus_per_trial > 0,
             threads=max(1, int(settings.cpus_per_trial)),
         )
         self.workers = min(settings.parallel, driver.left)
@@ -169,7 +172,9 @@ class _Search:
         )
         self.progress.trials_begin(settings.trials - driver.left, settings.trials)
         try:
-            return execute(driver, shared, cluster)
+            ended = execute(driver, shared, cluster)
+            # Trials that nobody told the end of were cut off, whatever Tune says.
+            return ended and not driver.study.live
         except KeyboardInterrupt:
             return False
         finally:
@@ -209,6 +214,9 @@ class _Search:
         for point in [result.reference, *result.front]:
             if not point.test_metrics:
                 program = point.checkpoint().program(self.settings.artifact)
-                found[point.trial] = measure_split(program, split, task)
+                try:
+                    found[point.trial] = measure_split(program, split, task)
+                except DivergedError as error:
+                    self.progress.note(f"trial {point.trial} on the test split: {error}")
         if found:
             study.set_test_metrics(found)

@@ -7,13 +7,25 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
+
 from autocompress.checkpoint import ARTIFACTS
 from autocompress.errors import SettingsError
 from autocompress.study import SAMPLERS
 
 # What executes a run may change when it is continued; everything else says which run it is.
 EXECUTION = ("trials", "timeout", "workers", "cpus_per_trial", "gpus_per_trial", "ray_address")
-PLACES = ("data_root", "storage", "out")
+PLACES = ("data_root", "out")
+
+
+_TYPES: dict[str, type] = {
+    "str": str,
+    "int": int,
+    "float": float,
+    "bool": bool,
+    "None": type(None),
+    "tuple[str, ...]": tuple,
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +65,7 @@ class Settings:
     ray_address: str | None = None
 
     def __post_init__(self) -> None:
+        self._check_types()
         least_one = ("trials", "epochs", "workers", "image_size", "latency_batch_size")
         for name in (*least_one, "latency_threads"):
             value = getattr(self, name)
@@ -64,6 +77,12 @@ class Settings:
             raise SettingsError(f"cpus_per_trial must be greater than 0 but got {self.cpus_per_trial}.")
         if not self.gpus_per_trial >= 0:
             raise SettingsError(f"gpus_per_trial must be at least 0 but got {self.gpus_per_trial}.")
+        if self.gpus_per_trial and self.ray_address is None and not torch.cuda.is_available():
+            raise SettingsError(
+                f"gpus_per_trial must be 0 where CUDA is not available but got {self.gpus_per_trial:g}."
+            )
+        if self.methods is not None and not self.methods:
+            raise SettingsError("methods must name at least one method but got none.")
         if self.sampler not in SAMPLERS:
             raise SettingsError(f"sampler must be one of {', '.join(SAMPLERS)} but got {self.sampler!r}.")
         if self.artifact not in ARTIFACTS:
@@ -71,12 +90,23 @@ class Settings:
         if not 0 <= self.seed < 2**32:
             raise SettingsError(f"seed must be in [0, 2^32) but got {self.seed}.")
 
+    def _check_types(self) -> None:
+        """Values may come from a configuration file, which knows no types of ours."""
+        for option in fields(self):
+            value = getattr(self, option.name)
+            allowed = [_TYPES[name.strip()] for name in str(option.type).split("|")]
+            if not any(_is(value, kind) for kind in allowed):
+                raise SettingsError(f"{option.name} must be of type {option.type} but got {value!r}.")
+
     @property
     def parallel(self) -> int:
-        """Trials at a time: as given, else as many as the machine's CPUs carry."""
+        """Trials at a time: as given, else as many as the machine's CPUs and GPUs carry."""
         if self.workers is not None:
             return self.workers
-        return max(1, int((os.cpu_count() or 1) // self.cpus_per_trial))
+        most = int((os.cpu_count() or 1) // self.cpus_per_trial)
+        if self.gpus_per_trial and self.ray_address is None:
+            most = min(most, int(torch.cuda.device_count() // self.gpus_per_trial))
+        return max(1, most)
 
     def identity(self) -> dict[str, Any]:
         """The settings that say which run this is, JSON-able."""
@@ -92,6 +122,14 @@ class Settings:
     def from_json(data: dict[str, Any]) -> Settings:
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
         return Settings(**values)
+
+
+def _is(value: object, kind: type) -> bool:
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is tuple:
+        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def parse_duration(text: str) -> float:

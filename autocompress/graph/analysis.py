@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from autocompress.errors import TraceError, one_line
 from autocompress.graph import layer_rules, shape_rules  # noqa: F401  (they register the rules)
 from autocompress.graph.labels import UNTRACKED, Ids
 from autocompress.graph.tracing import Tracer, export_static
@@ -99,20 +101,22 @@ def analyse(model: nn.Module, example: Tensor) -> Analysis:
     """
     from autocompress.graph.proof import prove_groups
 
-    key = _fingerprint(model, example)
+    try:
+        subject = copy.deepcopy(model).to("cpu").eval()
+    except RuntimeError as error:
+        raise TraceError(f"the model must be copyable but: {one_line(error)}") from error
+    inputs = example.to("cpu")
+    program = export_static(subject, inputs)
+    # The graph itself is the key: models of one class may differ by a flag that no shape shows.
+    shapes = [(name, tuple(t.shape)) for name, t in subject.state_dict().items()]
+    key = f"{program.graph_signature}|{program.graph}|{shapes}|{subject}"
     if key not in _CACHE:
         tracer = Tracer()
-        tracer.run(export_static(model, example))
-        analysis = prove_groups(model, example, _build(model, tracer))
-        _CACHE[key] = analysis
+        tracer.run(program)
+        _CACHE[key] = prove_groups(subject, inputs, _build(subject, tracer))
         if len(_CACHE) > _CACHE_SIZE:
             _CACHE.popitem(last=False)
     return _CACHE[key]
-
-
-def _fingerprint(model: nn.Module, example: Tensor) -> str:
-    shapes = [(name, tuple(t.shape)) for name, t in model.state_dict().items()]
-    return f"{type(model).__qualname__}|{model}|{shapes}|{tuple(example.shape)}|{example.dtype}"
 
 
 def _build(model: nn.Module, tracer: Tracer) -> Analysis:

@@ -143,7 +143,13 @@ def channel_norm(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Value:
         if _is_parameter(tensor):
             tracer.units.tie(channels, tracer.axis(tensor, 0, "channel"))
     source = node.args[0]
-    if isinstance(source, fx.Node) and len(source.users) == 1 and source.name in tracer.producers:
+    gateable = _is_parameter(arguments.get("weight"))
+    if (
+        gateable
+        and isinstance(source, fx.Node)
+        and len(source.users) == 1
+        and source.name in tracer.producers
+    ):
         tracer.normalised.add(tracer.producers[source.name])
     return Value(x.shape, x.labels)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from autocompress.errors import one_line
 from autocompress.graph.analysis import Analysis
-from autocompress.graph.removal import Keep, mask_channels, remove_channels
+from autocompress.graph.removal import mask_channels, remove_channels
 
 TOLERANCE = 1e-4
 
@@ -59,17 +60,22 @@ def _culprits(model: nn.Module, example: Tensor, analysis: Analysis, names: list
 
 
 def _failure(model: nn.Module, example: Tensor, analysis: Analysis, names: list[str]) -> str | None:
-    """Why the removal of every other unit of these groups is wrong; None where it is right."""
-    keep: Keep = {
-        name: range(0, analysis.group(name).width, 2) for name in names if analysis.group(name).width > 1
-    }
+    """Why the removal of a random part of these groups is wrong; None where it is right."""
+    rng = np.random.default_rng(0)
+    keep: dict[str, list[int]] = {}
+    for name in names:
+        width = analysis.group(name).width
+        if width > 1:
+            # Another share of units for each group, so that no missed coupling goes unseen.
+            count = int(rng.integers(1, width))
+            keep[name] = np.sort(rng.permutation(width)[:count]).tolist()
     try:
         with torch.no_grad():
             compact = remove_channels(model, analysis, keep)(example)
             masked = mask_channels(model, analysis, keep)(example)
+            difference = relative_difference(masked, compact)
     except Exception as error:
         return f"the model's code does not run without these channels: {one_line(error)}"
-    difference = relative_difference(masked, compact)
     if difference > TOLERANCE:
         return f"removing its channels changes the outputs by {difference:.1e}"
     return None
@@ -80,10 +86,14 @@ def _perturbed(model: nn.Module) -> nn.Module:
     subject = copy.deepcopy(model).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
+        for tensor in subject.parameters():
+            if tensor.is_floating_point():
+                noise = torch.randn(tensor.shape, generator=generator).to(tensor)
+                spread = tensor.std(correction=0).clamp_min(0.05) if tensor.numel() else 0.0
+                tensor.add_(0.2 * spread * noise)
         for module in subject.modules():
             if isinstance(module, nn.modules.batchnorm._NormBase):
-                for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
-                    if tensor is not None:
-                        noise = torch.rand(tensor.shape, generator=generator)
-                        tensor.add_(noise.to(tensor), alpha=0.2)
+                for buffer in (module.running_mean, module.running_var):
+                    if buffer is not None:
+                        buffer.add_(torch.rand(buffer.shape, generator=generator).to(buffer), alpha=0.2)
     return subject

@@ -31,7 +31,8 @@ def mask_channels(model: nn.Module, analysis: Analysis, keep: Keep) -> nn.Module
             removed = sorted(set(range(group.width)) - set(kept))
             for member in group.members:
                 if member.role == "in":
-                    index = torch.as_tensor(member.positions(removed))
+                    device = tensors[member.tensor].device
+                    index = torch.as_tensor(member.positions(removed), device=device)
                     tensors[member.tensor].index_fill_(member.dim, index, 0.0)
     return masked
 

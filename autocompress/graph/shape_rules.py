@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from torch import fx
 
 from autocompress.graph.labels import UNTRACKED, Ids, Value, compress, reshape_labels
-from autocompress.graph.tracing import Arguments, Tracer, rule, shape_of
+from autocompress.graph.tracing import Arguments, Tracer, like, rule, shape_of
 
 ELEMENTWISE = """
 relu relu6 gelu silu hardswish hardsigmoid hardtanh leaky_relu elu selu celu mish softplus softsign
@@ -74,7 +76,7 @@ def _operand_labels(tracer: Tracer, value: Value, varying: list[int]) -> Ids:
     return ids.reshape(sizes)
 
 
-@rule("softmax", "log_softmax", "_softmax", "_log_softmax", "cumsum", "argmax", "argmin", "sort")
+@rule("softmax", "log_softmax", "_softmax", "_log_softmax", "cumsum", "argmax", "argmin")
 def mixes_one_dim(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Value:
     """Elements along one dimension depend on each other."""
     x = arguments["self"]
@@ -91,13 +93,17 @@ def mixes_one_dim(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Value:
     "upsample_nearest3d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d",
     "upsample_linear1d",
 )  # fmt: skip
-def spatial(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Value:
+def spatial(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Any:
     """Dimensions after the channels are pooled or resampled."""
     x = _operand(arguments)
-    shape = shape_of(node)
+    output = node.meta["val"]
+    shape = tuple((output[0] if isinstance(output, (tuple, list)) else output).shape)
     if any(d >= 2 for d in x.varies()):
-        return _freeze_all(tracer, [x], node, "its units run across pooled dimensions")
-    return Value(shape, x.labels)
+        tracer.freeze(x, "its units run across pooled dimensions")
+        return like(node)
+    value = Value(shape, x.labels)
+    # Adaptive max pooling also returns the indices of the maxima.
+    return [value, Value.untracked(shape)] if isinstance(output, (tuple, list)) else value
 
 
 @rule("mean", "sum", "amax", "amin", "std", "var", "norm", "linalg_vector_norm")

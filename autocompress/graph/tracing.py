@@ -29,13 +29,11 @@ def rule(*operators: str) -> Callable[[Rule], Rule]:
 
 
 def export_static(model: nn.Module, example: Tensor) -> ExportedProgram:
-    """The exported program of `model` in eval mode at the example's fixed shape.
+    """The exported program of a model, which is in eval mode, at the example's fixed shape.
 
     Raises:
         TraceError: `torch.export` cannot trace it.
     """
-    was_training = model.training
-    model.eval()
     # The fused attention kernels of inference hide the layers' weights from the graph.
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -49,7 +47,6 @@ def export_static(model: nn.Module, example: Tensor) -> ExportedProgram:
         ) from error
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
-        model.train(was_training)
 
 
 @dataclass
@@ -131,7 +128,11 @@ class Tracer:
         arguments = {a.name: a.default_value for a in schema.arguments}
         arguments.update(zip((a.name for a in schema.arguments), args, strict=False))
         arguments.update(kwargs)
-        return apply(self, arguments, node)
+        try:
+            return apply(self, arguments, node)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            # A form of the operator that its rule does not foresee: frozen, never guessed.
+            return self.unknown(_flat((args, kwargs)), node, name)
 
     def unknown(self, operands: list[Value], node: fx.Node, name: str) -> Any:
         """Freeze what an operator without a rule touches."""

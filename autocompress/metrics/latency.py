@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -62,7 +63,7 @@ def measure_latency(
     """
     repeats = -(-settings.batch_size // example.shape[0])
     batch = example.repeat(repeats, *[1] * (example.dim() - 1))[: settings.batch_size]
-    lock = FileLock(Path(tempfile.gettempdir()) / "autocompress-latency.lock")
+    lock = FileLock(Path(tempfile.gettempdir()) / f"autocompress-latency-{os.getuid()}.lock")
     with tempfile.TemporaryDirectory() as folder, lock:
         inputs = Path(folder) / "inputs.pt"
         torch.save(batch.clone(), inputs)

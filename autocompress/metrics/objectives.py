@@ -28,7 +28,7 @@ def parse_objectives(given: Sequence[str], known: Mapping[str, str]) -> tuple[Ob
 
     Args:
         given: items as on the command line.
-        known: metric → direction.
+        known: metric → direction, "" where it is not known.
 
     Raises:
         SettingsError: none or too many, an unknown metric or direction, or one given twice.
@@ -42,6 +42,10 @@ def parse_objectives(given: Sequence[str], known: Mapping[str, str]) -> tuple[Ob
             raise SettingsError(f"objectives must be among {', '.join(known)} but got {metric!r}.")
         if suffix and suffix not in _SUFFIXES:
             raise SettingsError(f"an objective's direction must be 'max' or 'min' but got {item!r}.")
+        if not suffix and not known[metric]:
+            raise SettingsError(
+                f"objective {metric!r} must say its direction, '{metric}:min' or '{metric}:max'."
+            )
         objectives.append(Objective(metric, _SUFFIXES.get(suffix, known[metric])))
     names = [objective.metric for objective in objectives]
     if len(set(names)) < len(names):

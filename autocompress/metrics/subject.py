@@ -16,7 +16,11 @@ from autocompress.metrics.latency import LatencySettings, measure_latency
 from autocompress.task import Batches, MetricFn, Task
 from autocompress.training import Clock, predict
 
-MINIMISED = ("bytes", "latency", "macs", "params", "loss")
+MINIMISED = (
+    *("bytes", "latency", "macs", "params"),
+    *("loss", "error", "mse", "mae", "rmse", "perplexity", "wer", "cer"),
+)
+MAXIMISED = ("accuracy", "top5", "f1", "precision", "recall", "auc", "auroc", "map", "iou", "r2", "psnr")
 STATIC = ("bytes", "latency", "macs", "params")
 
 
@@ -49,9 +53,9 @@ def task_metrics(task: Task) -> Mapping[str, MetricFn]:
 
 
 def known_metrics(task: Task) -> dict[str, str]:
-    """Metric name → direction for Optuna."""
-    names = [*task_metrics(task), *STATIC]
-    return {name: "minimize" if name in MINIMISED else "maximize" for name in names}
+    """Metric name → direction for Optuna; "" where the name does not tell."""
+    directions = dict.fromkeys(MINIMISED, "minimize") | dict.fromkeys(MAXIMISED, "maximize")
+    return {name: directions.get(name, "") for name in (*task_metrics(task), *STATIC)}
 
 
 def measure_split(program: Callable[[Tensor], Tensor], batches: Batches, task: Task) -> dict[str, float]:

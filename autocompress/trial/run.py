@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from autocompress.checkpoint.store import ARTIFACTS, Checkpoint, Writer
 from autocompress.errors import TaskError
@@ -80,7 +80,7 @@ def run_trial(
         TrialError: the model cannot be exported.
     """
     start = time.perf_counter()
-    seed_everything(config.seed)
+    seed_everything(config.seed, task)
     model = task.model()
     load_state(model, reference.state)
     model.to(device)
@@ -127,12 +127,12 @@ def train_reference(
         TaskError: the task's weights do not fit its model.
         DivergedError: the loss or a metric became NaN or infinite.
     """
-    seed_everything(seed)
+    seed_everything(seed, task)
     model = task.model().to(device)
     epochs = task.recipe.reference_epochs or task.recipe.epochs
     trainer = Trainer(task, epochs, report=report)
     if task.weights is not None:
-        load_state(model, {name: t.numpy() for name, t in task.weights.items()})
+        load_state(model, task.weights)
     else:
         trainer.fit(model, epochs)
     writer = Writer(folder)
@@ -178,14 +178,17 @@ def _measured(
     return measure(subject, task, measuring.metrics, measuring.latency, trainer.clock)
 
 
-def load_state(model: nn.Module, state: Mapping[str, NDArray[Any]]) -> None:
-    """Copy arrays into a model's state.
+def load_state(model: nn.Module, state: Mapping[str, NDArray[Any] | Tensor]) -> None:
+    """Copy arrays or tensors into a model's state.
 
     Raises:
         TaskError: names or shapes do not fit the model.
     """
-    # Copied, because arrays shared between workers are read-only.
-    tensors = {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
+    # Arrays are copied, because those shared between workers are read-only.
+    tensors = {
+        name: value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
+        for name, value in state.items()
+    }
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -193,8 +196,11 @@ def load_state(model: nn.Module, state: Mapping[str, NDArray[Any]]) -> None:
         raise TaskError(f"weights must fit the model but: {' '.join(lines[1:3])[:300]}") from error
 
 
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and PyTorch."""
+def seed_everything(seed: int, task: Task | None = None) -> None:
+    """Seed Python, NumPy and PyTorch, and the generator of the task's training loader if it has one."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  (the user's own code may draw from it)
     torch.manual_seed(seed)
+    generator = getattr(task.train, "generator", None) if task is not None else None
+    if isinstance(generator, torch.Generator):
+        generator.manual_seed(seed)

@@ -10,9 +10,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from autocompress.checkpoint import open_checkpoint, write_checkpoint
+from autocompress.checkpoint import open_checkpoint
 from autocompress.checkpoint.store import Writer, remove_leftovers
 from autocompress.errors import CheckpointError
+
+
+def write_checkpoint(path: Path, model: nn.Module, example: Tensor, manifest: dict[str, object]) -> None:
+    writer = Writer(path)
+    writer.write(model, example, "pt2")
+    writer.commit(manifest)
 
 
 def test_written_checkpoint_loads_with_equal_outputs(
