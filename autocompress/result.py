@@ -133,7 +133,9 @@ class SearchResult:
         if not points:
             raise SettingsError(f"budgets must be met by a point of the front but none has {budgets}.")
         if rule == "knee":
-            return points[knee(self.costs(points))]
+            # The reference is an end of the front, not a choice, unless there is no other.
+            compressed = [p for p in points if p.trial != 0] or points
+            return compressed[knee(self.costs(compressed))]
         if rule == "max-drop":
             return self._by_drop(points, max_drop)
         if rule == "tau":

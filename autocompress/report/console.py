@@ -125,7 +125,8 @@ def front_table(result: SearchResult, mark: ParetoModel | None = None) -> Table:
         table.add_column("×ref", justify="right", no_wrap=True, style="cyan")
     for point in [result.reference, *(p for p in result.front if p.trial != 0)]:
         marked = mark is not None and point.trial == mark.trial
-        cells = ["reference" if point.trial == 0 else f"{'knee ' if marked else ''}{point.trial}"]
+        name_of = "reference" if point.trial == 0 else str(point.trial)
+        cells = [f"knee {name_of}" if marked else name_of]
         for name in scores:
             tested = point.test_metrics.get(name)
             cells += [f"{point.metrics[name]:.4f}", "-" if tested is None else f"{tested:.4f}"]
