@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,3 +89,22 @@ def test_csv_has_the_reference_and_each_point() -> None:
     assert lines[0] == "trial,path,accuracy,bytes,latency"
     assert lines[1].startswith("0,trials/0,0.9,100")
     assert len(lines) == 5
+
+
+def test_other_objectives_that_are_maximised_are_not_costs() -> None:
+    found = result()
+    f1 = {1: 0.95, 2: 0.5, 3: 0.4}
+    front = [
+        replace(p, metrics={**p.metrics, "f1": f1[p.trial]}, ratios={"f1": f1[p.trial] / 0.9})
+        for p in found.front
+    ]
+    objectives = (Objective("accuracy", "maximize"), Objective("f1", "maximize"))
+    both = replace(found, objectives=objectives, front=front)
+    assert both.pick("max-drop", max_drop=0.5).trial == 1
+
+
+def test_the_reference_is_no_knee_unless_alone() -> None:
+    found = result()
+    with_reference = replace(found, front=[found.reference, *found.front[1:]])
+    assert with_reference.pick("knee").trial in (2, 3)
+    assert replace(found, front=[found.reference]).pick("knee").trial == 0

@@ -17,6 +17,7 @@ from autocompress.trial import (
     Reference,
     Stage,
     TrialConfig,
+    compressing_epochs,
     load_state,
     make_compressor,
     run_trial,
@@ -84,7 +85,9 @@ def test_weights_that_do_not_fit_are_refused(residual_task: ac.Task) -> None:
         load_state(residual_task.model(), {})
 
 
-def test_epochs_are_shared_out_evenly() -> None:
+def test_epochs_are_shared_out_evenly_and_one_is_left_to_repair() -> None:
+    assert [compressing_epochs(3, share) for share in (0.1, 0.5, 0.9, 1.0)] == [1, 2, 2, 2]
+    assert compressing_epochs(1, 0.5) == 1
     assert split_epochs(7, 3) == [3, 2, 2]
     assert split_epochs(1, 2) == [1, 0]
 

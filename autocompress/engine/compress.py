@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ from autocompress.compressors._base import Compressor
 from autocompress.errors import SettingsError
 from autocompress.task import Task
 from autocompress.training import Trainer
-from autocompress.trial import compress_stage, seed_everything
+from autocompress.trial import compress_stage, compressing_epochs, seed_everything
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,8 @@ def compress(
         model: where training starts; changed in place, use what is returned.
         task: data, loss and recipe; `recipe.epochs` is the total.
         compressor: a configured method.
-        compress_share: share of the epochs that train with the compressor, in (0, 1].
+        compress_share: share of the epochs that train with the compressor, in (0, 1]; one epoch at
+            least is left to fine-tune where there are two.
         seed: of everything random.
 
     Raises:
@@ -54,7 +54,7 @@ def compress(
         raise SettingsError(f"compress_share must be in (0, 1] but got {compress_share}.")
     seed_everything(seed, task)
     trainer = Trainer(task, task.recipe.epochs)
-    epochs = math.ceil(compress_share * task.recipe.epochs)
+    epochs = compressing_epochs(task.recipe.epochs, compress_share)
     compact, plan, proof = compress_stage(model, task, compressor, trainer, epochs)
     trainer.fit(compact, task.recipe.epochs - epochs)
     return Compressed(compact.eval(), trainer.history, plan, proof)

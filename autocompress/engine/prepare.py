@@ -54,7 +54,7 @@ class Prepared:
             "recipe": asdict(task.recipe),
             "input": task.input_spec().to_json(),
             "metrics": sorted(task_metrics(task)),
-            "loss": repr(task.loss) if isinstance(task.loss, nn.Module) else "a function",
+            "loss": _described(task.loss),
             "architecture": digest,
         }
 
@@ -114,6 +114,14 @@ def prepare(task: Task | str, settings: Settings) -> Prepared:
         ),
         out=Path(settings.out or f"runs/{_slug(task.name)}-{_slug(task.model_name)}"),
     )
+
+
+def _described(loss: Any) -> str:
+    """A loss by its class and its plain settings, which its `repr` does not show."""
+    if not isinstance(loss, nn.Module):
+        return "a function"
+    plain = {k: v for k, v in vars(loss).items() if isinstance(v, (bool, int, float, str))}
+    return f"{type(loss).__name__}({', '.join(f'{k}={v}' for k, v in sorted(plain.items()))})"
 
 
 def _check_metrics(task: Task, outputs: Tensor) -> None:

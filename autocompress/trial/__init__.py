@@ -10,7 +10,13 @@ from autocompress.trial.run import (
     seed_everything,
     train_reference,
 )
-from autocompress.trial.stages import CompressorHooks, compress_stage, make_compressor, split_epochs
+from autocompress.trial.stages import (
+    CompressorHooks,
+    compress_stage,
+    compressing_epochs,
+    make_compressor,
+    split_epochs,
+)
 
 __all__ = [
     "CompressorHooks",
@@ -20,6 +26,7 @@ __all__ = [
     "TrialConfig",
     "TrialResult",
     "compress_stage",
+    "compressing_epochs",
     "load_state",
     "make_compressor",
     "run_trial",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +21,12 @@ from autocompress.metrics.latency import LatencySettings
 from autocompress.task import Task
 from autocompress.training import Trainer
 from autocompress.trial.config import TrialConfig
-from autocompress.trial.stages import compress_stage, make_compressor, split_epochs
+from autocompress.trial.stages import (
+    compress_stage,
+    compressing_epochs,
+    make_compressor,
+    split_epochs,
+)
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def run_trial(
     load_state(model, reference.state)
     model.to(device)
     trainer = Trainer(task, config.epochs, config.lr_scale, report)
-    compressing = math.ceil(config.compress_share * config.epochs) if config.stages else 0
+    compressing = compressing_epochs(config.epochs, config.compress_share) if config.stages else 0
     plans, proof = [], 0.0
     for position, stage in enumerate(config.stages):
         epochs = split_epochs(compressing, len(config.stages))[position]

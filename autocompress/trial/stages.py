@@ -76,6 +76,11 @@ def make_compressor(stage: Stage) -> Compressor[Any]:
     return made
 
 
+def compressing_epochs(epochs: int, share: float) -> int:
+    """How many of a trial's epochs train with compressors: the share, and at least one to repair."""
+    return min(max(1, round(share * epochs)), max(1, epochs - 1))
+
+
 def split_epochs(epochs: int, parts: int) -> list[int]:
     """Share epochs out over stages as evenly as can be, earlier ones first."""
     return [epochs // parts + (position < epochs % parts) for position in range(parts)]

@@ -80,3 +80,13 @@ def test_missing_and_damaged_programs_are_refused(tmp_path: Path) -> None:
     (tmp_path / "model.pt2").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         load_program(tmp_path / "model.pt2")
+
+
+def test_loaded_modules_accept_eval_and_refuse_training(
+    residual: nn.Module, images: Tensor, tmp_path: Path
+) -> None:
+    export_program(residual, images, tmp_path / "model.pt2")
+    loaded = load_program(tmp_path / "model.pt2")
+    assert loaded.eval() is loaded
+    with pytest.raises(CheckpointError, match="fixed to inference"):
+        loaded.train()

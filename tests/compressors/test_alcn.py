@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 import autocompress as ac
 from autocompress.compressors._survival import quantile, survival_scores
@@ -135,6 +137,65 @@ def test_ratio_slope_spreads_initial_ratios_from_first_to_last_group(residual_ta
 
 def test_models_without_removable_channels_are_unsupported() -> None:
     assert Alcn.unsupported(ac.ModelProfile(10, 10, ())) == "no channel group of the model can be removed"
+
+
+class Unaffine(nn.Module):
+    """A norm without parameters cannot carry a gate; the convolution must."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8, affine=False)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.norm(self.conv(x))).mean((2, 3)))
+
+
+class RawParameters(nn.Module):
+    """One module owns the parameters of two groups of different widths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w1 = nn.Parameter(torch.randn(12, 192) / 14)
+        self.w2 = nn.Parameter(torch.randn(20, 12) / 3)
+        self.w3 = nn.Parameter(torch.randn(5, 20) / 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(F.linear(x.flatten(1), self.w1))
+        return F.linear(torch.relu(F.linear(x, self.w2)), self.w3)
+
+
+class FunctionalWeight(nn.Module):
+    """The layer's own forward is never called, so gates there would do nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(192, 12)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(F.linear(x.flatten(1), self.a.weight)))
+
+
+@pytest.mark.parametrize("model", [Unaffine, RawParameters, FunctionalWeight])
+def test_unusual_layers_are_gated_released_and_removed_exactly(
+    model: type[nn.Module], residual_task: ac.Task
+) -> None:
+    task = replace(residual_task, model=model)
+    torch.manual_seed(0)
+    done = ac.compress(model(), task, Alcn(Config(initial_ratio=0.3)))
+    assert done.proof < 1e-4
+    assert sum(p.numel() for p in done.model.parameters()) < sum(p.numel() for p in model().parameters())
+
+
+def test_calibration_sees_the_ungated_model(residual_task: ac.Task) -> None:
+    compressor, state = attached(Config(), residual_task)
+    open_rms = [rms.clone() for rms in state.input_rms]
+    compressor.after_step(state, 0.4)
+    state.model.eval()(residual_task.example())
+    compressor.after_epoch(state, 0.4)
+    assert all(torch.allclose(a, b, rtol=1e-4) for a, b in zip(open_rms, state.input_rms, strict=True))
 
 
 @pytest.mark.parametrize(

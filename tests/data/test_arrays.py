@@ -74,3 +74,10 @@ def test_measured_spec_is_that_of_the_data() -> None:
     assert np.allclose(spec.mean, x.mean(0), atol=1e-3)
     assert np.allclose(spec.std, x.std(0), atol=1e-3)
     assert spec.shape == (4,)
+
+
+def test_constant_features_are_left_at_their_scale_and_small_ones_keep_theirs() -> None:
+    x = np.stack([np.full(1000, 3.0), np.random.default_rng(0).normal(0, 1e-4, 1000)], 1)
+    spec = measured_spec(x)
+    assert spec.std[0] == 1.0
+    assert spec.std[1] == pytest.approx(x[:, 1].std(), rel=1e-4)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 import autocompress as ac
 from autocompress.data import with_validation
@@ -40,3 +40,19 @@ def test_data_loaders_are_carved_too(residual_task: ac.Task) -> None:
 def test_other_iterables_must_bring_their_own(residual_task: ac.Task) -> None:
     with pytest.raises(TaskError, match="val must be given"):
         with_validation(replace(residual_task, train=[(torch.zeros(1), torch.zeros(1))], val=None))
+
+
+def test_loaders_with_their_own_batches_must_bring_validation(residual_task: ac.Task) -> None:
+    data = TensorDataset(torch.arange(50.0), torch.arange(50))
+    batches = BatchSampler(RandomSampler(data), 8, drop_last=True)
+    loader = DataLoader(data, batch_sampler=batches)
+    with pytest.raises(TaskError, match="val must be given"):
+        with_validation(replace(residual_task, train=loader, val=None))
+
+
+def test_carved_loaders_keep_dropping_the_last_batch(residual_task: ac.Task) -> None:
+    data = TensorDataset(torch.arange(50.0), torch.arange(50))
+    loader = DataLoader(data, batch_size=8, shuffle=True, drop_last=True)
+    task = with_validation(replace(residual_task, train=loader, val=None))
+    assert {len(x) for x, _ in task.train} == {8}
+    assert sum(len(x) for x, _ in task.val) == 5

@@ -65,6 +65,15 @@ def test_image_folders_are_read_by_class(tmp_path: Path) -> None:
     assert task.input_spec().shape == (3, 16, 16)
 
 
+def test_image_folders_whose_splits_have_other_classes_are_refused(tmp_path: Path) -> None:
+    image = Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8))
+    for folder in ("train/a", "train/b", "train/c", "test/a", "test/c"):
+        (tmp_path / folder).mkdir(parents=True)
+        image.save(tmp_path / folder / "0.png")
+    with pytest.raises(TaskError, match="must hold the same classes in every split"):
+        load_task(f"imagefolder:{tmp_path}", model="small_cnn", image_size=8)
+
+
 def test_own_functions_are_loaded_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "import torch, autocompress as ac\n"

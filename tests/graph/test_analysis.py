@@ -209,3 +209,59 @@ def test_torchvision_models_stay_exact(name: str) -> None:
     torch.manual_seed(0)
     model = torchvision.models.get_model(name, weights=None, num_classes=7)
     assert removal_is_exact(model, torch.randn(2, 3, 64, 64)) > 5
+
+
+def test_models_that_differ_by_a_flag_alone_have_their_own_analyses(images: Tensor) -> None:
+    class Optional(nn.Module):
+        def __init__(self, skip: bool) -> None:
+            super().__init__()
+            self.skip = skip
+            self.a = nn.Conv2d(3, 6, 1)
+            self.b = nn.Conv2d(6, 6, 1)
+            self.head = nn.Linear(6, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.a(x))
+            y = torch.relu(self.b(x))
+            return self.head((x + y if self.skip else y).mean((2, 3)))
+
+    assert [g.name for g in analyse(Optional(False).eval(), images).groups] == ["a", "b"]
+    assert [g.name for g in analyse(Optional(True).eval(), images).groups] == ["a"]
+
+
+def test_operators_that_return_tuples_keep_their_units(images: Tensor) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(24, 5))
+    assert removal_is_exact(model, images) == 1
+
+
+def test_forms_that_a_rule_does_not_foresee_are_frozen(images: Tensor) -> None:
+    class Sorting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(192, 8)
+            self.head = nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.first(x.flatten(1)).sort(-1)[0])
+
+    analysis = analyse(Sorting().eval(), images)
+    assert analysis.groups == ()
+    assert analysis.frozen["first"] == "operator sort is not analysed"
+
+
+def test_layers_that_start_at_zero_hide_no_wrong_removal(images: Tensor) -> None:
+    class Masking(nn.Module):
+        """Its zero-initialised scale makes every removal look right until it is trained."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 8, 1)
+            self.scale = nn.Parameter(torch.zeros(1))
+            self.head = nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            return self.head((x * self.scale / x.shape[1]).mean((2, 3)))
+
+    # The width enters as a number that the exported graph holds fixed.
+    assert analyse(Masking().eval(), images).groups == ()

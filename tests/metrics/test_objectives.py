@@ -32,3 +32,9 @@ def test_directions_are_known_and_can_be_overridden() -> None:
 def test_bad_objectives_are_refused(given: list[str], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         parse_objectives(given, KNOWN)
+
+
+def test_metrics_of_unknown_direction_must_say_it() -> None:
+    with pytest.raises(SettingsError, match="must say its direction, 'score:min' or 'score:max'"):
+        parse_objectives(["score"], {"score": ""})
+    assert not parse_objectives(["score:min"], {"score": ""})[0].maximised

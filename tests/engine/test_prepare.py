@@ -1,0 +1,116 @@
+"""What is refused before anything is trained or written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import autocompress as ac
+from autocompress.engine.folder import RunFolder
+from autocompress.engine.prepare import prepare
+from autocompress.engine.settings import Settings, parse_duration
+from tests.conftest import Residual
+
+
+class BurnedBatch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(192, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x.reshape(2, -1)) if x.shape[0] == 2 else self.head(x.flatten(1))
+
+
+def bad_labels() -> DataLoader[object]:
+    labels = torch.zeros(40, dtype=torch.long)
+    labels[-1] = 9
+    return DataLoader(TensorDataset(torch.randn(40, 3, 8, 8), labels), batch_size=8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": Residual()}, "model must be a function that makes a new nn.Module"),
+        ({"model": lambda: "no"}, "must make an nn.Module but made a str"),
+        ({"train": []}, "train must yield at least one batch"),
+        ({"train": [{"x": 1}]}, r"train must yield \(inputs, targets\) pairs"),
+        ({"val": []}, "val must yield at least one batch"),
+        ({"loss": nn.CrossEntropyLoss(reduction="none")}, "loss must return a scalar tensor"),
+        ({"loss": nn.MSELoss()}, "loss must accept outputs"),
+        ({"metrics": {"accuracy": lambda o, t: o.nothing}}, "metric 'accuracy' must accept outputs"),
+        ({"model": BurnedBatch}, "must be exportable with a free batch size"),
+        ({"train": bad_labels()}, r"labels of the train split must be in \[0, 4\]"),
+        ({"weights": {"stem.weight": torch.zeros(1)}}, "weights must fit the model"),
+    ],
+)
+def test_tasks_that_cannot_work_are_refused(
+    changes: dict[str, object], message: str, residual_task: ac.Task
+) -> None:
+    with pytest.raises(ac.UsageError, match=message):
+        prepare(replace(residual_task, **changes), Settings())
+
+
+def test_weights_may_be_of_another_dtype(residual_task: ac.Task) -> None:
+    weights = {k: v.to(torch.bfloat16) for k, v in Residual().state_dict().items()}
+    prepared = prepare(replace(residual_task, weights=weights), Settings())
+    assert torch.equal(prepared.model.stem.weight, weights["stem.weight"].float())
+
+
+@pytest.mark.parametrize(
+    ("changes", "setting"),
+    [
+        ({"recipe": ac.Recipe(epochs=7)}, "recipe"),
+        ({"model": lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 9), nn.Linear(9, 5))}, "architecture"),
+        ({"metrics": {"error": lambda o, t: 0.0}}, "metrics"),
+        ({"loss": nn.CrossEntropyLoss(label_smoothing=0.1)}, "loss"),
+    ],
+)
+def test_another_task_of_the_same_name_is_another_run(
+    changes: dict[str, object], setting: str, residual_task: ac.Task, tmp_path: Path
+) -> None:
+    options = Settings(objectives=("bytes",))
+    folder = RunFolder(tmp_path / "run")
+    first = prepare(residual_task, options)
+    folder.write(options, first.identity(), {})
+    folder.refuse_other_settings(first.identity())
+    changed = {"loss": residual_task.loss, **changes}
+    other = prepare(replace(residual_task, **changed), options).identity()
+    with pytest.raises(ac.UsageError, match=f"^{setting} of the run in "):
+        folder.refuse_other_settings(other)
+
+
+def test_execution_may_differ_and_storage_may_not(residual_task: ac.Task, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    first = prepare(residual_task, Settings())
+    folder.write(first.settings, first.identity(), {})
+    more = Settings(trials=99, workers=7, timeout=3.0)
+    folder.refuse_other_settings(prepare(residual_task, more).identity())
+    other = prepare(residual_task, Settings(storage="sqlite:///elsewhere.db")).identity()
+    with pytest.raises(ac.UsageError, match=r"^storage of the run in"):
+        folder.refuse_other_settings(other)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trials": "ten"}, "trials must be of type int but got 'ten'"),
+        ({"epochs": 1.5}, r"epochs must be of type int \| None but got 1\.5"),
+        ({"early_stopping": 1}, "early_stopping must be of type bool but got 1"),
+        ({"methods": ()}, "methods must name at least one method"),
+        ({"cpus_per_trial": 0.0}, r"cpus_per_trial must be greater than 0 but got 0\.0"),
+        ({"gpus_per_trial": -1.0}, r"gpus_per_trial must be at least 0 but got -1\.0"),
+    ],
+)
+def test_settings_refuse_wrong_types_and_ranges(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ac.UsageError, match=message):
+        Settings(**options)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("0.5h", 1800)])
+def test_durations_are_seconds(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
