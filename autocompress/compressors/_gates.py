@@ -152,7 +152,7 @@ def maker_norms(sites: list[GateSite], units: int, like: Tensor) -> Tensor:
             squares = squares.index_add(0, index, own)
             present[index] = 1.0
         norm = (squares + 1e-12).sqrt() * present
-        total = total + norm / (norm.detach().sum() / present.sum()).clamp_min(1e-12)
+        total = total + norm / (norm.sum() / present.sum()).clamp_min(1e-12)
         count = count + present
     # Units that no gated layer makes score by their readers alone.
     return torch.where(count > 0, total / count.clamp_min(1), 1.0)[:units]
@@ -236,7 +236,7 @@ def reader_norms(readers: list[Reader], rms: list[Tensor | None], units: int, li
         squares = _squares(reader.layer._parameters[reader.weight], reader.dim).to(like.dtype)
         if measured is not None:
             squares = squares * measured.square().to(like.dtype)
-        total = total.index_add(0, reader.index, squares / squares.detach().mean().clamp_min(1e-12))
+        total = total.index_add(0, reader.index, squares / squares.mean().clamp_min(1e-12))
     return (total + 1e-12).sqrt()[:units]
 
 

@@ -65,7 +65,7 @@ class Config:
     reference: Literal["quantile", "median"] = "quantile"
     cost: Cost = "uniform"
     gate_lr_scale: float = 10.0
-    final_temperature: float = 0.02
+    final_temperature: float = 0.001
     ramp: float = 0.5
 
     def __post_init__(self) -> None:
@@ -266,9 +266,11 @@ class Alcn(Compressor[AlcnState]):
 def _scores(state: AlcnState) -> Tensor:
     """h of all units, `(units,)`: how strongly a channel is made, times what its readers make of it.
 
-    Its value is that of the readers at the last calibration; the norms of the layers that make it
-    carry its gradient.
+    Measured at the last calibration, and followed since through the norms of the layers' weights.
+    Without gradient: a gradient through h would pull channels towards the threshold m, where they
+    gather half open, and removing them would then change what was trained.
     """
     units = sum(state.gates.widths)
-    made = maker_norms(state.sites, units, state.weights) * state.maker_scale
-    return made * reader_norms(state.readers, state.input_rms, units, state.weights)
+    with torch.no_grad():
+        made = maker_norms(state.sites, units, state.weights) * state.maker_scale
+        return made * reader_norms(state.readers, state.input_rms, units, state.weights)

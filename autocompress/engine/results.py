@@ -49,12 +49,12 @@ def open_study(folder: RunFolder) -> tuple[SearchStudy, tuple[Objective, ...]]:
 
     Raises:
         SettingsError: the folder is no run.
-        TaskError: its search was stopped before the reference was there.
+        TaskError: the reference is not trained yet.
     """
     data = folder.read()
     settings = Settings.from_json(data["settings"])
     if "objectives" not in data:
-        raise TaskError(f"RUN '{folder.path}' must have a reference but its search stopped before.")
+        raise TaskError(f"RUN must have a trained reference but '{folder.path}' has none yet.")
     objectives = tuple(Objective(**item) for item in data["objectives"])
     storage = settings.storage or sqlite_url(folder.path)
     name = study_name(folder, settings)

@@ -57,7 +57,8 @@ def front_figure(result: SearchResult, others: Sequence[Mapping[str, float]] = (
         base = result.reference.metrics
         axis.scatter([base[name]], [base[primary]], marker="*", s=140, color="C3", label="reference")
         axis.set(xlabel=name, ylabel=f"{primary} (validation)", xscale="log")
-        axis.xaxis.set_major_formatter(partial(_tick, name))
+        for formatted in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
+            formatted(partial(_tick, name))
         axis.grid(alpha=0.3, which="both")
         axis.tick_params(axis="x", which="both", labelsize=7, rotation=30)
         axis.legend()
