@@ -8,6 +8,7 @@ AutocompressError
 ├── TrialError            one trial failed; the search goes on
 │   ├── DivergedError     a loss or a metric became NaN or infinite
 │   └── ProofError        the compact model does not equal the masked one
+├── ClusterError          Ray failed as a whole; the same command continues    (exit code 1)
 ├── CheckpointError       a checkpoint is missing, damaged or of another version
 └── SearchFailedError     no trial succeeded                                (exit code 1)
 """
@@ -45,6 +46,10 @@ class DivergedError(TrialError):
 
 class ProofError(TrialError):
     """The compact model does not compute what the masked one does."""
+
+
+class ClusterError(AutocompressError):
+    """Ray failed as a whole; what had finished is recorded."""
 
 
 class CheckpointError(AutocompressError):

@@ -31,10 +31,13 @@ for _name, _value in _ENVIRONMENT.items():
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
+from ray.exceptions import RayError  # noqa: E402
+from ray.tune.error import TuneError  # noqa: E402
 
 from autocompress.distribute.driver import Driver  # noqa: E402
 from autocompress.distribute.searcher import DriverScheduler, DriverSearcher  # noqa: E402
 from autocompress.distribute.worker import Shared, train  # noqa: E402
+from autocompress.errors import ClusterError, SettingsError, one_line  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,10 @@ def execute(driver: Driver, shared: Shared, cluster: Cluster) -> bool:
         driver: gives jobs and hears of their ends.
         shared: sent to the workers once.
         cluster: where to run.
+
+    Raises:
+        ClusterError: Ray failed as a whole, not one trial.
+        SettingsError: there is no cluster at the address.
     """
     with _ray(cluster), tempfile.TemporaryDirectory(prefix="autocompress-") as scratch:
         searcher = DriverSearcher(driver)
@@ -83,6 +90,10 @@ def execute(driver: Driver, shared: Shared, cluster: Cluster) -> bool:
             tuner.fit()
         except KeyboardInterrupt:
             return False
+        except (RayError, TuneError, ConnectionError) as error:
+            raise ClusterError(
+                f"Ray failed while trials ran: {one_line(error)} (the same command continues the run)"
+            ) from error
         # Tune takes the first Ctrl-C itself and returns with trials that never ended.
         return searcher.exhausted and not searcher.numbers
 
@@ -105,7 +116,15 @@ def _ray(cluster: Cluster) -> Iterator[None]:
     else:
         options["address"] = cluster.address
     with _quiet_stderr():
-        ray.init(**options)
+        try:
+            ray.init(**options)
+        except (ConnectionError, ValueError) as error:
+            if cluster.address is None:
+                raise ClusterError(f"Ray could not be started: {one_line(error)}") from error
+            raise SettingsError(
+                f"ray_address must be that of a running Ray cluster but got {cluster.address!r}: "
+                f"{one_line(error)}"
+            ) from error
     try:
         yield
     finally:

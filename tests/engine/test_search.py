@@ -141,6 +141,19 @@ def test_time_limit_ends_the_search_and_keeps_what_was_cut_off(tmp_path: Path) -
     assert not result.interrupted
 
 
+def test_early_stopping_records_pruned_trials_and_goes_on(tmp_path: Path) -> None:
+    options = {"early_stopping": True, "sampler": "random", "constraints": [], "workers": 2}
+    result = ac.search("digits", trials=10, epochs=8, out=tmp_path / "run", **options)
+    by_state: dict[str, list[int]] = {}
+    for trial in result.study.trials[1:]:
+        by_state.setdefault(trial.state.name, []).append(trial.number)
+    assert set(by_state) == {"COMPLETE", "PRUNED"}
+    assert sum(map(len, by_state.values())) == 10
+    for number in by_state["PRUNED"]:
+        assert "less promising" in result.study.trials[number].user_attrs["reason"]
+        assert not (tmp_path / "run" / "trials" / f"{number:04d}").exists()
+
+
 def test_halving_stops_what_others_dominate() -> None:
     halving = Halving(epochs=8)
     assert halving.rungs == [2, 4]
