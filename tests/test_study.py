@@ -90,7 +90,6 @@ def test_test_metrics_are_merged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["auto", "tpe", "nsga2", "gp", "random"])
 def test_samplers_propose_under_constraints_and_repeat_with_their_seed(name: str, tmp_path: Path) -> None:
-    pytest.importorskip("torch")
     values = []
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

@@ -50,8 +50,6 @@ def test_program_gives_the_same_outputs_where_autocompress_is_not_importable(
 
 
 def test_onnx_gives_the_same_outputs(residual: nn.Module, images: Tensor, tmp_path: Path) -> None:
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
     export_onnx(residual, images[:2], tmp_path / "model.onnx")
     program = load_program(tmp_path / "model.onnx")
     with torch.no_grad():
