@@ -117,9 +117,9 @@ def original(task: ac.Task, seed: int) -> list[Row]:
 
 def ours(task: ac.Task, seed: int) -> Row:
     seed_everything(seed)
-    compressor = Alcn(Config(initial_ratio=RATIO, lambda_sparse=0.14, lambda_ratio=0.1))
+    compressor = Alcn(Config(initial_ratio=RATIO, lambda_sparse=0.04, cost="params"))
     start = time.process_time()
-    done = ac.compress(task.model(), task, compressor, compress_share=0.4, seed=seed)
+    done = ac.compress(task.model(), task, compressor, seed=seed)
     seconds = time.process_time() - start
     last = [e for e in done.history if any(k.startswith("ratio/") for k in e)][-1]
     ratios = [value for key, value in last.items() if key.startswith("ratio/")]
