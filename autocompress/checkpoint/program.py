@@ -87,6 +87,8 @@ def load_module(path: Path) -> nn.Module:
         warnings.simplefilter("ignore")
         module = torch.export.load(path).module()
     # An exported program is fixed to inference; by itself it refuses even `eval()`.
+    for part in module.modules():
+        part.training = False
     module.eval = MethodType(_as_it_is, module)  # type: ignore[method-assign]
     module.train = MethodType(_inference_only, module)  # type: ignore[method-assign]
     return module
