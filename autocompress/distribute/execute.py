@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 # Read by Ray when it is imported or started.
@@ -26,6 +27,10 @@ _ENVIRONMENT = {
     "TUNE_WARN_THRESHOLD_S": "60",
     "TUNE_RESULT_BUFFER_LENGTH": "0",
 }
+# Joining a cluster by its address authenticates only where this mode is named; starting Ray with the
+# mode named fails where there is no token yet, which Ray otherwise makes.
+if "RAY_AUTH_TOKEN" in os.environ or (Path.home() / ".ray" / "auth_token").is_file():
+    _ENVIRONMENT["RAY_AUTH_MODE"] = "token"
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
