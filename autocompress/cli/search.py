@@ -7,11 +7,12 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from autocompress.cli.app import DataRoot, ImageSize, Model, Number, TaskName, Weights, Whole, app
+from autocompress.cli import options as opt
+from autocompress.cli.app import app
 from autocompress.cli.show import console, print_error, print_result
 from autocompress.errors import SettingsError
 
@@ -28,49 +29,31 @@ Examples:
 )
 def search(
     context: typer.Context,
-    task: TaskName,
-    model: Model = None,
-    weights: Weights = None,
-    data_root: DataRoot = None,
-    image_size: ImageSize = 224,
-    methods: Annotated[
-        str | None, typer.Option(help="Comma-separated. [default: all that fit the model]")
-    ] = None,
-    space: Annotated[
-        list[str] | None,
-        typer.Option(help="FILE.py or module with suggest(trial, profile); repeatable."),
-    ] = None,
-    objectives: Annotated[
-        str,
-        typer.Option(help="At most 3 of accuracy, bytes, params, macs, latency; ':max'/':min'."),
-    ] = "accuracy,bytes",
-    constraint: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="'accuracy>=0.97', 'accuracy>=ref-0.005', 'bytes<=0.5*ref'; repeatable; 'none' lifts "
-            "the default. [default: accuracy>=0.9*ref]"
-        ),
-    ] = None,
-    trials: Annotated[int, Whole(help="Compressed models to try.")] = 24,
-    timeout: Annotated[str | None, typer.Option(help="Time limit: 90s, 30m, 2h.")] = None,
-    epochs: Annotated[int | None, Whole(help="Of one trial. [default: the task's]")] = None,
-    workers: Annotated[int | None, Whole(help="Trials at a time. [default: CPUs / cpus-per-trial]")] = None,
-    cpus_per_trial: Annotated[float, Number("CPUs of one trial; also its threads.")] = 1.0,
-    gpus_per_trial: Annotated[float, Number("GPUs of one trial.")] = 0.0,
-    sampler: Annotated[str, typer.Option(help="auto, tpe, nsga2, gp or random.")] = "auto",
-    early_stopping: Annotated[bool, typer.Option(help="Stop unpromising trials early.")] = False,
-    seed: Annotated[int, Whole("Of everything random.")] = 0,
-    artifact: Annotated[
-        str, typer.Option(help="What bytes, accuracy and latency are those of: pt2 or onnx.")
-    ] = "pt2",
-    latency_batch_size: Annotated[int, Whole(help="Inputs per measured call.")] = 1,
-    latency_threads: Annotated[int, Whole(help="Threads of the measured process.")] = 1,
-    out: Annotated[str | None, typer.Option(help="RUN. [default: runs/<task>-<model>]")] = None,
-    storage: Annotated[str | None, typer.Option(help="Optuna storage URL. [default: SQLite in RUN]")] = None,
-    ray_address: Annotated[str | None, typer.Option(help="Of a running Ray cluster.")] = None,
-    config: Annotated[
-        str | None, typer.Option(help="TOML file of these options; the command line wins.")
-    ] = None,
+    task: opt.TaskName,
+    model: opt.Model = None,
+    weights: opt.Weights = None,
+    data_root: opt.DataRoot = None,
+    image_size: opt.ImageSize = 224,
+    methods: opt.Methods = None,
+    space: opt.Space = None,
+    objectives: opt.Objectives = "accuracy,bytes",
+    constraint: opt.Constraints = None,
+    trials: opt.Trials = 24,
+    timeout: opt.Timeout = None,
+    epochs: opt.Epochs = None,
+    workers: opt.Workers = None,
+    cpus_per_trial: opt.CpusPerTrial = 1.0,
+    gpus_per_trial: opt.GpusPerTrial = 0.0,
+    sampler: opt.Sampler = "auto",
+    early_stopping: opt.EarlyStopping = False,
+    seed: opt.Seed = 0,
+    artifact: opt.Artifact = "pt2",
+    latency_batch_size: opt.LatencyBatchSize = 1,
+    latency_threads: opt.LatencyThreads = 1,
+    out: opt.Out = None,
+    storage: opt.Storage = None,
+    ray_address: opt.RayAddress = None,
+    config: opt.ConfigFile = None,
 ) -> None:
     """Search for compressed models of TASK, or continue an earlier search."""
     with _progress_of(_options(context, config)) as (name, settings, progress):
@@ -86,11 +69,11 @@ def search(
 
 @app.command(epilog="Example:  autocompress inspect cifar10 --model resnet56 --json")
 def inspect(
-    task: TaskName,
-    model: Model = None,
-    data_root: DataRoot = None,
-    image_size: ImageSize = 224,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    task: opt.TaskName,
+    model: opt.Model = None,
+    data_root: opt.DataRoot = None,
+    image_size: opt.ImageSize = 224,
+    as_json: opt.AsJson = False,
 ) -> None:
     """What can be compressed in the model of TASK, and what cannot, and why."""
     from autocompress.engine.prepare import prepare

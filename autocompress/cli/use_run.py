@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from autocompress.cli.app import Number, Run, Whole, app
+from autocompress.cli.app import app
+from autocompress.cli.options import AsJson, Number, Run, Whole
 from autocompress.cli.show import console, print_front
 from autocompress.errors import SettingsError
 
@@ -16,7 +17,7 @@ from autocompress.errors import SettingsError
 @app.command(epilog="Example:  autocompress front runs/digits-small_cnn --csv > front.csv")
 def front(
     run: Run,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
     """The front of RUN: validation and test metrics, ratios to the reference."""
@@ -48,7 +49,7 @@ def pick(
     bytes: Annotated[float | None, Number(help="At most.")] = None,
     params: Annotated[float | None, Number(help="At most.")] = None,
     macs: Annotated[float | None, Number(help="At most.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """One point of RUN's front, by need."""
     from autocompress.engine.results import load_run

@@ -151,7 +151,7 @@ class Alcn(Compressor[AlcnState]):
     """Adaptive Layer Condensation: learns which share of each coupled channel group survives.
 
     Loss added: λ_sparse · Σ_g w_g·mean(s_g) + λ_ratio · mean_g (mean(s_g) − ρ_g)². The score h of a
-    channel is the RMS of what its layers put out.
+    channel is its RMS where it is read times the norm of the weights that read it, without gradient.
     """
 
     Config: ClassVar[type[Config]] = Config

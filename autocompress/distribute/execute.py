@@ -104,36 +104,50 @@ def execute(driver: Driver, shared: Shared, cluster: Cluster) -> bool:
 
 
 @contextlib.contextmanager
-def _ray(cluster: Cluster) -> Iterator[None]:
-    """A Ray of our own, or a connection to a running one; one that was there before stays."""
-    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    if ray.is_initialized():
+def connection(address: str | None) -> Iterator[None]:
+    """Be connected to a running cluster, so that a wrong address is found at once; None does nothing.
+
+    Raises:
+        SettingsError: there is no cluster at the address.
+    """
+    if address is None or ray.is_initialized():
         yield
         return
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if cluster.address is None:
-        options |= {
-            "address": "local",
-            "num_cpus": max(1, math.ceil(cluster.workers * cluster.cpus)),
-            "include_dashboard": False,
-        }
-    else:
-        options["address"] = cluster.address
-    with _quiet_stderr():
-        try:
-            ray.init(**options)
-        except (ConnectionError, ValueError) as error:
-            if cluster.address is None:
-                raise ClusterError(f"Ray could not be started: {one_line(error)}") from error
-            raise SettingsError(
-                f"ray_address must be that of a running Ray cluster but got {cluster.address!r}: "
-                f"{one_line(error)}"
-            ) from error
+    try:
+        _init(address=address)
+    except (ConnectionError, ValueError) as error:
+        raise SettingsError(
+            f"ray_address must be that of a running Ray cluster but got {address!r}: {one_line(error)}"
+        ) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _ray(cluster: Cluster) -> Iterator[None]:
+    """A Ray of our own, or a connection to a running one; one that was there before stays."""
+    if cluster.address is not None or ray.is_initialized():
+        with connection(cluster.address):
+            yield
+        return
+    cpus = max(1, math.ceil(cluster.workers * cluster.cpus))
+    try:
+        _init(address="local", num_cpus=cpus, include_dashboard=False)
+    except (ConnectionError, ValueError) as error:
+        raise ClusterError(f"Ray could not be started: {one_line(error)}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _init(**options: Any) -> None:
+    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with _quiet_stderr():
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
 
 
 @contextlib.contextmanager

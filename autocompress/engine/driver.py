@@ -16,7 +16,7 @@ from autocompress.distribute import Job
 from autocompress.engine.halving import Halving
 from autocompress.engine.prepare import Prepared
 from autocompress.errors import SettingsError, one_line
-from autocompress.report import Progress, history_picture
+from autocompress.report import Progress, TrialEnd, history_picture
 from autocompress.study import SearchStudy
 from autocompress.trial import Stage, TrialConfig, TrialResult
 
@@ -103,7 +103,7 @@ class SearchDriver:
         else:
             # Only what is, or was, on the front is worth its disk space; `replay` makes it again.
             shutil.rmtree(trial_folder(self.trials, number), ignore_errors=True)
-        self.progress.trial_end(number, "complete", result.metrics, self.reference, remark)
+        self._show_end(number, "complete", remark, result.metrics)
 
     def stopped(self, number: int) -> None:
         self._ended(0.0)
@@ -113,13 +113,13 @@ class SearchDriver:
             self.study.fail(number, reason, interrupted=True)
         else:
             self.study.prune(number, reason)
-        self.progress.trial_end(number, "pruned", {}, self.reference, reason)
+        self._show_end(number, "pruned", reason)
 
     def failed(self, number: int, reason: str) -> None:
         self._ended(0.0)
         self.configs.pop(number, None)
         self.study.fail(number, reason)
-        self.progress.trial_end(number, "fail", {}, self.reference, reason)
+        self._show_end(number, "fail", reason)
 
     def abandon(self) -> None:
         """Record trials that were cut off, so that the same command runs them again."""
@@ -139,6 +139,11 @@ class SearchDriver:
     def _ended(self, step_seconds: float) -> None:
         self.step_seconds += step_seconds
         self.last_end = time.perf_counter()
+
+    def _show_end(
+        self, number: int, state: str, remark: str, metrics: Mapping[str, float] | None = None
+    ) -> None:
+        self.progress.trial_end(TrialEnd(number, state, metrics or {}, self.reference, remark))
 
     def _propose(self, trial: Any) -> TrialConfig:
         proposal = self.pipeline.suggest(trial, self.prepared.profile, self.prepared.spaces)

@@ -80,10 +80,7 @@ def prepare(task: Task | str, settings: Settings) -> Prepared:
         )
     known = known_metrics(task)
     objectives = parse_objectives(settings.objectives, known)
-    given = settings.constraints
-    if given is None:
-        given = (DEFAULT_CONSTRAINT,) if objectives[0].metric == "accuracy" else ()
-    constraints = tuple(Constraint.parse(text, known) for text in given)
+    constraints = tuple(Constraint.parse(text, known) for text in _bounds(settings, objectives))
     task = with_validation(task)
     if settings.epochs is not None:
         task = task.with_recipe(epochs=settings.epochs)
@@ -114,6 +111,13 @@ def prepare(task: Task | str, settings: Settings) -> Prepared:
         ),
         out=Path(settings.out or f"runs/{_slug(task.name)}-{_slug(task.model_name)}"),
     )
+
+
+def _bounds(settings: Settings, objectives: Sequence[Objective]) -> tuple[str, ...]:
+    """The given constraints; by default one that keeps toys off a front of accuracy."""
+    if settings.constraints is not None:
+        return settings.constraints
+    return (DEFAULT_CONSTRAINT,) if objectives[0].metric == "accuracy" else ()
 
 
 def _described(loss: Any) -> str:

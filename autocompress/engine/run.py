@@ -13,7 +13,7 @@ import torch
 from autocompress.checkpoint import Checkpoint, open_checkpoint
 from autocompress.checkpoint.store import ARTIFACTS, remove_leftovers, trial_folder
 from autocompress.checkpoint.weights import load_weights_into
-from autocompress.distribute import Cluster, execute
+from autocompress.distribute import Cluster, connection, execute
 from autocompress.distribute.worker import Shared
 from autocompress.engine.driver import SearchDriver
 from autocompress.engine.folder import RunFolder
@@ -62,7 +62,7 @@ def search(
     folder.refuse_other_settings(prepared.identity())
     if resolved.storage is not None:
         check_storage(resolved.storage)
-    with folder.locked():
+    with connection(resolved.ray_address), folder.locked():
         if progress is not None:
             return _Search(prepared, folder, progress).run()
         shown = ConsoleProgress([objective.metric for objective in prepared.objectives])

@@ -3,11 +3,12 @@
 from autocompress.report.console import ConsoleProgress, front_table, metric_text
 from autocompress.report.html import write_report
 from autocompress.report.plots import front_figure, history_picture
-from autocompress.report.progress import Progress
+from autocompress.report.progress import Progress, TrialEnd
 
 __all__ = [
     "ConsoleProgress",
     "Progress",
+    "TrialEnd",
     "front_figure",
     "front_table",
     "history_picture",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from autocompress.report.progress import Progress
+from autocompress.report.progress import Progress, TrialEnd
 from autocompress.result import ParetoModel, SearchResult
 
 _SHOWN = ("bytes", "params", "macs", "latency")
@@ -74,28 +74,21 @@ class ConsoleProgress(Progress):
     def trial_epoch(self, number: int, epoch: int, epochs: int) -> None:
         self._update(f"trial {number}", f"  trial {number}", epoch, epochs)
 
-    def trial_end(
-        self,
-        number: int,
-        state: str,
-        metrics: Mapping[str, float],
-        reference: Mapping[str, float],
-        remark: str,
-    ) -> None:
-        self._remove(f"trial {number}")
+    def trial_end(self, end: TrialEnd) -> None:
+        self._remove(f"trial {end.number}")
         if "trials" in self.tasks:
             self.bar.advance(self.tasks["trials"])
-        parts = [f"trial {number:>3}"]
+        parts = [f"trial {end.number:>3}"]
         for name in self.objectives:
-            if name in metrics:
-                text = f"{name} {metric_text(name, metrics[name])}"
-                if name in _SHOWN and reference.get(name):
-                    text += f" ({metrics[name] / reference[name]:.2f}×)"
+            if name in end.metrics:
+                text = f"{name} {metric_text(name, end.metrics[name])}"
+                if name in _SHOWN and end.reference.get(name):
+                    text += f" ({end.metrics[name] / end.reference[name]:.2f}×)"
                 parts.append(text)
-        if state != "complete":
-            parts.append(state.upper())
-        if remark:
-            parts.append(remark)
+        if end.state != "complete":
+            parts.append(end.state.upper())
+        if end.remark:
+            parts.append(end.remark)
         self.note("  ".join(parts))
 
     def close(self) -> None:

@@ -3,6 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TrialEnd:
+    """How a trial ended.
+
+    Args:
+        number: of the trial.
+        state: "complete", "pruned" or "fail".
+        metrics: of the model, empty unless complete.
+        reference: metrics of the reference.
+        remark: what else there is to say.
+    """
+
+    number: int
+    state: str
+    metrics: Mapping[str, float]
+    reference: Mapping[str, float]
+    remark: str
 
 
 class Progress:
@@ -20,15 +40,8 @@ class Progress:
     def trial_epoch(self, number: int, epoch: int, epochs: int) -> None:
         """A trial started (epoch 0) or finished an epoch."""
 
-    def trial_end(
-        self,
-        number: int,
-        state: str,
-        metrics: Mapping[str, float],
-        reference: Mapping[str, float],
-        remark: str,
-    ) -> None:
-        """A trial ended as "complete", "pruned" or "fail"; `remark` says what else there is."""
+    def trial_end(self, end: TrialEnd) -> None:
+        """A trial ended."""
 
     def close(self) -> None:
         """The search ended; take the live display down."""

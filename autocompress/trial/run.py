@@ -98,23 +98,15 @@ def run_trial(
         plans.append({"method": stage.method, "edits": plan})
         proof = max(proof, stage_proof)
     trainer.fit(model, config.epochs - compressing)
-    writer = Writer(folder)
-    try:
-        metrics = _measured(writer, model, task, reference, measuring or Measuring(), trainer)
-        manifest = {
-            "task": task.name,
-            "model": task.model_name,
-            "config": config.to_json(),
-            "metrics": metrics,
-            "input": task.input_spec().to_json(),
-            "proof": {"max_relative_difference": proof},
-            "stages": plans,
-            "history": trainer.history,
-        }
-        writer.commit(manifest)
-    finally:
-        writer.discard()
-    return TrialResult(metrics, trainer.history, proof, time.perf_counter() - start, trainer.clock.seconds)
+    stored = _Stored(config, reference, proof, plans)
+    checkpoint = _store(folder, model, task, measuring or Measuring(), trainer, stored)
+    return TrialResult(
+        checkpoint.manifest["metrics"],
+        trainer.history,
+        proof,
+        time.perf_counter() - start,
+        trainer.clock.seconds,
+    )
 
 
 def train_reference(
@@ -139,18 +131,36 @@ def train_reference(
         load_state(model, task.weights)
     else:
         trainer.fit(model, epochs)
+    config = TrialConfig(epochs=epochs, seed=seed)
+    return _store(folder, model, task, measuring, trainer, _Stored(config))
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What a checkpoint says of how its model came about; `reference` is None for the reference."""
+
+    config: TrialConfig
+    reference: Reference | None = None
+    proof: float = 0.0
+    stages: list[dict[str, Any]] = field(default_factory=list)
+
+
+def _store(
+    folder: Path, model: nn.Module, task: Task, measuring: Measuring, trainer: Trainer, stored: _Stored
+) -> Checkpoint:
+    """Export a model, measure it as loaded again from the file, and commit the checkpoint."""
     writer = Writer(folder)
     try:
-        metrics = _measured(writer, model, task, None, measuring, trainer)
+        metrics = _measured(writer, model, task, stored.reference, measuring, trainer)
         return writer.commit(
             {
                 "task": task.name,
                 "model": task.model_name,
-                "config": TrialConfig(epochs=epochs, seed=seed).to_json(),
+                "config": stored.config.to_json(),
                 "metrics": metrics,
                 "input": task.input_spec().to_json(),
-                "proof": {"max_relative_difference": 0.0},
-                "stages": [],
+                "proof": {"max_relative_difference": stored.proof},
+                "stages": stored.stages,
                 "history": trainer.history,
             }
         )

@@ -9,7 +9,10 @@ import time
 from pathlib import Path
 
 import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from autocompress.study import STUDY_NAME, sqlite_url
 
@@ -48,9 +51,10 @@ def wait_for_complete(out: Path, count: int, seconds: float = 120) -> None:
 
 
 def states(out: Path, *wanted: TrialState) -> list[int]:
+    # Tables are the driver's to make: two processes that make them at once collide.
+    storage = RDBStorage(sqlite_url(out), skip_table_creation=True)
     try:
-        study = optuna.load_study(study_name=STUDY_NAME, storage=sqlite_url(out))
+        study = optuna.load_study(study_name=STUDY_NAME, storage=storage)
         return [t.number for t in study.get_trials(deepcopy=False, states=wanted or None)]
-    except Exception:
-        # The driver is just making the tables.
+    except (KeyError, SQLAlchemyError, StorageInternalError):
         return []

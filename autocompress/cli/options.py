@@ -1,0 +1,87 @@
+"""The arguments and options of the commands; `autocompress COMMAND --help` prints their texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def whole(text: object) -> int:
+    """A whole number, or an error that names what was given."""
+    try:
+        return int(str(text))
+    except ValueError:
+        raise typer.BadParameter(f"must be a whole number but got {text!r}.") from None
+
+
+def number(text: object) -> float:
+    """A number, or an error that names what was given."""
+    try:
+        return float(str(text))
+    except ValueError:
+        raise typer.BadParameter(f"must be a number but got {text!r}.") from None
+
+
+def Whole(help: str | None = None) -> Any:
+    """An option that takes a whole number."""
+    return typer.Option(help=help, parser=whole, metavar="N")
+
+
+def Number(help: str | None = None) -> Any:
+    """An option that takes a number."""
+    return typer.Option(help=help, parser=number, metavar="X")
+
+
+Run = Annotated[Path, typer.Argument(help="Folder that a search wrote.", metavar="RUN")]
+TaskName = Annotated[
+    str,
+    typer.Argument(
+        metavar="TASK",
+        help="digits, mnist, fashion_mnist, cifar10, npz:FILE, imagefolder:DIR, "
+        "package.module:function or path/file.py:function.",
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="mlp, lenet300, small_cnn, resnet20, resnet56, a torchvision model or module:function."
+    ),
+]
+Weights = Annotated[str | None, typer.Option(help="Trained weights of the model (a state dict).")]
+DataRoot = Annotated[str | None, typer.Option(help="Folder of data sets. [default: $AUTOCOMPRESS_DATA]")]
+ImageSize = Annotated[int, Whole(help="Side of an image folder's images, in pixels.")]
+Methods = Annotated[str | None, typer.Option(help="Comma-separated. [default: all that fit the model]")]
+Space = Annotated[
+    list[str] | None,
+    typer.Option(help="FILE.py or module with suggest(trial, profile); repeatable."),
+]
+Objectives = Annotated[
+    str,
+    typer.Option(help="At most 3 of accuracy, bytes, params, macs, latency; ':max'/':min'."),
+]
+Constraints = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="'accuracy>=0.97', 'accuracy>=ref-0.005', 'bytes<=0.5*ref'; repeatable; 'none' lifts "
+        "the default. [default: accuracy>=0.9*ref]"
+    ),
+]
+Trials = Annotated[int, Whole(help="Compressed models to try.")]
+Timeout = Annotated[str | None, typer.Option(help="Time limit: 90s, 30m, 2h.")]
+Epochs = Annotated[int | None, Whole(help="Of one trial. [default: the task's]")]
+Workers = Annotated[int | None, Whole(help="Trials at a time. [default: CPUs / cpus-per-trial]")]
+CpusPerTrial = Annotated[float, Number("CPUs of one trial; also its threads.")]
+GpusPerTrial = Annotated[float, Number("GPUs of one trial.")]
+Sampler = Annotated[str, typer.Option(help="auto, tpe, nsga2, gp or random.")]
+EarlyStopping = Annotated[bool, typer.Option(help="Stop unpromising trials early.")]
+Seed = Annotated[int, Whole("Of everything random.")]
+Artifact = Annotated[str, typer.Option(help="What bytes, accuracy and latency are those of: pt2 or onnx.")]
+LatencyBatchSize = Annotated[int, Whole(help="Inputs per measured call.")]
+LatencyThreads = Annotated[int, Whole(help="Threads of the measured process.")]
+Out = Annotated[str | None, typer.Option(help="RUN. [default: runs/<task>-<model>]")]
+Storage = Annotated[str | None, typer.Option(help="Optuna storage URL. [default: SQLite in RUN]")]
+RayAddress = Annotated[str | None, typer.Option(help="Of a running Ray cluster.")]
+ConfigFile = Annotated[str | None, typer.Option(help="TOML file of these options; the command line wins.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
