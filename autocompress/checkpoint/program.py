@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import CheckpointError, SettingsError, TrialError, one_line
+from autocompress.graph.exporting import FREE_BATCH, export, inference
 
 Program = Callable[[Tensor], Tensor]
 
@@ -30,15 +30,10 @@ def export_program(model: nn.Module, example: Tensor, path: Path) -> None:
     Raises:
         TrialError: the model cannot be exported.
     """
-    with _inference(model):
-        try:
-            # A clone, because a program stores its example inputs with their whole storage.
-            program = torch.export.export(
-                model, (example.clone(),), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
-            )
-            torch.export.save(program, path)
-        except Exception as error:
-            raise TrialError(f"the model could not be exported: {one_line(error)}") from error
+    try:
+        torch.export.save(export(model, example), path)
+    except Exception as error:
+        raise TrialError(f"the model could not be exported: {one_line(error)}") from error
 
 
 def export_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
@@ -49,14 +44,14 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
         TrialError: the model cannot be exported.
     """
     _require_onnx()
-    with _inference(model), contextlib.redirect_stdout(io.StringIO()):
+    with inference(model), contextlib.redirect_stdout(io.StringIO()):
         try:
             torch.onnx.export(
                 model,
                 (example.clone(),),
                 str(path),
                 dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                dynamic_shapes=FREE_BATCH,
                 external_data=False,
                 verbose=False,
             )
@@ -130,24 +125,3 @@ def _require_onnx() -> None:
         raise SettingsError(
             f"the ONNX format needs the extra 'onnx' (pip install 'autocompress[onnx]'): {error}."
         ) from error
-
-
-@contextlib.contextmanager
-def _inference(model: nn.Module) -> Iterator[None]:
-    """Eval mode, no gradients, no fused attention kernels, and the exporters' chatter off."""
-    was_training = model.training
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    model.eval()
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-        if was_training:
-            model.train()

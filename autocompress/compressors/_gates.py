@@ -7,44 +7,80 @@ gating costs a product with the weights instead of one with the activations.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from autocompress.graph import Analysis
+from autocompress.graph.exporting import plain_attention
+from autocompress.graph.masking import kept_norm
 
 
 @dataclass
 class GateSite:
-    """A gated layer: which of its parameters are multiplied, and by the gates of which units.
+    """A layer whose parameters are multiplied by the gates of units, while a module runs.
 
     Args:
-        layer: the module.
+        layer: the module that owns the parameters.
+        name: of the layer in the model.
         gated: parameter attribute → (dimension along which it is gated, unit of each position as an
             index into the vector of all units, whose last entry stands for "not gated"; `(size,)`).
+        statistics: the layer normalises over its channels, each of them counting as its gate says.
+        scope: the module in whose `forward` the parameters are used: the layer, or one around it.
     """
 
     layer: nn.Module
+    name: str
     gated: dict[str, tuple[int, Tensor]]
+    statistics: bool
+    scope: nn.Module = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.scope = self.layer
 
 
 class _Gated:
-    """Mixin: run the layer's own `forward` with gated parameters."""
+    """Mixin: run the module's own `forward` with gated parameters."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         module: Any = self
-        own = dict(module._parameters)
-        for name, (dim, gate) in module._gates.items():
-            module._parameters[name] = own[name] * _along(gate, own[name], dim)
+        owners = {id(layer): layer for layer, _, _, _ in module._gates.values()}
+        own = {key: dict(layer._parameters) for key, layer in owners.items()}
+        for layer, name, dim, gate in module._gates.values():
+            parameter = own[id(layer)][name]
+            layer._parameters[name] = parameter * _along(gate, parameter, dim)
         module._gates_seen = True
         try:
-            return super().forward(*args, **kwargs)  # type: ignore[misc]
+            with nullcontext() if module._share is None else _Statistics(module._share):
+                return super().forward(*args, **kwargs)  # type: ignore[misc]
         finally:
-            module._parameters.update(own)
+            for key, layer in owners.items():
+                layer._parameters.update(own[key])
+
+
+class _Statistics(TorchFunctionMode):
+    """Normalises with each channel counting as much as its gate is open."""
+
+    def __init__(self, share: Tensor) -> None:
+        super().__init__()
+        self.share = share
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.layer_norm:
+            x, shape, weight, bias, eps = args
+            return kept_norm(x, (self.share, weight, bias), eps, tuple(range(-len(shape), 0)))
+        if func is F.group_norm:
+            x, _, weight, bias, eps = args
+            tensors = tuple(None if t is None else _along(t, x, 1) for t in (self.share, weight, bias))
+            return kept_norm(x, tensors, eps, tuple(range(1, x.dim())))
+        return func(*args, **(kwargs or {}))
 
 
 @cache
@@ -52,10 +88,11 @@ def _gated_class(cls: Any) -> type[nn.Module]:
     return type(f"Gated{cls.__name__}", (_Gated, cls), {"_ungated": cls})
 
 
-def _along(vector: Tensor, tensor: Tensor, dim: int) -> Tensor:
+def _along(vector: Any, tensor: Tensor, dim: int) -> Tensor:
     sizes = [1] * tensor.dim()
     sizes[dim] = -1
-    return vector.view(sizes)
+    viewed: Tensor = vector.view(sizes)
+    return viewed
 
 
 def unit_offsets(analysis: Analysis) -> list[int]:
@@ -63,15 +100,43 @@ def unit_offsets(analysis: Analysis) -> list[int]:
     return [0, *np.cumsum([group.width for group in analysis.groups]).tolist()]
 
 
-def insert_gates(model: nn.Module, analysis: Analysis) -> list[GateSite]:
+def insert_gates(model: nn.Module, analysis: Analysis, inputs: Tensor) -> list[GateSite]:
     """Gate every layer that makes channels of a group, in place, all gates 1.
 
-    A layer whose output goes straight to a batch norm of its group is left to that norm's gate.
+    A layer whose output goes straight to a normalisation of its group is left to that one's gate.
+    Where a layer's parameters are used by the code around it and not by its own `forward`, its gates
+    act while that code runs.
+
+    Args:
+        model: changed in place.
+        analysis: of it.
+        inputs: run through it to see which layers are called.
     """
+    sites = _find_sites(model, analysis)
+    waiting = sites
+    while waiting:
+        for site in waiting:
+            _swap_class(site.scope)
+        set_gates(sites, torch.ones(unit_offsets(analysis)[-1] + 1, device=inputs.device))
+        _run(model, inputs)
+        waiting = [site for site in waiting if not cast(Any, site.scope)._gates_seen]
+        remove_gates(waiting)
+        for site in [s for s in waiting if s.scope is model]:
+            sites.remove(site)
+            waiting.remove(site)
+        for site in waiting:
+            names = [n for n, m in model.named_modules() if m is site.scope]
+            site.scope = model.get_submodule(names[0].rpartition(".")[0])
+    return sites
+
+
+def _find_sites(model: nn.Module, analysis: Analysis) -> list[GateSite]:
     offsets = unit_offsets(analysis)
     found: dict[str, dict[str, tuple[int, np.ndarray]]] = {}
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    normalised = {m.layer for g in analysis.groups for m in g.members if m.normalised}
+    members = [m for group in analysis.groups for m in group.members]
+    normalised = {m.layer for m in members if m.normalised}
+    statistics = {m.layer for m in members if m.statistics}
     for group, offset in zip(analysis.groups, offsets, strict=False):
         for member in group.members:
             if member.role == "in" or member.tensor not in parameters or member.layer in normalised:
@@ -83,165 +148,62 @@ def insert_gates(model: nn.Module, analysis: Analysis) -> list[GateSite]:
             index[mine] = member.unit_of[mine] + offset
     sites = []
     for layer_name, gated in found.items():
-        layer: Any = model.get_submodule(layer_name)
+        layer = model.get_submodule(layer_name)
         device = next(layer.parameters()).device
-        layer.__class__ = _gated_class(cast(Hashable, type(layer)))
-        layer._gates, layer._gates_seen = {}, False
         indexed = {n: (dim, torch.from_numpy(index).to(device)) for n, (dim, index) in gated.items()}
-        sites.append(GateSite(layer, indexed))
+        sites.append(GateSite(layer, layer_name, indexed, layer_name in statistics))
     return sites
+
+
+def _run(model: nn.Module, inputs: Tensor) -> None:
+    was_training = model.training
+    try:
+        with torch.no_grad(), plain_attention():
+            model.eval()(inputs)
+    finally:
+        model.train(was_training)
+
+
+def _swap_class(module: nn.Module) -> None:
+    gated: Any = module
+    if not hasattr(gated, "_gates"):
+        gated.__class__ = _gated_class(cast(Hashable, type(gated)))
+    gated._gates, gated._gates_seen, gated._share = {}, False, None
 
 
 def set_gates(sites: list[GateSite], survival: Tensor) -> None:
     """Give each gated layer the factors of its channels; survival `(units + 1,)`, last entry 1."""
     for site in sites:
-        layer: Any = site.layer
-        layer._gates = {name: (dim, survival[index]) for name, (dim, index) in site.gated.items()}
+        scope: Any = site.scope
+        for name, (dim, index) in site.gated.items():
+            scope._gates[f"{site.name}.{name}"] = (site.layer, name, dim, survival[index])
+        if site.statistics and scope is site.layer:
+            weight = site.layer._parameters["weight"]
+            dim, index = site.gated["weight"]
+            assert weight is not None
+            scope._share = _along(survival[index], weight, dim)
 
 
 def detach_gates(sites: list[GateSite]) -> None:
     """Let go of the graph that the gates were computed with."""
     for site in sites:
-        layer: Any = site.layer
-        layer._gates = {name: (dim, gate.detach()) for name, (dim, gate) in layer._gates.items()}
+        scope: Any = site.scope
+        scope._gates = {k: (*rest, gate.detach()) for k, (*rest, gate) in scope._gates.items()}
+        scope._share = None if scope._share is None else scope._share.detach()
 
 
 def fold_gates(sites: list[GateSite]) -> None:
     """Multiply the gates into the parameters and give the layers their own classes back."""
     with torch.no_grad():
-        for site in sites:
-            layer: Any = site.layer
-            for name, (dim, gate) in layer._gates.items():
+        for scope in {id(site.scope): site.scope for site in sites}.values():
+            for layer, name, dim, gate in cast(Any, scope)._gates.values():
                 layer._parameters[name].mul_(_along(gate, layer._parameters[name], dim))
     remove_gates(sites)
 
 
 def remove_gates(sites: list[GateSite]) -> None:
-    """Give the layers their own classes back, parameters as they are."""
-    for site in sites:
-        layer: Any = site.layer
-        layer.__class__ = layer._ungated
-        del layer._gates, layer._gates_seen
-
-
-def drop_unused_gates(sites: list[GateSite]) -> list[GateSite]:
-    """The sites whose layers the last forward pass called; the others are ungated.
-
-    A layer whose weight is used by a function, not by its own `forward`, never sees its gates.
-    """
-    used: list[GateSite] = []
-    for site in sites:
-        layer: Any = site.layer
-        if layer._gates_seen:
-            used.append(site)
-        else:
-            remove_gates([site])
-    return used
-
-
-def maker_norms(sites: list[GateSite], units: int, like: Tensor) -> Tensor:
-    """Mean over a unit's gated layers of √(Σ w²) relative to the layer's mean; `(units,)`.
-
-    After a batch norm √(γ² + β²) is exactly the RMS of the channel over a batch.
-    """
-    total, count = like.new_zeros(units + 1), like.new_zeros(units + 1)
-    for site in sites:
-        squares, present = like.new_zeros(units + 1), like.new_zeros(units + 1)
-        for name, (dim, index) in site.gated.items():
-            own = _squares(site.layer._parameters[name], dim).to(like.dtype)
-            squares = squares.index_add(0, index, own)
-            present[index] = 1.0
-        norm = (squares + 1e-12).sqrt() * present
-        total = total + norm / (norm.sum() / present.sum()).clamp_min(1e-12)
-        count = count + present
-    # Units that no gated layer makes score by their readers alone.
-    return torch.where(count > 0, total / count.clamp_min(1), 1.0)[:units]
-
-
-@dataclass
-class Reader:
-    """A layer that reads gated channels: its weight, and where its inputs' units stand.
-
-    Args:
-        layer: the module.
-        weight: name of the parameter whose dimension `dim` runs over the inputs.
-        dim: that dimension.
-        index: unit of each input as a position in the vector of all units, the last one standing
-            for "of no unit"; `(inputs,)`.
-    """
-
-    layer: nn.Module
-    weight: str
-    dim: int
-    index: Tensor
-
-
-def find_readers(model: nn.Module, analysis: Analysis) -> list[Reader]:
-    """Every layer that reads channels of a group."""
-    offsets = unit_offsets(analysis)
-    total = offsets[-1]
-    device = next(model.parameters()).device
-    found: dict[tuple[str, int], np.ndarray] = {}
-    for group, offset in zip(analysis.groups, offsets, strict=False):
-        for member in group.members:
-            if member.role == "in":
-                index = found.setdefault((member.tensor, member.dim), np.full(len(member.unit_of), total))
-                mine = member.unit_of >= 0
-                index[mine] = member.unit_of[mine] + offset
-    readers = []
-    for (tensor, dim), index in found.items():
-        layer, _, weight = tensor.rpartition(".")
-        readers.append(Reader(model.get_submodule(layer), weight, dim, torch.from_numpy(index).to(device)))
-    return readers
-
-
-def input_rms(model: nn.Module, readers: list[Reader], inputs: Tensor) -> list[Tensor | None]:
-    """RMS of each reader's inputs over a batch, in eval mode; `(inputs,)` each.
-
-    None where a layer's inputs do not line up with its weight (a grouped convolution, or a weight
-    that is used by a function).
-    """
-    measured: dict[int, Tensor] = {}
-
-    def record(position: int, size: int) -> Any:
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            dim = -1 if isinstance(module, nn.Linear) else 1
-            if args and args[0].dim() >= 2 and args[0].shape[dim] == size:
-                measured[position] = args[0].movedim(dim, 0).flatten(1).square().mean(1).sqrt()
-
-        return hook
-
-    handles = [
-        reader.layer.register_forward_pre_hook(record(position, len(reader.index)))
-        for position, reader in enumerate(readers)
-    ]
-    was_training = model.training
-    try:
-        with torch.no_grad():
-            model.eval()(inputs)
-    finally:
-        model.train(was_training)
-        for handle in handles:
-            handle.remove()
-    return [measured.get(position) for position in range(len(readers))]
-
-
-def reader_norms(readers: list[Reader], rms: list[Tensor | None], units: int, like: Tensor) -> Tensor:
-    """√(Σ (RMS·‖w‖)²) over all that reads a unit, layers weighing alike; `(units,)`.
-
-    RMS(x_c)·‖W[:, c]‖ is the RMS of what input c adds to a layer's output.
-    """
-    total = like.new_zeros(units + 1)
-    for reader, measured in zip(readers, rms, strict=True):
-        squares = _squares(reader.layer._parameters[reader.weight], reader.dim).to(like.dtype)
-        if measured is not None:
-            squares = squares * measured.square().to(like.dtype)
-        total = total.index_add(0, reader.index, squares / squares.mean().clamp_min(1e-12))
-    return (total + 1e-12).sqrt()[:units]
-
-
-def _squares(parameter: Any, dim: int) -> Tensor:
-    """Σ w² over all dimensions but one; `(size,)`."""
-    others = [d for d in range(parameter.dim()) if d != dim]
-    squares: Tensor = parameter.square()
-    return squares.sum(others) if others else squares
+    """Give the modules their own classes back, parameters as they are."""
+    for scope in {id(site.scope): site.scope for site in sites}.values():
+        module: Any = scope
+        module.__class__ = module._ungated
+        del module._gates, module._gates_seen, module._share

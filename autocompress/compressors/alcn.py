@@ -16,18 +16,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from autocompress.compressors._base import Compressor, CompressorState, ParamGroup
-from autocompress.compressors._gates import (
-    GateSite,
+from autocompress.compressors._gates import GateSite, detach_gates, fold_gates, insert_gates, set_gates
+from autocompress.compressors._strength import (
     Reader,
-    detach_gates,
-    drop_unused_gates,
     find_readers,
-    fold_gates,
     input_rms,
-    insert_gates,
     maker_norms,
     reader_norms,
-    set_gates,
 )
 from autocompress.compressors._survival import survival_scores
 from autocompress.errors import SettingsError
@@ -168,7 +163,8 @@ class Alcn(Compressor[AlcnState]):
         weights = torch.tensor(shares[self.config.cost], dtype=torch.float32)
         device = next(model.parameters()).device
         gates = Gates(analysis, self.config).to(device)
-        sites = insert_gates(model, analysis)
+        calibration = task.example(64).to(device)
+        sites = insert_gates(model, analysis, calibration)
         for name, parameter in gates.named_parameters():
             # Not as a sub-module, which a sequential model would try to run.
             model.register_parameter(_PREFIX + name, parameter)
@@ -177,7 +173,7 @@ class Alcn(Compressor[AlcnState]):
             analysis=analysis,
             gates=gates,
             sites=sites,
-            calibration=task.example(64).to(device),
+            calibration=calibration,
             readers=find_readers(model, analysis),
             input_rms=[],
             maker_scale=torch.ones((), device=device),
@@ -185,7 +181,6 @@ class Alcn(Compressor[AlcnState]):
             survival=[],
         )
         self._calibrate(state)
-        state.sites = drop_unused_gates(state.sites)
         state.hook = model.register_forward_pre_hook(_Refresh(self, state))
         return state
 

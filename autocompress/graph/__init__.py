@@ -1,6 +1,22 @@
 """Analysis of a model's `torch.export` graph: which channels are coupled, and what is left alone."""
 
-from autocompress.graph.analysis import Analysis, Group, Member, analyse
-from autocompress.graph.removal import mask_channels, remove_channels
+from autocompress.graph.analysis import analyse
+from autocompress.graph.masking import mask_channels
+from autocompress.graph.proof import TOLERANCE, compact
+from autocompress.graph.removal import remove_channels
+from autocompress.graph.structure import Analysis, Group, Keep, Member
+from autocompress.graph.topology import CutPoint, ResidualBranch
 
-__all__ = ["Analysis", "Group", "Member", "analyse", "mask_channels", "remove_channels"]
+__all__ = [
+    "TOLERANCE",
+    "Analysis",
+    "CutPoint",
+    "Group",
+    "Keep",
+    "Member",
+    "ResidualBranch",
+    "analyse",
+    "compact",
+    "mask_channels",
+    "remove_channels",
+]

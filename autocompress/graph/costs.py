@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from autocompress.graph.analysis import Analysis
+from autocompress.graph.exporting import plain_attention
+from autocompress.graph.structure import Analysis
 from autocompress.task import GroupProfile, ModelProfile
 
 
@@ -18,15 +19,12 @@ def layer_macs(model: nn.Module, example: Tensor) -> dict[str, int]:
 
     Counted by PyTorch's own `FlopCounterMode` on meta tensors, attention's fast path off.
     """
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        counter = _count(copy.deepcopy(model).to("meta"), example[:1].to("meta"))
-    except (RuntimeError, NotImplementedError):
-        # Models that hold tensors besides parameters and buffers cannot move to the meta device.
-        counter = _count(model, example[:1])
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
+    with plain_attention():
+        try:
+            counter = _count(copy.deepcopy(model).to("meta"), example[:1].to("meta"))
+        except (RuntimeError, NotImplementedError):
+            # Models that hold tensors besides parameters and buffers cannot move to the meta device.
+            counter = _count(model, example[:1])
     root = type(model).__name__
     counts: dict[str, int] = defaultdict(int)
     for name, operators in counter.get_flop_counts().items():

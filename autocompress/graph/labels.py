@@ -7,6 +7,7 @@ permutations, slices and concatenations act on labels exactly as they act on the
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,23 +17,32 @@ from scipy.sparse.csgraph import connected_components
 
 Ids = NDArray[np.int64]
 UNTRACKED = -1
+LARGEST_VIEW = 1 << 23  # elements of a parameter that are followed one by one through views
 
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor in the graph: its shape and labels; `parameter` names it where it is one."""
+    """A tensor in the graph.
+
+    Args:
+        shape: sizes, the batch as in the example.
+        labels: unit of each element; broadcasts to `shape`.
+        parameter: name of the parameter or buffer that this is, or is a view of.
+        elements: for such a view, the flat index of each element in the parameter; None: all.
+    """
 
     shape: tuple[int, ...]
     labels: Ids
     parameter: str | None = None
+    elements: Ids | None = None
 
     @staticmethod
     def untracked(shape: tuple[int, ...]) -> Value:
         return Value(shape, np.full((1,) * len(shape), UNTRACKED, dtype=np.int64))
 
     @staticmethod
-    def parameter_of(name: str, shape: tuple[int, ...]) -> Value:
-        return Value(shape, Value.untracked(shape).labels, name)
+    def parameter_of(name: str, shape: tuple[int, ...], elements: Ids | None = None) -> Value:
+        return Value(shape, Value.untracked(shape).labels, name, elements)
 
     def varies(self) -> list[int]:
         """Dimensions along which the labels differ."""
@@ -47,14 +57,32 @@ class Value:
         flat = np.moveaxis(self.labels, dim, -1).reshape(-1, self.labels.shape[dim])[0]
         return np.broadcast_to(flat, (self.shape[dim],))
 
+    def positions(self) -> Ids:
+        """Flat index of each element in the parameter that this is a view of; full shape.
+
+        Raises:
+            ValueError: the parameter is too large to follow its elements.
+        """
+        if self.elements is not None:
+            return self.elements
+        count = int(np.prod(self.shape, dtype=np.int64))
+        if count > LARGEST_VIEW:
+            raise ValueError("a view of so large a parameter is not followed")
+        return np.arange(count, dtype=np.int64).reshape(self.shape)
+
 
 @dataclass
 class Units:
-    """All units of a model: fresh ids, the edges that tie ids together, and what is frozen."""
+    """All units of a model: fresh ids, the edges that tie ids together, and what is frozen.
+
+    `grids` are labels that a reshape spread over several dimensions: what survives of such a tensor
+    must be a smaller tensor, so its units may in the end depend on one of the dimensions only.
+    """
 
     size: int = 0
     edges: list[tuple[Ids, Ids]] = field(default_factory=list)
     frozen: list[tuple[Ids, str]] = field(default_factory=list)
+    grids: list[Ids] = field(default_factory=list)
 
     def fresh(self, count: int) -> Ids:
         start, self.size = self.size, self.size + count
@@ -67,6 +95,15 @@ class Units:
         self.edges.append((a[known], b[known]))
         alone = np.maximum(a, b)[~known]
         self.freeze(alone, "it is combined element by element with a tensor that cannot shrink")
+
+    def tie_along(self, labels: Ids, dims: Iterable[int]) -> Ids:
+        """Make all ids along these dimensions one unit; the labels that are left, size 1 there."""
+        fused = labels
+        for dim in dims:
+            fused = fused.take([0], axis=dim)
+        if fused.shape != labels.shape:
+            self.tie(labels, fused)
+        return fused
 
     def freeze(self, ids: Ids, reason: str) -> None:
         ids = np.unique(ids)
@@ -83,6 +120,26 @@ class Units:
         matrix = coo_array((np.ones(len(heads)), (heads, tails)), shape=(self.size, self.size))
         _, components = connected_components(matrix, directed=False)
         return np.asarray(components, dtype=np.int64)
+
+    def resolve(self) -> Ids:
+        """Tie what grids ask for until all hold, and give the roots."""
+        while True:
+            roots = self.roots()
+            broken = 0
+            for grid in self.grids:
+                labels = compress(rooted(grid, roots))
+                varying = [d for d, size in enumerate(labels.shape) if size > 1]
+                if len(varying) > 1:
+                    longest = max(varying, key=lambda d: labels.shape[d])
+                    self.tie_along(grid, [d for d in range(grid.ndim) if d != longest])
+                    broken += 1
+            if not broken:
+                return roots
+
+
+def rooted(labels: Ids, roots: Ids) -> Ids:
+    """Labels with each id replaced by its unit's root."""
+    return np.where(labels == UNTRACKED, UNTRACKED, roots[labels] if len(roots) else labels)
 
 
 def reshape_labels(labels: Ids, old: tuple[int, ...], new: tuple[int, ...]) -> Ids:

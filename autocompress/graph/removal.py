@@ -1,53 +1,30 @@
-"""Channel surgery: zero the units of a group (mask) or cut them out of every tensor (remove)."""
+"""Channel surgery on a model's own modules: cut units out of every tensor of their group."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from autocompress.graph.analysis import Analysis, Member
-
-Keep = Mapping[str, Sequence[int]]
-
-
-def mask_channels(model: nn.Module, analysis: Analysis, keep: Keep) -> nn.Module:
-    """A copy of `model` in which no layer reads the units that are not kept.
-
-    Args:
-        model: not changed.
-        analysis: of this model.
-        keep: group name → units that stay; groups not named stay whole.
-    """
-    masked = copy.deepcopy(model)
-    tensors = _tensors(masked)
-    with torch.no_grad():
-        for name, kept in keep.items():
-            group = analysis.group(name)
-            removed = sorted(set(range(group.width)) - set(kept))
-            for member in group.members:
-                if member.role == "in":
-                    device = tensors[member.tensor].device
-                    index = torch.as_tensor(member.positions(removed), device=device)
-                    tensors[member.tensor].index_fill_(member.dim, index, 0.0)
-    return masked
+from autocompress.graph.structure import Analysis, Keep, Member
 
 
 def remove_channels(model: nn.Module, analysis: Analysis, keep: Keep) -> nn.Module:
-    """A copy of `model` that is physically without the units that are not kept.
+    """A copy of `model` whose tensors are without the units that are not kept.
+
+    Right where the model's code takes sizes from its tensors; `compact` knows what to do elsewhere.
 
     Args:
         model: not changed.
         analysis: of this model.
         keep: group name → units that stay; groups not named stay whole.
     """
-    compact = copy.deepcopy(model)
+    smaller = copy.deepcopy(model)
     removed: dict[tuple[str, int], set[int]] = {}
-    conv_groups: dict[str, int] = {}
+    whole: dict[str, int] = {}
     for name, kept in keep.items():
         group = analysis.group(name)
         gone = sorted(set(range(group.width)) - set(kept))
@@ -56,26 +33,20 @@ def remove_channels(model: nn.Module, analysis: Analysis, keep: Keep) -> nn.Modu
             removed.setdefault((member.tensor, member.dim), set()).update(positions.tolist())
             if member.whole_groups:
                 lost = _lost_groups(member, positions)
-                conv_groups[member.layer] = conv_groups.get(member.layer, member.whole_groups) - lost
+                whole[member.layer] = whole.get(member.layer, member.whole_groups) - lost
     for (tensor, dim), positions_gone in removed.items():
-        _cut(compact, tensor, dim, positions_gone)
-    for layer, count in conv_groups.items():
-        module: Any = compact.get_submodule(layer)
-        module.groups = count
+        _cut(smaller, tensor, dim, positions_gone)
+    for layer, count in whole.items():
+        module: Any = smaller.get_submodule(layer)
+        setattr(module, "num_groups" if isinstance(module, nn.GroupNorm) else "groups", count)
     for layer in {tensor.rpartition(".")[0] for tensor, _ in removed}:
-        _update_sizes(compact.get_submodule(layer))
-    return compact
+        _update_sizes(smaller.get_submodule(layer))
+    return smaller
 
 
 def _lost_groups(member: Member, positions: np.ndarray) -> int:
     per_group = len(member.unit_of) // member.whole_groups
     return len(positions) // per_group
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return dict(model.named_parameters(remove_duplicate=False)) | dict(
-        model.named_buffers(remove_duplicate=False)
-    )
 
 
 def _cut(model: nn.Module, name: str, dim: int, gone: set[int]) -> None:
@@ -108,6 +79,10 @@ def _update_sizes(module: nn.Module) -> None:
         sized = module.weight if module.weight is not None else module.running_mean
         if sized is not None:
             layer.num_features = sized.shape[0]
+    elif isinstance(module, nn.LayerNorm):
+        layer.normalized_shape = tuple(module.weight.shape)
+    elif isinstance(module, nn.GroupNorm):
+        layer.num_channels = module.weight.shape[0]
     elif isinstance(module, nn.Embedding):
         layer.embedding_dim = module.weight.shape[1]
     elif isinstance(module, nn.PReLU):

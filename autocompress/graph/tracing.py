@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, fx, nn
-from torch.export import ExportedProgram
+from torch import Tensor, fx
 
-from autocompress.errors import TraceError, one_line
-from autocompress.graph.labels import Ids, Units, Value
+from autocompress.graph.labels import Ids, Units, Value, compress
 
 Arguments = dict[str, Any]
 Rule = Callable[["Tracer", Arguments, fx.Node], Any]
@@ -28,51 +27,59 @@ def rule(*operators: str) -> Callable[[Rule], Rule]:
     return register
 
 
-def export_static(model: nn.Module, example: Tensor) -> ExportedProgram:
-    """The exported program of a model, which is in eval mode, at the example's fixed shape.
-
-    Raises:
-        TraceError: `torch.export` cannot trace it.
-    """
-    # The fused attention kernels of inference hide the layers' weights from the graph.
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad():
-            return torch.export.export(model, (example,))
-    except Exception as error:
-        raise TraceError(
-            "the model must be traceable by torch.export (no control flow that depends on data) "
-            f"but: {type(error).__name__}: {one_line(error)}"
-        ) from error
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-
-
 @dataclass
 class Tracer:
     """What one walk has gathered.
 
-    `axes` holds the unit ids of each parameter dimension met, `roles` what the dimension is to its
-    layer ("out", "in", "channel": in and out at once), `normalised` the producers whose output
-    goes to one batch normalisation and nowhere else, `whole_groups` convolutions whose groups are
-    removed whole (weight name → number of groups).
+    Args:
+        values: node name → its value, or a list of values where it yields several tensors.
+        axes: (parameter, dimension) → unit ids, for each parameter dimension met.
+        roles: what the dimension is to its layer: "out", "in", or "channel" (in and out at once).
+        shapes: parameter → shape.
+        normalised: weights of producers whose output goes to one normalisation and nowhere else.
+        whole_groups: weights of layers whose groups are removed whole → number of groups.
+        statistics: weights of normalisations whose statistics run over the channels.
+        aliases: parameter → its first name, where one tensor has several.
     """
 
     units: Units = field(default_factory=Units)
+    values: dict[str, Any] = field(default_factory=dict)
     axes: dict[tuple[str, int], Ids] = field(default_factory=dict)
     roles: dict[tuple[str, int], str] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     whole_groups: dict[str, int] = field(default_factory=dict)
     normalised: set[str] = field(default_factory=set)
+    statistics: set[str] = field(default_factory=set)
     producers: dict[str, str] = field(default_factory=dict)
-    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
-    def axis(self, parameter: Value, dim: int, role: str) -> Ids:
-        """Unit ids of one dimension of a parameter, made at its first use; `(size,)`."""
-        assert parameter.parameter is not None
-        key = (parameter.parameter, dim)
+    def axis(self, value: Value, dims: int | Iterable[int], role: str) -> Ids:
+        """Unit ids of the parameter dimension that runs along these dimensions of a view of it.
+
+        Returns:
+            `(size,)` for one dimension; else an array that broadcasts to the view's shape.
+
+        Raises:
+            ValueError: no single dimension of the parameter runs along them.
+        """
+        name = value.parameter
+        assert name is not None
+        if value.elements is None and isinstance(dims, int):
+            return self._ids(name, dims % len(value.shape), role)
+        wanted = {dims % len(value.shape)} if isinstance(dims, int) else set(dims)
+        coordinates = [compress(c) for c in np.unravel_index(value.positions(), self.shapes[name])]
+        runs = [{d for d, size in enumerate(c.shape) if size > 1} for c in coordinates]
+        found = [own for own, along in enumerate(runs) if along & wanted]
+        if len(found) != 1 or not runs[found[0]] <= wanted:
+            raise ValueError("no single dimension of the parameter runs there")
+        ids = self._ids(name, found[0], role)[coordinates[found[0]]]
+        if isinstance(dims, int):
+            return np.broadcast_to(ids.ravel(), (value.shape[dims],))
+        return ids
+
+    def _ids(self, name: str, dim: int, role: str) -> Ids:
+        key = (name, dim)
         if key not in self.axes:
-            self.axes[key] = self.units.fresh(parameter.shape[dim])
+            self.axes[key] = self.units.fresh(self.shapes[name][dim])
             self.roles[key] = role
         elif self.roles[key] != role:
             self.roles[key] = "channel"
@@ -82,47 +89,35 @@ class Tracer:
         """Leave alone every unit that a tensor carries; all dimensions of a parameter."""
         self.units.freeze(value.labels, reason)
         if value.parameter is not None:
-            for dim in range(len(value.shape)):
-                self.units.freeze(self.axis(value, dim, "out"), reason)
+            for dim in range(len(self.shapes[value.parameter])):
+                self.units.freeze(self._ids(value.parameter, dim, "out"), reason)
 
-    def run(self, program: ExportedProgram) -> None:
-        """Walk the program's graph from inputs to outputs."""
-        signature = program.graph_signature
-        states = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-        values: dict[fx.Node, Any] = {}
-        for node in program.graph.nodes:
-            if node.op == "placeholder":
-                values[node] = self._placeholder(node, states)
+    def run(self, graph: fx.Graph, states: dict[str, Tensor]) -> None:
+        """Walk a graph from inputs to outputs; `states` are the model's parameters and buffers."""
+        for node in graph.nodes:
+            if node.op == "get_attr" and node.target in states:
+                self.shapes[node.target] = tuple(states[node.target].shape)
+                self.values[node.name] = Value.parameter_of(node.target, self.shapes[node.target])
+            elif node.op in ("placeholder", "get_attr"):
+                self.values[node.name] = like(node)
             elif node.op == "call_function":
-                values[node] = self._call(node, values)
-            elif node.op == "get_attr":
-                values[node] = None
+                self.values[node.name] = self._call(node)
             elif node.op == "output":
-                for value in _flat(fx.map_arg(node.args, lambda n: values[n])):
+                for value in _flat(fx.map_arg(node.args, lambda n: self.values[n.name])):
                     self.freeze(value, "it makes the model's outputs")
 
-    def _placeholder(self, node: fx.Node, states: dict[str, str]) -> Value | None:
-        tensor = node.meta.get("val")
-        if not isinstance(tensor, Tensor):
-            return None
-        shape = tuple(tensor.shape)
-        name = states.get(node.name)
-        if name is None:
-            return Value.untracked(shape)
-        self.shapes[name] = shape
-        return Value.parameter_of(name, shape)
-
-    def _call(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+    def _call(self, node: fx.Node) -> Any:
         target: Any = node.target
-        resolved: Any = fx.map_arg((node.args, node.kwargs), lambda n: values[n])
+        resolved: Any = fx.map_arg((node.args, node.kwargs), lambda n: self.values[n.name])
         args, kwargs = resolved
         if getattr(target, "__name__", "") == "getitem":
             return args[0][args[1]] if args[0] is not None else None
+        if not _has_tensor(node.meta.get("val")):
+            # Sizes, and arithmetic with them.
+            return None
         schema = getattr(target, "_schema", None)
         name = schema.name.split("::")[-1] if schema is not None else str(target)
         apply = RULES.get(name) or RULES.get(name.removesuffix("_"))
-        if name.startswith("_assert"):
-            return None
         if schema is None or apply is None:
             return self.unknown(_flat((args, kwargs)), node, name)
         arguments = {a.name: a.default_value for a in schema.arguments}
@@ -145,15 +140,35 @@ def like(node: fx.Node) -> Any:
     """Untracked values of the shapes that a node yields."""
     output = node.meta.get("val")
     if isinstance(output, Tensor):
-        return Value.untracked(tuple(output.shape))
+        return Value.untracked(sizes(output))
     if isinstance(output, (tuple, list)):
-        return [Value.untracked(tuple(t.shape)) if isinstance(t, Tensor) else None for t in output]
+        return [Value.untracked(sizes(t)) if isinstance(t, Tensor) else None for t in output]
     return None
+
+
+def sizes(tensor: Tensor) -> tuple[int, ...]:
+    """The shape of a traced tensor, symbolic sizes as in the example."""
+    return tuple(int(s.node.hint) if isinstance(s, torch.SymInt) else int(s) for s in tensor.shape)
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:
     """The shape of the one tensor that a node yields."""
-    return tuple(int(size) for size in node.meta["val"].shape)
+    return sizes(node.meta["val"])
+
+
+def freeze_all(tracer: Tracer, values: Iterable[object], node: fx.Node, reason: str = "") -> Any:
+    """Leave alone what an operator touches, for a reason of its own."""
+    name = str(node.target).removeprefix("aten.").split(".")[0]
+    for value in values:
+        if isinstance(value, Value):
+            tracer.freeze(value, reason or f"operator {name} is not analysed for these operands")
+    return like(node)
+
+
+def _has_tensor(output: Any) -> bool:
+    if isinstance(output, (tuple, list)):
+        return any(_has_tensor(entry) for entry in output)
+    return isinstance(output, Tensor)
 
 
 def _flat(item: Any) -> list[Value]:

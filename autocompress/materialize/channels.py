@@ -7,19 +7,17 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from autocompress.errors import TrialError
-from autocompress.graph import analyse, mask_channels, remove_channels
+from autocompress.graph import analyse, compact
 from autocompress.plan import KeepChannels
 
 
-def keep_channels(
-    model: nn.Module, edits: Sequence[KeepChannels], example: Tensor
-) -> tuple[nn.Module, nn.Module]:
-    """The compact model and, to compare it with, the masked one of full size.
+def keep_channels(model: nn.Module, edits: Sequence[KeepChannels], probe: Tensor) -> tuple[nn.Module, float]:
+    """The compact model, and the relative difference of its outputs to the masked one's on the probe.
 
     Raises:
         TrialError: an edit names a group or a unit that the model does not have.
     """
-    analysis = analyse(model, example)
+    analysis = analyse(model, probe)
     widths = {group.name: group.width for group in analysis.groups}
     for edit in edits:
         if edit.group not in widths:
@@ -29,5 +27,4 @@ def keep_channels(
                 f"keep must be below the {widths[edit.group]} units of group {edit.group!r} "
                 f"but got {edit.keep[-1]}."
             )
-    keep = {edit.group: edit.keep for edit in edits}
-    return remove_channels(model, analysis, keep), mask_channels(model, analysis, keep)
+    return compact(model.eval(), analysis, {edit.group: edit.keep for edit in edits}, probe)

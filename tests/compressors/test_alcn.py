@@ -91,8 +91,9 @@ def test_gates_start_open_and_end_at_their_survival(residual_task: ac.Task) -> N
     state.model(x)
     everything = torch.cat([*state.survival, torch.ones(1)])
     for site in state.sites:
-        for name, (_, gate) in site.layer._gates.items():
-            assert torch.allclose(gate, everything[site.gated[name][1]], atol=1e-6)
+        for name, (_, index) in site.gated.items():
+            gate = site.scope._gates[f"{site.name}.{name}"][-1]
+            assert torch.allclose(gate, everything[index], atol=1e-6)
 
 
 def test_annealed_gates_are_nearly_hard_and_keep_the_planned_share(residual_task: ac.Task) -> None:

@@ -1,0 +1,114 @@
+"""What an analysis says of a model: coupled channel groups, their members, and what is frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import fx
+
+from autocompress.graph.labels import Ids
+from autocompress.graph.topology import CutPoint, ResidualBranch
+
+Role = Literal["out", "in", "channel"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One dimension of one tensor that shrinks with a group.
+
+    Args:
+        tensor: state-dict name of the parameter or buffer.
+        dim: the dimension that shrinks.
+        role: "out" (makes the channels), "in" (reads them) or "channel" (both, as a norm does).
+        unit_of: for each position of the dimension its unit in the group, or −1; `(size,)`.
+        normalised: the layer's output goes to a normalisation of the group and nowhere else.
+        whole_groups: the layer's convolution or normalisation groups are removed whole; their
+            number, else 0.
+        statistics: a normalisation whose statistics run over the channels that are kept.
+    """
+
+    tensor: str
+    dim: int
+    role: Role
+    unit_of: NDArray[np.int64]
+    normalised: bool = False
+    whole_groups: int = 0
+    statistics: bool = False
+
+    @property
+    def layer(self) -> str:
+        """Name of the module that owns the tensor."""
+        return self.tensor.rpartition(".")[0]
+
+    def positions(self, units: Iterable[int]) -> NDArray[np.int64]:
+        """Positions of the dimension that belong to these units."""
+        return np.flatnonzero(np.isin(self.unit_of, list(units)))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that can only be removed together, unit by unit, from all its members."""
+
+    name: str
+    width: int
+    members: tuple[Member, ...]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(member.layer for member in self.members))
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The exported graph and the unit of each element of each tensor in it.
+
+    Args:
+        graph: of the whole model, for any batch size.
+        values: node name → value, or list of values.
+        roots: unit of each id.
+        units: group name → the root of each of its units.
+        axes: (parameter, dimension) → ids.
+        shapes: parameter → shape.
+    """
+
+    graph: fx.Graph
+    values: Mapping[str, Any]
+    roots: Ids
+    units: Mapping[str, Ids]
+    axes: Mapping[tuple[str, int], Ids]
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What may be removed from a model, and why the rest may not.
+
+    Args:
+        groups: coupled channel groups, from input to output.
+        frozen: layer name → why none of its output channels can be removed.
+        layers: all layers that own parameters.
+        cut_points: tensors that every path from input to output passes through.
+        residuals: branches beside a shortcut, added to it at their end.
+        trace: what the graph says, for rewriting it.
+    """
+
+    groups: tuple[Group, ...]
+    frozen: dict[str, str]
+    layers: tuple[str, ...]
+    cut_points: tuple[CutPoint, ...]
+    residuals: tuple[ResidualBranch, ...]
+    trace: Trace = field(repr=False, compare=False)
+
+    def group(self, name: str) -> Group:
+        """The group of that name; `KeyError` if there is none."""
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise KeyError(name)
+
+
+Keep = Mapping[str, Sequence[int]]

@@ -1,0 +1,183 @@
+"""The shape of a model's graph: cut points, and branches beside shortcuts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from autocompress.graph.tracing import shape_of
+
+_ADDITIONS = ("add", "add_")
+
+
+@dataclass(frozen=True)
+class CutPoint:
+    """A tensor that every path from input to output passes through.
+
+    Args:
+        node: the graph node that makes it.
+        name: the module that makes it, as far as there is one.
+        shape: without the batch, `(C, H, W)`, `(T, C)` or `(C,)`.
+        layers: layers with parameters that ran before, in order.
+    """
+
+    node: str
+    name: str
+    shape: tuple[int, ...]
+    layers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ResidualBranch:
+    """A branch that an addition joins with a shortcut from the same tensor.
+
+    Args:
+        node: the addition.
+        fork: the node where branch and shortcut part.
+        name: the module in which both are added.
+        shape: of the sum, without the batch.
+        branch: layers of the branch.
+        shortcut: layers of the shortcut; none where it is the tensor itself.
+    """
+
+    node: str
+    fork: str
+    name: str
+    shape: tuple[int, ...]
+    branch: tuple[str, ...]
+    shortcut: tuple[str, ...]
+
+
+def data_nodes(graph: fx.Graph) -> list[fx.Node]:
+    """Nodes whose tensors depend on the model's input, in order; sizes are not tensors."""
+    found: dict[fx.Node, None] = {}
+    for node in graph.nodes:
+        if node.op == "placeholder" or (
+            any(source in found for source in node.all_input_nodes) and _tensors(node)
+        ):
+            found[node] = None
+    return list(found)
+
+
+def layer_of(node: fx.Node) -> str:
+    """Name of the innermost module whose code made a node; "" is the model itself."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    name = stack[-1][0] if stack else ""
+    return "" if name.startswith("_empty_nn_module") else name.partition("@")[0]
+
+
+def parameters_of(node: fx.Node) -> list[str]:
+    """Layers whose tensors a node reads."""
+    owners = [str(s.target).rpartition(".")[0] for s in node.all_input_nodes if s.op == "get_attr"]
+    return list(dict.fromkeys(owners))
+
+
+def find_cut_points(graph: fx.Graph) -> tuple[CutPoint, ...]:
+    """Cut points between layers, from input to output; of a run without layers the last one."""
+    nodes = data_nodes(graph)
+    position = {node: i for i, node in enumerate(nodes)}
+    last_use = [max((position[u] for u in n.users if u in position), default=i) for i, n in enumerate(nodes)]
+    found: list[CutPoint] = []
+    layers: dict[str, None] = {}
+    furthest = 0
+    for i, node in enumerate(nodes[:-1]):
+        weighted = [owner for owner in parameters_of(node) if _weighs(node)]
+        layers.update(dict.fromkeys(weighted))
+        # All earlier tensors have had their last use: this one alone goes on.
+        alone = furthest <= i and isinstance(node.meta["val"], Tensor)
+        furthest = max(furthest, last_use[i])
+        if not alone or node.op == "placeholder" or not layers:
+            continue
+        cut = CutPoint(node.name, layer_of(node), shape_of(node)[1:], tuple(layers))
+        if found and found[-1].layers == cut.layers:
+            found.pop()
+        found.append(cut)
+    if found and found[-1].layers == tuple(_all_layers(nodes)):
+        # Nothing with parameters follows it: that is the output.
+        found.pop()
+    return tuple(found)
+
+
+def find_residuals(graph: fx.Graph) -> tuple[ResidualBranch, ...]:
+    """Additions whose two sides part at one tensor, from input to output."""
+    nodes = data_nodes(graph)
+    dominator = _dominators(nodes)
+    found = []
+    for node in nodes:
+        sides = [a for a in node.args if isinstance(a, fx.Node) and a in dominator]
+        if _operator(node) not in _ADDITIONS or len(sides) != 2:
+            continue
+        if sides[0] is sides[1] or shape_of(sides[0]) != shape_of(sides[1]):
+            continue
+        fork = dominator[node]
+        if fork is None:
+            continue
+        parts = [_layers_between(fork, side) for side in sides]
+        # The branch is the side with more layers; a shortcut is the tensor itself or a projection.
+        shortcut, branch = sorted(parts, key=len)
+        if branch and not set(branch) & set(shortcut):
+            place = layer_of(node)
+            found.append(ResidualBranch(node.name, fork.name, place, shape_of(node)[1:], branch, shortcut))
+    return tuple(found)
+
+
+def _dominators(nodes: list[fx.Node]) -> dict[fx.Node, fx.Node | None]:
+    """Immediate dominator of each node: the last node that all paths to it pass through."""
+    order = {node: i for i, node in enumerate(nodes)}
+    found: dict[fx.Node, fx.Node | None] = {}
+    for node in nodes:
+        sources = [s for s in node.all_input_nodes if s in order]
+        common: fx.Node | None = sources[0] if sources else None
+        for other in sources[1:]:
+            a: fx.Node | None = common
+            b: fx.Node | None = other
+            while a is not b and a is not None and b is not None:
+                if order[a] > order[b]:
+                    a = found[a]
+                else:
+                    b = found[b]
+            common = a if a is b else None
+        found[node] = common
+    return found
+
+
+def _layers_between(fork: fx.Node, end: fx.Node) -> tuple[str, ...]:
+    """Layers on the paths from a node, which dominates the end, to the end."""
+    seen: set[fx.Node] = {fork}
+    layers: list[str] = []
+    waiting = [end]
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        layers += reversed(parameters_of(node))
+        waiting += [s for s in node.all_input_nodes if s.op != "get_attr"]
+    return tuple(dict.fromkeys(reversed(layers)))
+
+
+def _all_layers(nodes: list[fx.Node]) -> list[str]:
+    return list(dict.fromkeys(o for n in nodes if _weighs(n) for o in parameters_of(n)))
+
+
+def _weighs(node: fx.Node) -> bool:
+    """Whether a node multiplies with parameters, as layers do and normalisations do not."""
+    return any(
+        s.op == "get_attr" and isinstance(s.meta.get("val"), Tensor) and s.meta["val"].dim() > 1
+        for s in node.all_input_nodes
+    )
+
+
+def _operator(node: fx.Node) -> str:
+    schema = getattr(node.target, "_schema", None)
+    return schema.name.split("::")[-1] if schema is not None else str(node.target)
+
+
+def _tensors(node: fx.Node) -> bool:
+    output: Any = node.meta.get("val")
+    if isinstance(output, (tuple, list)):
+        return any(isinstance(t, torch.Tensor) for t in output)
+    return isinstance(output, torch.Tensor)
