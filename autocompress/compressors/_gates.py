@@ -6,6 +6,7 @@ gating costs a product with the weights instead of one with the activations.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Hashable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -73,14 +74,19 @@ class _Statistics(TorchFunctionMode):
         self.share = share
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.layer_norm:
-            x, shape, weight, bias, eps = args
-            return kept_norm(x, (self.share, weight, bias), eps, tuple(range(-len(shape), 0)))
-        if func is F.group_norm:
-            x, _, weight, bias, eps = args
-            tensors = tuple(None if t is None else _along(t, x, 1) for t in (self.share, weight, bias))
-            return kept_norm(x, tensors, eps, tuple(range(1, x.dim())))
-        return func(*args, **(kwargs or {}))
+        own = {F.layer_norm: _layer_norm, F.group_norm: _group_norm}.get(func)
+        return own(self.share, *args, **kwargs) if own is not None else func(*args, **(kwargs or {}))
+
+
+def _layer_norm(
+    share: Tensor, input: Tensor, normalized_shape: Any, weight: Any, bias: Any, eps: float
+) -> Tensor:
+    return kept_norm(input, (share, weight, bias), eps, tuple(range(-len(normalized_shape), 0)))
+
+
+def _group_norm(share: Tensor, input: Tensor, num_groups: int, weight: Any, bias: Any, eps: float) -> Tensor:
+    tensors = tuple(None if t is None else _along(t, input, 1) for t in (share, weight, bias))
+    return kept_norm(input, tensors, eps, tuple(range(1, input.dim())))
 
 
 @cache
@@ -134,6 +140,9 @@ def _find_sites(model: nn.Module, analysis: Analysis) -> list[GateSite]:
     offsets = unit_offsets(analysis)
     found: dict[str, dict[str, tuple[int, np.ndarray]]] = {}
     parameters = dict(model.named_parameters(remove_duplicate=False))
+    names = defaultdict(list)
+    for tensor, parameter in parameters.items():
+        names[parameter].append(tensor)
     members = [m for group in analysis.groups for m in group.members]
     normalised = {m.layer for m in members if m.normalised}
     statistics = {m.layer for m in members if m.statistics}
@@ -141,11 +150,13 @@ def _find_sites(model: nn.Module, analysis: Analysis) -> list[GateSite]:
         for member in group.members:
             if member.role == "in" or member.tensor not in parameters or member.layer in normalised:
                 continue
-            name = member.tensor.rpartition(".")[2]
-            empty = np.full(len(member.unit_of), offsets[-1])
-            _, index = found.setdefault(member.layer, {}).setdefault(name, (member.dim, empty))
-            mine = member.unit_of >= 0
-            index[mine] = member.unit_of[mine] + offset
+            # A shared parameter is gated in every layer that has it.
+            for shared in names[parameters[member.tensor]]:
+                owner, _, name = shared.rpartition(".")
+                empty = np.full(len(member.unit_of), offsets[-1])
+                _, index = found.setdefault(owner, {}).setdefault(name, (member.dim, empty))
+                mine = member.unit_of >= 0
+                index[mine] = member.unit_of[mine] + offset
     sites = []
     for layer_name, gated in found.items():
         layer = model.get_submodule(layer_name)
@@ -194,10 +205,14 @@ def detach_gates(sites: list[GateSite]) -> None:
 
 def fold_gates(sites: list[GateSite]) -> None:
     """Multiply the gates into the parameters and give the layers their own classes back."""
+    folded: set[Tensor] = set()
     with torch.no_grad():
         for scope in {id(site.scope): site.scope for site in sites}.values():
             for layer, name, dim, gate in cast(Any, scope)._gates.values():
-                layer._parameters[name].mul_(_along(gate, layer._parameters[name], dim))
+                parameter = layer._parameters[name]
+                if parameter not in folded:
+                    parameter.mul_(_along(gate, parameter, dim))
+                folded.add(parameter)
     remove_gates(sites)
 
 

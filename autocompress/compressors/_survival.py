@@ -1,9 +1,9 @@
-"""Tensor maths of ALCN: quantiles and survival scores."""
+"""Tensor maths of ALCN: learned ratios, quantiles and survival scores."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def quantile(values: Tensor, q: Tensor) -> Tensor:
@@ -23,3 +23,38 @@ def survival_scores(h: Tensor, ratio: Tensor, alpha: Tensor, temperature: float,
     centre = quantile(h, 1 - ratio if reference == "quantile" else torch.full_like(ratio, 0.5))
     scale = h.detach().std(correction=0).clamp_min(1e-6)
     return torch.sigmoid(alpha * (h - centre) / (scale * temperature))
+
+
+def spread_ratios(groups: int, middle: float, slope: float) -> Tensor:
+    """Ratios that rise by `slope` from the first group to the last, around `middle`; `(groups,)`."""
+    position = torch.linspace(-0.5, 0.5, groups) if groups > 1 else torch.zeros(groups)
+    return middle + slope * position
+
+
+class Gates(nn.Module):
+    """ρ and α of every group; registered on the model, so that its `state_dict` carries them.
+
+    Args:
+        widths: units of each group.
+        ratios: ρ of each group to start with, `(groups,)`.
+        least: below which no ρ falls.
+    """
+
+    def __init__(self, widths: list[int], ratios: Tensor, least: float) -> None:
+        super().__init__()
+        self.widths, self.least = widths, least
+        self.ratio_logit = nn.Parameter(torch.logit((ratios - least) / (1 - least), eps=0.02))
+        self.log_alpha = nn.Parameter(torch.zeros(len(widths)))
+
+    @property
+    def ratio(self) -> Tensor:
+        """ρ, `(groups,)`."""
+        return self.least + (1 - self.least) * torch.sigmoid(self.ratio_logit)
+
+    def survival(self, h: Tensor, temperature: float, reference: str) -> list[Tensor]:
+        """s of each group's units, from the scores of all units, `(units,)`."""
+        ratios, alphas = self.ratio.unbind(), self.log_alpha.exp().unbind()
+        return [
+            survival_scores(part, ratio, alpha, temperature, reference)
+            for part, ratio, alpha in zip(torch.split(h, self.widths), ratios, alphas, strict=True)
+        ]

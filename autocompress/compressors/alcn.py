@@ -24,7 +24,7 @@ from autocompress.compressors._strength import (
     maker_norms,
     reader_norms,
 )
-from autocompress.compressors._survival import survival_scores
+from autocompress.compressors._survival import Gates, spread_ratios
 from autocompress.errors import SettingsError
 from autocompress.graph import Analysis, analyse
 from autocompress.graph.costs import profile
@@ -87,33 +87,6 @@ class Config:
             raise SettingsError(f"ramp must be in [0, 1) but got {self.ramp}.")
 
 
-class Gates(nn.Module):
-    """ρ and α of every group; registered on the model, so that its `state_dict` carries them."""
-
-    def __init__(self, analysis: Analysis, config: Config) -> None:
-        super().__init__()
-        count = len(analysis.groups)
-        position = torch.linspace(-0.5, 0.5, count) if count > 1 else torch.zeros(count)
-        ratio = config.initial_ratio + config.ratio_slope * position
-        self.least = config.min_ratio
-        self.ratio_logit = nn.Parameter(torch.logit((ratio - self.least) / (1 - self.least), eps=0.02))
-        self.log_alpha = nn.Parameter(torch.zeros(count))
-        self.widths = [group.width for group in analysis.groups]
-
-    @property
-    def ratio(self) -> Tensor:
-        """ρ, `(groups,)`."""
-        return self.least + (1 - self.least) * torch.sigmoid(self.ratio_logit)
-
-    def survival(self, h: Tensor, temperature: float, reference: str) -> list[Tensor]:
-        """s of each group's units, from the scores of all units, `(units,)`."""
-        ratios, alphas = self.ratio.unbind(), self.log_alpha.exp().unbind()
-        return [
-            survival_scores(part, ratio, alpha, temperature, reference)
-            for part, ratio, alpha in zip(torch.split(h, self.widths), ratios, alphas, strict=True)
-        ]
-
-
 @dataclass
 class AlcnState(CompressorState):
     """A gated model, its gates and what the last forward pass computed of them."""
@@ -162,7 +135,10 @@ class Alcn(Compressor[AlcnState]):
         shares |= {"macs": [c.macs for c in costs], "params": [c.params for c in costs]}
         weights = torch.tensor(shares[self.config.cost], dtype=torch.float32)
         device = next(model.parameters()).device
-        gates = Gates(analysis, self.config).to(device)
+        config = self.config
+        widths = [group.width for group in analysis.groups]
+        ratios = spread_ratios(len(widths), config.initial_ratio, config.ratio_slope)
+        gates = Gates(widths, ratios, config.min_ratio).to(device)
         calibration = task.example(64).to(device)
         sites = insert_gates(model, analysis, calibration)
         for name, parameter in gates.named_parameters():
