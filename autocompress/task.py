@@ -131,6 +131,15 @@ class Task:
             return inputs[torch.arange(batch_size) % len(inputs)]
         raise TaskError("train must yield at least one batch but it is empty.")
 
+    def calibration(self, count: int = 256) -> list[Tensor]:
+        """Training inputs to calibrate int8 on, at least `count` where there are as many."""
+        batches: list[Tensor] = []
+        for inputs, _ in self.train:
+            batches.append(inputs)
+            if sum(len(batch) for batch in batches) >= count:
+                break
+        return batches
+
     def input_spec(self) -> InputSpec:
         """`input`, or the shape and dtype of the first training batch."""
         if self.input is not None:

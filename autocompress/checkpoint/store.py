@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from autocompress.checkpoint.program import (
     load_module,
     load_program,
 )
+from autocompress.checkpoint.quantize import quantize_onnx
 from autocompress.checkpoint.weights import save_weights
 from autocompress.errors import CheckpointError
 
@@ -32,7 +33,9 @@ MANIFEST, WEIGHTS, PROGRAM, ONNX = (
     "model.onnx",
 )
 # Which file is run, and which one `bytes` is the size of.
-ARTIFACTS = {"pt2": (PROGRAM, WEIGHTS), "onnx": (ONNX, ONNX)}
+ARTIFACTS = {"pt2": (PROGRAM, WEIGHTS), "onnx": (ONNX, ONNX), "onnx-int8": (ONNX, ONNX)}
+# What the reference is stored as, where candidates are quantised: it is what they are compared with.
+UNQUANTISED = {"onnx-int8": "onnx"}
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,26 @@ class Writer:
         self.aside = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
         self.aside.mkdir()
 
-    def write(self, model: nn.Module, example: Tensor, artifact: str) -> Checkpoint:
-        """Weights and programs of a model; the checkpoint can be measured, but isn't there yet."""
+    def write(
+        self, model: nn.Module, example: Tensor, artifact: str, calibration: Sequence[Tensor] = ()
+    ) -> Checkpoint:
+        """Weights and programs of a model; the checkpoint can be measured, but isn't there yet.
+
+        Args:
+            model: on the CPU.
+            example: `(B, ...)` with B ≥ 2.
+            artifact: what to write beside the weights and `model.pt2`.
+            calibration: batches to calibrate "onnx-int8" on.
+
+        Raises:
+            TrialError: the model cannot be exported or quantised.
+        """
         save_weights(model, self.aside / WEIGHTS)
         export_program(model, example, self.aside / PROGRAM)
-        if artifact == "onnx":
+        if artifact.startswith("onnx"):
             export_onnx(model, example, self.aside / ONNX)
+        if artifact == "onnx-int8":
+            quantize_onnx(self.aside / ONNX, calibration)
         return Checkpoint(self.aside, {})
 
     def commit(self, manifest: Mapping[str, Any]) -> Checkpoint:

@@ -77,7 +77,9 @@ GpusPerTrial = Annotated[float, Number("GPUs of one trial.")]
 Sampler = Annotated[str, typer.Option(help="auto, tpe, nsga2, gp or random.")]
 EarlyStopping = Annotated[bool, typer.Option(help="Stop unpromising trials early.")]
 Seed = Annotated[int, Whole("Of everything random.")]
-Artifact = Annotated[str, typer.Option(help="What bytes, accuracy and latency are those of: pt2 or onnx.")]
+Artifact = Annotated[
+    str, typer.Option(help="What bytes, accuracy and latency are those of: pt2, onnx or onnx-int8.")
+]
 LatencyBatchSize = Annotated[int, Whole(help="Inputs per measured call.")]
 LatencyThreads = Annotated[int, Whole(help="Threads of the measured process.")]
 Out = Annotated[str | None, typer.Option(help="RUN. [default: runs/<task>-<model>]")]

@@ -150,7 +150,7 @@ def _check_export(model: nn.Module, example: Tensor, artifact: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         writer = Writer(Path(scratch) / "dry-run")
         try:
-            writer.write(model, example, artifact)
+            writer.write(model, example, artifact, [example])
         except TrialError as error:
             raise TaskError(f"the model must be exportable with a free batch size but: {error}") from error
 

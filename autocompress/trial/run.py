@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autocompress.checkpoint.store import ARTIFACTS, Checkpoint, Writer
+from autocompress.checkpoint.store import ARTIFACTS, UNQUANTISED, Checkpoint, Writer
 from autocompress.errors import TaskError
 from autocompress.metrics import Subject, measure
 from autocompress.metrics.latency import LatencySettings
@@ -132,7 +132,8 @@ def train_reference(
     else:
         trainer.fit(model, epochs)
     config = TrialConfig(epochs=epochs, seed=seed)
-    return _store(folder, model, task, measuring, trainer, _Stored(config))
+    plain = UNQUANTISED.get(measuring.artifact, measuring.artifact)
+    return _store(folder, model, task, replace(measuring, artifact=plain), trainer, _Stored(config))
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,7 @@ def _store(
                 "input": task.input_spec().to_json(),
                 "proof": {"max_relative_difference": stored.proof},
                 "stages": stored.stages,
+                "artifact": measuring.artifact,
                 "history": trainer.history,
             }
         )
@@ -179,7 +181,8 @@ def _measured(
     """Export, load again from the file, and measure what was loaded."""
     model = model.to("cpu").eval()
     example = task.example()
-    checkpoint = writer.write(model, example, measuring.artifact)
+    calibration = task.calibration() if measuring.artifact == "onnx-int8" else []
+    checkpoint = writer.write(model, example, measuring.artifact, calibration)
     subject = Subject(
         program=checkpoint.program(measuring.artifact),
         program_file=checkpoint.path / ARTIFACTS[measuring.artifact][0],
