@@ -188,15 +188,43 @@ class SearchStudy:
         chosen = [(costs[i], trials[i]) for i in non_dominated(costs)]
         return [trial for _, trial in sorted(chosen, key=lambda pair: pair[0])]
 
+    def final_front(self, reference: Mapping[str, float]) -> list[FrozenTrial]:
+        """What is left of the front by the metrics that were measured at the end."""
+        final = self.final_metrics()
+        kept = []
+        for trial in self.front():
+            metrics = {**trial.user_attrs["metrics"], **final.get(trial.number, {})}
+            if all(c.violation(metrics, reference) <= 0 for c in self.constraints):
+                signs = [-1.0 if o.maximised else 1.0 for o in self.objectives]
+                costs = [s * metrics[o.metric] for s, o in zip(signs, self.objectives, strict=True)]
+                kept.append((costs, trial))
+        chosen = [kept[i] for i in non_dominated([costs for costs, _ in kept])]
+        return [trial for _, trial in sorted(chosen, key=lambda pair: pair[0])]
+
     def test_metrics(self) -> dict[int, dict[str, float]]:
-        """Test metrics by trial number, as `set_test_metrics` recorded them."""
-        stored = self.study.user_attrs.get("test_metrics", {})
-        return {int(number): dict(values) for number, values in stored.items()}
+        """Metrics on the test split, by trial number."""
+        return self._later("test_metrics")
 
     def set_test_metrics(self, values: Mapping[int, Mapping[str, float]]) -> None:
-        """Add test metrics; they stand at the study, because finished trials are final."""
-        merged = {**self.test_metrics(), **values}
-        self.study.set_user_attr("test_metrics", {str(n): dict(v) for n, v in merged.items()})
+        """Add metrics on the test split."""
+        self._set_later("test_metrics", values)
+
+    def final_metrics(self) -> dict[int, dict[str, float]]:
+        """What was measured once more when no trial ran, by trial number."""
+        return self._later("final_metrics")
+
+    def set_final_metrics(self, values: Mapping[int, Mapping[str, float]]) -> None:
+        """Add metrics measured when no trial ran; they take the place of the trials' own."""
+        self._set_later("final_metrics", values)
+
+    def _later(self, key: str) -> dict[int, dict[str, float]]:
+        stored = self.study.user_attrs.get(key, {})
+        return {int(number): dict(values) for number, values in stored.items()}
+
+    def _set_later(self, key: str, values: Mapping[int, Mapping[str, float]]) -> None:
+        # They stand at the study, because finished trials are final.
+        merged = {**self._later(key), **values}
+        self.study.set_user_attr(key, {str(n): dict(v) for n, v in merged.items()})
 
     def _fail(self, number: int, trial_id: int, reason: str, *, interrupted: bool) -> None:
         storage = self.study._storage

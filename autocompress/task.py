@@ -252,13 +252,26 @@ class GroupProfile:
 
 
 @dataclass(frozen=True)
+class CutProfile:
+    """A cut point: the module that makes it, its shape without the batch, the MACs before it."""
+
+    name: str
+    shape: tuple[int, ...]
+    macs: int
+
+
+@dataclass(frozen=True)
 class ModelProfile:
     """What a search space may know of a model: sizes and costs, no tensors.
 
-    `params` and `macs` are of the whole model; `groups` lists what channel removal may touch, from
-    input to output.
+    Args:
+        params: of the whole model.
+        macs: of one input through the whole model.
+        groups: what channel removal may touch, from input to output.
+        cut_points: single tensors that all paths pass through, from input to output.
     """
 
     params: int
     macs: int
     groups: tuple[GroupProfile, ...]
+    cut_points: tuple[CutProfile, ...] = ()

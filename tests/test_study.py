@@ -109,3 +109,13 @@ def test_unknown_samplers_storages_and_objectives_are_refused(tmp_path: Path) ->
     study(tmp_path)
     with pytest.raises(SettingsError, match="objectives must be the study's"):
         SearchStudy(sqlite_url(tmp_path), "test", OBJECTIVES[:1])
+
+
+def test_what_is_measured_last_decides_what_stays_on_the_front(tmp_path: Path) -> None:
+    made = study(tmp_path)
+    small, middle, large = run(made, 0.85, 50), run(made, 0.87, 60), run(made, 0.89, 70)
+    assert [t.number for t in made.final_front(BASE)] == [0, large, middle, small]
+    made.set_final_metrics({middle: {"bytes": 80.0}})
+    made.set_final_metrics({small: {"accuracy": 0.5}})
+    assert [t.number for t in made.final_front(BASE)] == [0, large]
+    assert made.final_metrics() == {middle: {"bytes": 80.0}, small: {"accuracy": 0.5}}

@@ -42,6 +42,7 @@ class Prepared:
     objectives: tuple[Objective, ...]
     constraints: tuple[Constraint, ...]
     measuring: Measuring
+    latency: LatencySettings
     out: Path
 
     def identity(self) -> dict[str, Any]:
@@ -94,6 +95,7 @@ def prepare(task: Task | str, settings: Settings) -> Prepared:
     _check_export(model, example, settings.artifact)
     analysis = analyse(model, example)
     found = profile(model, example, analysis)
+    latency = LatencySettings(settings.latency_batch_size, settings.latency_threads)
     measured = [o.metric for o in objectives] + [c.metric for c in constraints]
     return Prepared(
         settings=settings,
@@ -107,8 +109,9 @@ def prepare(task: Task | str, settings: Settings) -> Prepared:
         measuring=Measuring(
             tuple(dict.fromkeys(measured)),
             settings.artifact,
-            LatencySettings(settings.latency_batch_size, settings.latency_threads),
+            latency.quick(),
         ),
+        latency=latency,
         out=Path(settings.out or f"runs/{_slug(task.name)}-{_slug(task.model_name)}"),
     )
 

@@ -9,7 +9,7 @@ from autocompress.checkpoint.store import trial_folder
 from autocompress.engine.folder import RunFolder
 from autocompress.engine.settings import Settings
 from autocompress.errors import TaskError
-from autocompress.metrics import Objective
+from autocompress.metrics import Constraint, Objective
 from autocompress.report import write_report
 from autocompress.result import ParetoModel, SearchResult, ratios
 from autocompress.study import STUDY_NAME, SearchStudy, sqlite_url
@@ -25,22 +25,23 @@ def study_name(folder: RunFolder, settings: Settings) -> str:
 def build_result(folder: RunFolder, study: SearchStudy, objectives: tuple[Objective, ...]) -> SearchResult:
     """The result as the study and the folder have it now."""
     trials = {t.number: t for t in study.complete_trials()}
-    tested = study.test_metrics()
+    tested, final = study.test_metrics(), study.final_metrics()
     base = trials[0].user_attrs["metrics"]
 
     def point(number: int) -> ParetoModel:
         attributes = trials[number].user_attrs
+        metrics = {**attributes["metrics"], **final.get(number, {})}
         path = folder.reference if number == 0 else trial_folder(folder.trials, number)
         return ParetoModel(
             trial=number,
             path=path,
-            metrics=attributes["metrics"],
+            metrics=metrics,
             test_metrics=tested.get(number, {}),
             config=attributes["details"]["config"],
-            ratios=ratios(attributes["metrics"], base),
+            ratios=ratios(metrics, base),
         )
 
-    front = [point(t.number) for t in study.front()]
+    front = [point(t.number) for t in study.final_front(base)]
     return SearchResult(folder.path, objectives, point(0), front, study.study)
 
 
@@ -58,7 +59,9 @@ def open_study(folder: RunFolder) -> tuple[SearchStudy, tuple[Objective, ...]]:
     objectives = tuple(Objective(**item) for item in data["objectives"])
     storage = settings.storage or sqlite_url(folder.path)
     name = study_name(folder, settings)
-    return SearchStudy(storage, name, objectives, artifacts=folder.artifacts), objectives
+    known = dict.fromkeys(data["reference"]["metrics"], "")
+    constraints = tuple(Constraint.parse(text, known) for text in data["constraints"])
+    return SearchStudy(storage, name, objectives, constraints, folder.artifacts), objectives
 
 
 def load_run(path: str | Path) -> SearchResult:

@@ -16,13 +16,13 @@ from autocompress.checkpoint.weights import load_weights_into
 from autocompress.distribute import Cluster, connection, execute
 from autocompress.distribute.worker import Shared
 from autocompress.engine.driver import SearchDriver
+from autocompress.engine.final import check_front, measure_front, report_on_test
 from autocompress.engine.folder import RunFolder
 from autocompress.engine.halving import Halving
 from autocompress.engine.prepare import Prepared, prepare
 from autocompress.engine.results import build_result, report, study_name
 from autocompress.engine.settings import Settings
-from autocompress.errors import DivergedError, SearchFailedError
-from autocompress.metrics import measure_split
+from autocompress.errors import SearchFailedError
 from autocompress.report import ConsoleProgress, Progress
 from autocompress.result import SearchResult
 from autocompress.study import SearchStudy, check_storage, sqlite_url
@@ -94,7 +94,11 @@ class _Search:
         checkpoint = self._reference()
         metrics: Mapping[str, float] = checkpoint.manifest["metrics"]
         described = [{"metric": o.metric, "direction": o.direction} for o in self.prepared.objectives]
-        extra = {"reference": {"metrics": metrics}, "objectives": described}
+        extra = {
+            "reference": {"metrics": metrics},
+            "objectives": described,
+            "constraints": [c.text for c in self.prepared.constraints],
+        }
         folder.write(settings, self.prepared.identity(), extra)
         study = self._study(metrics, checkpoint)
         halving = Halving(self.prepared.task.recipe.epochs) if settings.early_stopping else None
@@ -181,18 +185,22 @@ class _Search:
             driver.abandon()
 
     def _finish(self, study: SearchStudy, driver: SearchDriver, finished: bool) -> SearchResult:
-        """Measure the front on the test split, write the report, and say what there is."""
+        """Measure the front once more and on the test split, check its files, and write the report."""
         counts = study.counts()
         if finished and not counts["complete"] and counts["fail"]:
             reasons = {t.user_attrs.get("reason", "") for t in study.study.trials if t.number}
             raise SearchFailedError(
                 f"none of the {counts['fail']} trials succeeded: {'; '.join(sorted(reasons - {''}))}"
             )
-        result = build_result(self.folder, study, self.prepared.objectives)
-        self._test(result, study)
+        objectives = self.prepared.objectives
+        measure_front(self.prepared, build_result(self.folder, study, objectives), study, self.progress)
+        # What was measured last may have moved points off the front.
+        result = build_result(self.folder, study, objectives)
+        check_front(self.prepared, result)
+        report_on_test(self.prepared, result, study, self.progress)
         measured = driver.overhead(self.workers)
         result = replace(
-            build_result(self.folder, study, self.prepared.objectives),
+            build_result(self.folder, study, objectives),
             overhead=None if measured is None else measured[0],
             interrupted=not finished,
         )
@@ -204,19 +212,3 @@ class _Search:
                 f"{measured[2]:.1f} s inside training and evaluation steps"
             )
         return result
-
-    def _test(self, result: SearchResult, study: SearchStudy) -> None:
-        task = self.prepared.task
-        split = task.test
-        if split is None:
-            return
-        found = {}
-        for point in [result.reference, *result.front]:
-            if not point.test_metrics:
-                program = point.checkpoint().program(self.settings.artifact)
-                try:
-                    found[point.trial] = measure_split(program, split, task)
-                except DivergedError as error:
-                    self.progress.note(f"trial {point.trial} on the test split: {error}")
-        if found:
-            study.set_test_metrics(found)

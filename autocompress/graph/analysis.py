@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, fx, nn
 
@@ -35,20 +35,23 @@ def analyse(model: nn.Module, example: Tensor) -> Analysis:
     except RuntimeError as error:
         raise TraceError(f"the model must be copyable but: {one_line(error)}") from error
     inputs = example.to("cpu")
-    graph = _exported_graph(subject, inputs)
+    exported = _exported(subject, inputs)
+    graph = exported.graph
     # The graph itself is the key: models of one class may differ by a flag that no shape shows.
     shapes = [(name, tuple(t.shape)) for name, t in subject.state_dict().items()]
     key = f"{graph}|{shapes}|{subject}"
     if key not in _CACHE:
+        states = _states(subject)
         tracer = Tracer()
-        tracer.run(graph, _states(subject))
-        _CACHE[key] = prove_groups(subject, inputs, build_analysis(subject, tracer, graph))
+        tracer.run(graph, states)
+        found = build_analysis(subject, tracer, graph, _constants(exported, states))
+        _CACHE[key] = prove_groups(subject, inputs, found)
         if len(_CACHE) > _CACHE_SIZE:
             _CACHE.popitem(last=False)
     return _CACHE[key]
 
 
-def _exported_graph(model: nn.Module, example: Tensor) -> fx.Graph:
+def _exported(model: nn.Module, example: Tensor) -> fx.GraphModule:
     try:
         program = export(model, example)
     except Exception as error:
@@ -57,8 +60,13 @@ def _exported_graph(model: nn.Module, example: Tensor) -> fx.Graph:
             f"depends on data) but: {type(error).__name__}: {one_line(error)}"
         ) from error
     module: Any = program.module(check_guards=False)
-    graph: fx.Graph = module.graph
-    return graph
+    return cast(fx.GraphModule, module)
+
+
+def _constants(exported: fx.GraphModule, states: dict[str, Tensor]) -> dict[str, Tensor]:
+    names = [str(n.target) for n in exported.graph.nodes if n.op == "get_attr" and n.target not in states]
+    found = {name: getattr(exported, name, None) for name in names}
+    return {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
 
 
 def _states(model: nn.Module) -> dict[str, Tensor]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections import defaultdict
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autocompress.graph.exporting import plain_attention
 from autocompress.graph.structure import Analysis
-from autocompress.task import GroupProfile, ModelProfile
+from autocompress.task import CutProfile, GroupProfile, ModelProfile
 
 
 def layer_macs(model: nn.Module, example: Tensor) -> dict[str, int]:
@@ -44,6 +46,28 @@ def _count(model: nn.Module, example: Tensor) -> FlopCounterMode:
     return counter
 
 
+class _NodeCounter(fx.Interpreter):
+    """Runs a graph and counts each node by itself."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self.macs: dict[str, int] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        with FlopCounterMode(display=False) as counter:
+            result = super().run_node(n)
+        self.macs[n.name] = counter.get_total_flops() // 2
+        return result
+
+
+def node_macs(model: nn.Module, example: Tensor, analysis: Analysis) -> dict[str, int]:
+    """Multiply-accumulates of one input at each node of the model's graph, in order."""
+    counter = _NodeCounter(analysis.trace.module(model))
+    with torch.no_grad():
+        counter.run(example[:1])
+    return counter.macs
+
+
 def count_params(model: nn.Module) -> int:
     """Number of parameters, shared ones once; buffers are not counted."""
     return sum(p.numel() for p in model.parameters())
@@ -65,4 +89,12 @@ def profile(model: nn.Module, example: Tensor, analysis: Analysis) -> ModelProfi
             if len(shape) > 1:
                 group_macs += share * macs.get(member.layer, 0)
         groups.append(GroupProfile(group.name, group.width, round(group_params), round(group_macs)))
-    return ModelProfile(count_params(model), macs.get("", 0), tuple(groups))
+    return ModelProfile(
+        count_params(model), macs.get("", 0), tuple(groups), _cut_profiles(model, example, analysis)
+    )
+
+
+def _cut_profiles(model: nn.Module, example: Tensor, analysis: Analysis) -> tuple[CutProfile, ...]:
+    counts = node_macs(model, example, analysis)
+    before = dict(zip(counts, itertools.accumulate(counts.values()), strict=True))
+    return tuple(CutProfile(cut.name, cut.shape, before[cut.node]) for cut in analysis.cut_points)

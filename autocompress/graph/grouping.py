@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from autocompress.graph.labels import UNTRACKED, Ids
 from autocompress.graph.structure import Analysis, Group, Member, Trace
@@ -15,7 +16,9 @@ from autocompress.graph.topology import find_cut_points, find_residuals
 from autocompress.graph.tracing import Tracer
 
 
-def build_analysis(model: nn.Module, tracer: Tracer, graph: fx.Graph) -> Analysis:
+def build_analysis(
+    model: nn.Module, tracer: Tracer, graph: fx.Graph, constants: Mapping[str, Tensor]
+) -> Analysis:
     """What a walk over a model's graph has found; nothing of it is proven yet."""
     roots = tracer.units.resolve()
     reasons: dict[int, str] = {}
@@ -29,7 +32,7 @@ def build_analysis(model: nn.Module, tracer: Tracer, graph: fx.Graph) -> Analysi
         _layers(model),
         find_cut_points(graph),
         find_residuals(graph),
-        Trace(graph, tracer.values, roots, units, tracer.axes, tracer.shapes),
+        Trace(graph, tracer.values, roots, units, tracer.axes, tracer.shapes, constants),
     )
 
 

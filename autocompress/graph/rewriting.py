@@ -14,7 +14,7 @@ from torch import fx, nn
 
 from autocompress.graph.corrections import correct, operator_name
 from autocompress.graph.removal import remove_channels
-from autocompress.graph.structure import Analysis, Keep
+from autocompress.graph.structure import Analysis, Keep, graph_module
 from autocompress.graph.survival import Survival
 from autocompress.graph.topology import layer_of
 
@@ -45,7 +45,7 @@ def rewrite_channels(model: nn.Module, analysis: Analysis, keep: Keep) -> nn.Mod
         # Shapes as they were traced are no longer true; which module a node is of still is.
         node.meta = {k: v for k, v in node.meta.items() if k == "nn_module_stack"}
     graph.lint()
-    return fx.GraphModule(smaller, graph, type(model).__name__)
+    return graph_module(smaller, graph, analysis.trace.constants)
 
 
 # Operators that are all that a module's forward does → the modules' classes.

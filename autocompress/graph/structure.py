@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import fx
+from torch import Tensor, fx, nn
 
 from autocompress.graph.labels import Ids
 from autocompress.graph.topology import CutPoint, ResidualBranch
@@ -73,6 +74,7 @@ class Trace:
         units: group name → the root of each of its units.
         axes: (parameter, dimension) → ids.
         shapes: parameter → shape.
+        constants: tensors that the model's code made when it was traced, by their name in the graph.
     """
 
     graph: fx.Graph
@@ -81,6 +83,24 @@ class Trace:
     units: Mapping[str, Ids]
     axes: Mapping[tuple[str, int], Ids]
     shapes: Mapping[str, tuple[int, ...]]
+    constants: Mapping[str, Tensor]
+
+    def module(self, model: nn.Module) -> nn.Module:
+        """A graph module of this trace with a model's parameters; the model is not changed."""
+        return graph_module(copy.deepcopy(model), copy.deepcopy(self.graph), self.constants)
+
+
+def graph_module(model: nn.Module, graph: fx.Graph, constants: Mapping[str, Tensor]) -> nn.Module:
+    """A module that runs a graph with a model's layers and parameters.
+
+    Args:
+        model: gains the constants as buffers.
+        graph: names layers and parameters as the model does.
+        constants: tensors that the graph has beside them.
+    """
+    for name, tensor in constants.items():
+        model.register_buffer(name, tensor.clone())
+    return fx.GraphModule(model, graph, type(model).__name__)
 
 
 @dataclass(frozen=True)

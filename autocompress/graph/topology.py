@@ -19,7 +19,7 @@ class CutPoint:
 
     Args:
         node: the graph node that makes it.
-        name: the module that makes it, as far as there is one.
+        name: the module that makes it; the last layer before it where that is the model's own code.
         shape: without the batch, `(C, H, W)`, `(T, C)` or `(C,)`.
         layers: layers with parameters that ran before, in order.
     """
@@ -91,7 +91,8 @@ def find_cut_points(graph: fx.Graph) -> tuple[CutPoint, ...]:
         furthest = max(furthest, last_use[i])
         if not alone or node.op == "placeholder" or not layers:
             continue
-        cut = CutPoint(node.name, layer_of(node), shape_of(node)[1:], tuple(layers))
+        name = layer_of(node) or list(layers)[-1]
+        cut = CutPoint(node.name, name, shape_of(node)[1:], tuple(layers))
         if found and found[-1].layers == cut.layers:
             found.pop()
         found.append(cut)

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,12 +25,12 @@ class LatencySettings:
         batch_size: inputs per call.
         threads: of the measured process.
         pairs: alternating reference/candidate pairs.
-        least_ms: least CPU time of one timed inner loop, in milliseconds.
+        least_ms: least CPU time of each half of a pair, in milliseconds.
     """
 
     batch_size: int = 1
     threads: int = 1
-    pairs: int = 30
+    pairs: int = 60
     least_ms: float = 20.0
 
     def __post_init__(self) -> None:
@@ -38,10 +38,14 @@ class LatencySettings:
             if getattr(self, name) < 1:
                 raise SettingsError(f"latency {name} must be at least 1 but got {getattr(self, name)}.")
 
+    def quick(self) -> LatencySettings:
+        """A third of the pairs: enough to steer a search while other trials run."""
+        return replace(self, pairs=max(1, self.pairs // 3))
+
 
 @dataclass(frozen=True)
 class Latency:
-    """Median CPU-time ratio to the reference, its relative spread, and own milliseconds a call."""
+    """CPU-time ratio to the reference, relative spread of its pairs, own milliseconds a call."""
 
     ratio: float
     spread: float

@@ -1,7 +1,8 @@
 """The process that times two programs in alternating pairs and prints one JSON line.
 
-A ratio of CPU times within one pair holds on a loaded machine, where wall times and minima do not;
-the order within a pair is flipped each round.
+Each side of a pair is the fastest of a few short runs in a row, in CPU time; the order within a pair is
+flipped each round. The ratio is that of the lower quartiles over all rounds: on a busy machine other
+processes empty the caches and interrupt, which only ever adds time, and not to both sides alike.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+RUNS = 8  # short runs in each half of a pair
 
 
 def _loader(path: str, inputs: torch.Tensor, threads: int) -> Callable[[], object]:
@@ -42,6 +45,11 @@ def _seconds(call: Callable[[], object], loops: int) -> float:
     return (clock() - start) / loops
 
 
+def _best_of(call: Callable[[], object], loops: int) -> float:
+    """The fastest of several short runs: interrupted ones and full caches only ever add time."""
+    return min(_seconds(call, loops) for _ in range(RUNS))
+
+
 def main() -> None:
     job = json.loads(sys.argv[1])
     torch.set_num_threads(job["threads"])
@@ -50,18 +58,20 @@ def main() -> None:
         calls = [_loader(path, inputs, job["threads"]) for path in job["programs"]]
         for call in calls:
             _seconds(call, 3)
-        loops = [max(1, int(job["least_seconds"] / max(_seconds(c, 3), 1e-7)) + 1) for c in calls]
-        ratios, own = [], []
+        least = job["least_seconds"] / RUNS
+        loops = [max(1, int(least / max(_seconds(c, 3), 1e-7)) + 1) for c in calls]
+        times: list[list[float]] = [[], []]
         for round_number in range(job["pairs"]):
-            order = (0, 1) if round_number % 2 == 0 else (1, 0)
-            times = {which: _seconds(calls[which], loops[which]) for which in order}
-            ratios.append(times[1] / times[0])
-            own.append(times[1])
-    ratio = statistics.median(ratios)
-    quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [ratio] * 3
-    spread = (quartiles[2] - quartiles[0]) / ratio
-    result = {"ratio": ratio, "spread": spread, "milliseconds": 1000 * statistics.median(own)}
-    print(json.dumps(result))
+            for which in (0, 1) if round_number % 2 == 0 else (1, 0):
+                times[which].append(_best_of(calls[which], loops[which]))
+    reference, own = (_lower_quartile(side) for side in times)
+    paired = sorted(b / a for a, b in zip(*times, strict=True))
+    spread = (paired[len(paired) * 3 // 4] - paired[len(paired) // 4]) / statistics.median(paired)
+    print(json.dumps({"ratio": own / reference, "spread": spread, "milliseconds": 1000 * own}))
+
+
+def _lower_quartile(values: list[float]) -> float:
+    return statistics.quantiles(values, n=4)[0] if len(values) > 1 else values[0]
 
 
 if __name__ == "__main__":

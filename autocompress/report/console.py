@@ -91,6 +91,11 @@ class ConsoleProgress(Progress):
             parts.append(end.remark)
         self.note("  ".join(parts))
 
+    def final(self, done: int, total: int) -> None:
+        self._update("final", "measuring the front", done, total)
+        if done == total:
+            self._remove("final")
+
     def close(self) -> None:
         self.bar.stop()
 

@@ -1,4 +1,4 @@
-"""What `autocompress inspect` shows: groups, their cost, and what is frozen with its reason."""
+"""What `autocompress inspect` shows: groups, cut points, branches, and what is frozen and why."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from autocompress.task import ModelProfile
 
 
 def inspection_json(analysis: Analysis, profile: ModelProfile) -> dict[str, Any]:
-    """Groups and frozen layers as JSON-able data."""
+    """Groups, cut points, branches and frozen layers as JSON-able data."""
     costs = {group.name: group for group in profile.groups}
     return {
         "params": profile.params,
@@ -25,9 +25,30 @@ def inspection_json(analysis: Analysis, profile: ModelProfile) -> dict[str, Any]
                 "width": group.width,
                 "params": costs[group.name].params,
                 "macs": costs[group.name].macs,
-                "members": [{"tensor": m.tensor, "dim": m.dim, "role": m.role} for m in group.members],
+                "members": [
+                    {
+                        "tensor": m.tensor,
+                        "dim": m.dim,
+                        "role": m.role,
+                        "positions": int((m.unit_of >= 0).sum()),
+                    }
+                    for m in group.members
+                ],
             }
             for group in analysis.groups
+        ],
+        "cut_points": [
+            {"name": cut.name, "shape": list(cut.shape), "macs_before": cut.macs}
+            for cut in profile.cut_points
+        ],
+        "residuals": [
+            {
+                "name": found.name,
+                "shape": list(found.shape),
+                "branch": list(found.branch),
+                "shortcut": list(found.shortcut),
+            }
+            for found in analysis.residuals
         ],
         "frozen": dict(analysis.frozen),
         "layers": list(analysis.layers),
@@ -35,32 +56,61 @@ def inspection_json(analysis: Analysis, profile: ModelProfile) -> dict[str, Any]
 
 
 def inspection_tables(analysis: Analysis, profile: ModelProfile) -> Renderables:
-    """Groups and frozen layers as tables."""
-    groups = Table(
-        title=f"{len(analysis.groups)} coupled channel groups "
-        f"({metric_text('params', profile.params)} params, {metric_text('macs', profile.macs)} MACs)",
-        title_justify="left",
-        box=SIMPLE_HEAD,
+    """Groups, cut points, branches and frozen layers as tables."""
+    return Renderables(
+        _groups(analysis, profile), _cut_points(profile), _residuals(analysis), _frozen(analysis)
     )
-    for name in ("group", "width", "params", "MACs", "layers"):
-        groups.add_column(name, justify="left" if name in ("group", "layers") else "right")
+
+
+def _groups(analysis: Analysis, profile: ModelProfile) -> Table:
+    free = {m.layer for group in analysis.groups for m in group.members if m.role != "in"}
+    table = _table(
+        f"{len(analysis.groups)} coupled channel groups over {len(free)} of {len(analysis.layers)} layers "
+        f"({metric_text('params', profile.params)} params, {metric_text('macs', profile.macs)} MACs)",
+        ("group", "width", "params", "MACs", "layers"),
+    )
     costs = {group.name: group for group in profile.groups}
     for group in analysis.groups:
         cost = costs[group.name]
-        groups.add_row(
+        table.add_row(
             group.name,
             str(group.width),
             metric_text("params", cost.params),
             metric_text("macs", cost.macs),
-            ", ".join(group.layers),
+            ", ".join(layer or "(the model itself)" for layer in group.layers),
         )
-    frozen = Table(
-        title=f"{len(analysis.frozen)} layers whose outputs are left alone",
-        title_justify="left",
-        box=SIMPLE_HEAD,
+    return table
+
+
+def _cut_points(profile: ModelProfile) -> Table:
+    table = _table(f"{len(profile.cut_points)} cut points", ("after", "shape", "MACs before", "share"))
+    for cut in profile.cut_points:
+        share = cut.macs / profile.macs if profile.macs else 0.0
+        shape = " × ".join(map(str, cut.shape))
+        table.add_row(cut.name, shape, metric_text("macs", cut.macs), f"{share:.0%}")
+    return table
+
+
+def _residuals(analysis: Analysis) -> Table:
+    table = _table(
+        f"{len(analysis.residuals)} residual branches", ("added in", "shape", "branch", "shortcut")
     )
-    frozen.add_column("layer")
-    frozen.add_column("because")
+    for found in analysis.residuals:
+        shape = " × ".join(map(str, found.shape))
+        table.add_row(found.name, shape, ", ".join(found.branch), ", ".join(found.shortcut) or "identity")
+    return table
+
+
+def _frozen(analysis: Analysis) -> Table:
+    table = _table(f"{len(analysis.frozen)} layers whose outputs are left alone", ("layer", "because"))
     for layer, reason in analysis.frozen.items():
-        frozen.add_row(layer or "(the model itself)", reason)
-    return Renderables(groups, frozen)
+        table.add_row(layer or "(the model itself)", reason)
+    return table
+
+
+def _table(title: str, columns: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    numbers = ("width", "params", "MACs", "MACs before", "share")
+    for name in columns:
+        table.add_column(name, justify="right" if name in numbers else "left")
+    return table

@@ -43,5 +43,8 @@ class Progress:
     def trial_end(self, end: TrialEnd) -> None:
         """A trial ended."""
 
+    def final(self, done: int, total: int) -> None:
+        """Points of the front are measured once more."""
+
     def close(self) -> None:
         """The search ended; take the live display down."""

@@ -1,0 +1,67 @@
+"""int8 files are a quarter of the size and compute nearly the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from autocompress.checkpoint import export_onnx, load_program
+from autocompress.checkpoint.quantize import quantize_onnx
+from autocompress.checkpoint.reload import check_reload
+from autocompress.checkpoint.store import Writer, open_checkpoint
+from autocompress.errors import CheckpointError, TrialError
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 128, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2048, 64)
+    ).eval()
+
+
+def test_int8_is_a_quarter_of_the_size_and_close(network: nn.Module, tmp_path: Path) -> None:
+    images = torch.randn(64, 3, 8, 8)
+    path = tmp_path / "model.onnx"
+    export_onnx(network, images[:2], path)
+    whole = path.stat().st_size
+    quantize_onnx(path, [images[:32], images[32:]])
+    assert path.stat().st_size < 0.3 * whole
+    with torch.no_grad():
+        expected = network(images)
+    assert (load_program(path)(images) - expected).abs().mean() < 0.05 * expected.abs().mean()
+    types = {tensor.data_type for tensor in onnx.load(path).graph.initializer if tensor.dims}
+    assert onnx.TensorProto.INT8 in types
+
+
+def test_the_quantised_file_is_what_counts(network: nn.Module, tmp_path: Path) -> None:
+    images = torch.randn(16, 3, 8, 8)
+    writer = Writer(tmp_path / "made")
+    checkpoint = writer.write(network, images[:2], "onnx-int8", [images])
+    assert checkpoint.bytes("onnx-int8") == (checkpoint.path / "model.onnx").stat().st_size
+    assert checkpoint.bytes("onnx-int8") < 0.3 * checkpoint.bytes("pt2")
+    writer.commit({})
+    open_checkpoint(tmp_path / "made")
+
+
+def test_what_cannot_be_quantised_says_so(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"nothing")
+    with pytest.raises(TrialError, match="could not be quantised to int8"):
+        quantize_onnx(tmp_path / "model.onnx", [torch.randn(2, 3)])
+
+
+def test_artefacts_load_without_this_package_and_agree(network: nn.Module, tmp_path: Path) -> None:
+    images = torch.randn(16, 3, 8, 8)
+    writer = Writer(tmp_path / "made")
+    made = writer.write(network, images[:2], "onnx-int8", [images])
+    check_reload([made.path / "model.pt2", made.path / "model.onnx"], images[:3])
+
+
+def test_a_program_that_does_not_load_elsewhere_is_found(network: nn.Module, tmp_path: Path) -> None:
+    (tmp_path / "model.pt2").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="must load in a fresh process"):
+        check_reload([tmp_path / "model.pt2"], torch.randn(2, 3, 8, 8))

@@ -1,0 +1,62 @@
+"""Cut points and residual branches of graphs whose shape is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision.models as tv
+from torch import Tensor, nn
+
+from autocompress.graph import analyse
+from autocompress.graph.costs import layer_macs, node_macs, profile
+from autocompress.models.registry import model_factory
+from tests.graph.zoo import UNet
+
+
+@pytest.fixture(scope="module")
+def resnet20() -> nn.Module:
+    return model_factory("resnet20", (3, 32, 32), 10)().eval()
+
+
+def test_cut_points_of_a_resnet_are_the_ends_of_its_blocks(resnet20: nn.Module) -> None:
+    cuts = analyse(resnet20, torch.randn(2, 3, 32, 32)).cut_points
+    blocks = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in (0, 1, 2)]
+    assert [cut.name for cut in cuts] == ["conv1", *blocks[:-1], "layer3.2.conv2"]
+    assert cuts[0].shape == (16, 32, 32)
+    assert cuts[4].shape == (32, 16, 16)
+    assert cuts[-1].shape == (64,)
+
+
+def test_residual_branches_are_told_from_their_shortcuts(resnet20: nn.Module) -> None:
+    found = analyse(resnet20, torch.randn(2, 3, 32, 32)).residuals
+    assert len(found) == 9
+    assert found[0].branch == ("layer1.0.conv1", "layer1.0.bn1", "layer1.0.conv2", "layer1.0.bn2")
+    assert not any(residual.shortcut for residual in found)
+    projected = analyse(tv.resnet18().eval(), torch.randn(2, 3, 32, 32)).residuals
+    assert [r.shortcut for r in projected if r.shortcut] == [
+        (f"layer{stage}.0.downsample.0", f"layer{stage}.0.downsample.1") for stage in (2, 3, 4)
+    ]
+
+
+def test_a_long_skip_leaves_cut_points_outside_it_alone() -> None:
+    cuts = analyse(UNet().eval(), torch.randn(2, 3, 8, 8)).cut_points
+    # Before the fork, after the join with the skip, and before the last layer.
+    assert [cut.name for cut in cuts] == ["enter", "up", "join"]
+    assert cuts[1].shape == (32, 8, 8)
+
+
+def test_every_block_of_a_transformer_ends_in_a_cut_point() -> None:
+    model = tv.VisionTransformer(32, 8, 3, 4, 32, 48).eval()
+    cuts = analyse(model, torch.randn(2, 3, 32, 32)).cut_points
+    tokens = [cut for cut in cuts if cut.shape == (17, 32)]
+    # After each of attention and MLP, in three blocks; the last one goes through the final norm.
+    assert len(tokens) >= 6
+
+
+def test_macs_before_a_cut_point_add_up(residual: nn.Module, images: Tensor) -> None:
+    analysis = analyse(residual, images)
+    counts = node_macs(residual, images, analysis)
+    assert sum(counts.values()) == layer_macs(residual, images)[""]
+    found = profile(residual, images, analysis).cut_points
+    assert found[0].macs == layer_macs(residual, images)["stem"]
+    assert [cut.macs for cut in found] == sorted(cut.macs for cut in found)
