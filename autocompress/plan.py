@@ -29,10 +29,27 @@ class KeepChannels:
             )
 
 
-Edit = KeepChannels
+@dataclass(frozen=True)
+class DropBlock:
+    """Remove the layers between two cut points, for which a translator stands.
+
+    Args:
+        start: graph node of the cut point before them.
+        end: graph node of the one after them, "output" for the model's end.
+        translator: name of the module that stands for them.
+        layers: names of the layers to remove, which nothing calls any more.
+    """
+
+    start: str
+    end: str
+    translator: str
+    layers: tuple[str, ...]
+
+
+Edit = KeepChannels | DropBlock
 Plan = tuple[Edit, ...]
 
-_EDITS = {cls.__name__: cls for cls in (KeepChannels,)}
+_EDITS: dict[str, Any] = {cls.__name__: cls for cls in (KeepChannels, DropBlock)}
 
 
 def plan_to_json(plan: Plan) -> list[dict[str, Any]]:

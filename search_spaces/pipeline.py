@@ -1,13 +1,15 @@
-"""The whole search space of a trial: which method, its own space, and how the epochs are used."""
+"""The whole search space of a trial: which methods, their own spaces, and how the epochs are used."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
 
+from autocompress import plugins
 from autocompress.task import ModelProfile
 
 Space = Callable[[optuna.Trial, ModelProfile], Any]
@@ -15,7 +17,7 @@ Space = Callable[[optuna.Trial, ModelProfile], Any]
 
 @dataclass(frozen=True)
 class Proposal:
-    """A compressor's configuration and how a trial is trained."""
+    """The compressors' configurations, in order, and how a trial is trained."""
 
     configs: tuple[Any, ...]
     compress_share: float
@@ -23,11 +25,28 @@ class Proposal:
 
 
 def suggest(trial: optuna.Trial, profile: ModelProfile, spaces: Mapping[str, Space]) -> Proposal:
-    """One of the spaces, chosen by name where there are several, and the training of the trial."""
-    names = sorted(spaces)
+    """One pipeline, chosen by name where there are several, and the training of the trial."""
+    names = pipelines(spaces)
     name = names[0] if len(names) == 1 else trial.suggest_categorical("method", names)
     return Proposal(
-        configs=(spaces[name](trial, profile),),
+        configs=tuple(spaces[part](trial, profile) for part in name.split("+")),
         compress_share=trial.suggest_float("compress_share", 0.3, 0.8),
         lr_scale=trial.suggest_float("lr_scale", 0.2, 2.0, log=True),
     )
+
+
+def pipelines(spaces: Mapping[str, Space]) -> list[str]:
+    """Each method alone, and each sequence that goes from structure to storage, joined by "+".
+
+    Depth before channels before ranks before how weights are stored, at most one of each; a space of
+    the user's own stands alone.
+    """
+    known = plugins.compressors()
+    levels: dict[int, list[str]] = {}
+    for name in sorted(spaces):
+        if name in known:
+            levels.setdefault(known[name].level, []).append(name)
+    choices = [["", *levels[level]] for level in sorted(levels)]
+    joined = ["+".join(filter(None, parts)) for parts in itertools.product(*choices)]
+    own = [name for name in sorted(spaces) if name not in known]
+    return sorted(filter(None, joined), key=lambda name: (name.count("+"), name)) + own

@@ -48,6 +48,8 @@ class Compressor(ABC, Generic[S]):
     """
 
     Config: ClassVar[type[Any]]
+    # Order in a pipeline: 0 changes depth, 1 channels, 2 ranks, 3 how weights are stored.
+    level: ClassVar[int] = 1
 
     def __init__(self, config: Any = None) -> None:
         self.config = self.Config() if config is None else config

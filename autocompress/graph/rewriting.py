@@ -8,6 +8,7 @@ The layers of the model stay modules of their own, so that what comes out trains
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 from torch import fx, nn
@@ -34,13 +35,11 @@ def rewrite_channels(model: nn.Module, analysis: Analysis, keep: Keep) -> nn.Mod
     traced = analysis.trace.graph
     graph = copy.deepcopy(traced)
     survival = Survival(analysis.trace, keep)
-    for old, new in list(zip(traced.nodes, list(graph.nodes), strict=True)):
+    copies = dict(zip(traced.nodes, list(graph.nodes), strict=True))
+    for old, new in copies.items():
         if old.op == "call_function":
             correct(old, new, survival)
-            _as_module(old, new, smaller)
-    for node in list(graph.nodes):
-        if node.op == "get_attr" and not node.users:
-            graph.erase_node(node)
+    call_layers(copies, graph, smaller)
     for node in graph.nodes:
         # Shapes as they were traced are no longer true; which module a node is of still is.
         node.meta = {k: v for k, v in node.meta.items() if k == "nn_module_stack"}
@@ -60,6 +59,22 @@ _MODULES: dict[str, tuple[type[nn.Module], ...]] = {
     "dropout": (nn.Dropout,),
     "feature_dropout": (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
 }
+
+
+def call_layers(copies: Mapping[fx.Node, fx.Node], graph: fx.Graph, model: nn.Module) -> None:
+    """Call a model's layers in a copy of its graph, where operators came from them.
+
+    Args:
+        copies: traced node → its copy.
+        graph: the copy.
+        model: whose layers they are.
+    """
+    for old, new in copies.items():
+        if old.op == "call_function":
+            _as_module(old, new, model)
+    for node in list(graph.nodes):
+        if node.op == "get_attr" and not node.users:
+            graph.erase_node(node)
 
 
 def _as_module(old: fx.Node, new: fx.Node, model: nn.Module) -> None:

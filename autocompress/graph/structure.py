@@ -85,12 +85,12 @@ class Trace:
     shapes: Mapping[str, tuple[int, ...]]
     constants: Mapping[str, Tensor]
 
-    def module(self, model: nn.Module) -> nn.Module:
+    def module(self, model: nn.Module) -> fx.GraphModule:
         """A graph module of this trace with a model's parameters; the model is not changed."""
         return graph_module(copy.deepcopy(model), copy.deepcopy(self.graph), self.constants)
 
 
-def graph_module(model: nn.Module, graph: fx.Graph, constants: Mapping[str, Tensor]) -> nn.Module:
+def graph_module(model: nn.Module, graph: fx.Graph, constants: Mapping[str, Tensor]) -> fx.GraphModule:
     """A module that runs a graph with a model's layers and parameters.
 
     Args:

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from autocompress.errors import ProofError
 from autocompress.graph import TOLERANCE
+from autocompress.materialize.blocks import drop_blocks
 from autocompress.materialize.channels import keep_channels
-from autocompress.plan import KeepChannels, Plan
+from autocompress.plan import DropBlock, KeepChannels, Plan
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,12 @@ def materialize(model: nn.Module, plan: Plan, probe: Tensor) -> Materialized:
     """
     if not plan:
         return Materialized(model, 0.0)
-    edits = [edit for edit in plan if isinstance(edit, KeepChannels)]
-    compact, difference = keep_channels(model, edits, probe)
+    blocks = [edit for edit in plan if isinstance(edit, DropBlock)]
+    channels = [edit for edit in plan if isinstance(edit, KeepChannels)]
+    compact, difference = drop_blocks(model, blocks, probe) if blocks else (model, 0.0)
+    if channels:
+        compact, further = keep_channels(compact, channels, probe)
+        difference = max(difference, further)
     if difference > TOLERANCE:
         raise ProofError(
             f"the compact model's outputs must equal the masked model's to {TOLERANCE:g} "

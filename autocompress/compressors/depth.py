@@ -1,0 +1,198 @@
+"""Depth pruning: layers between cut points are deleted and bridged by fitted translators.
+
+Camacho et al., *Auto-compression transfer learning methodology for deep CNNs*, Neurocomputing 630
+(2025) 129661, 10.1016/j.neucom.2025.129661.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.compressors._base import Compressor, CompressorState, ParamGroup
+from autocompress.compressors._translator import KINDS, Kind, Translator, fit, refine, why_illegal
+from autocompress.errors import SettingsError, TrialError
+from autocompress.graph import Analysis, CutPoint, analyse
+from autocompress.graph.bridging import OUTPUT, Bridge, bridge, layers_between, tap
+from autocompress.graph.exporting import plain_attention
+from autocompress.plan import DropBlock, Plan
+from autocompress.task import ModelProfile, Task
+
+_PREFIX = "translator_"
+_HEAD = "translator_head"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of depth pruning.
+
+    Args:
+        cuts: (A, B) pairs, positions in the model's list of cut points: the layers between are
+            deleted. Disjoint and increasing.
+        translator: "identity", "linear", "pooled" (with a ReLU, as published) or "residual".
+        refine_steps: steps of local training after the closed-form fit.
+        freeze: "backbone" trains translators and a new head only, as in transfer learning.
+        head_width: hidden width of a new head in place of all layers after the last cut point; 0
+            keeps the model's own.
+        calibration: training inputs that translators are fitted on.
+        ridge: strength of the ridge penalty, relative to the features' mean square.
+    """
+
+    cuts: tuple[tuple[int, int], ...] = ((0, 1),)
+    translator: Kind = "linear"
+    refine_steps: int = 0
+    freeze: Literal["none", "backbone"] = "none"
+    head_width: int = 0
+    calibration: int = 256
+    ridge: float = 1e-3
+
+    def __post_init__(self) -> None:
+        # From a JSON file the pairs come as lists.
+        object.__setattr__(self, "cuts", tuple((int(a), int(b)) for a, b in self.cuts))
+        ends = [end for pair in self.cuts for end in pair]
+        if any(a >= b for a, b in self.cuts) or ends != sorted(ends) or (ends and ends[0] < 0):
+            raise SettingsError(f"cuts must be disjoint, increasing pairs A < B but got {self.cuts}.")
+        if self.translator not in KINDS:
+            raise SettingsError(f"translator must be one of {', '.join(KINDS)} but got {self.translator!r}.")
+        if self.freeze not in ("none", "backbone"):
+            raise SettingsError(f"freeze must be 'none' or 'backbone' but got {self.freeze!r}.")
+        for name in ("refine_steps", "head_width"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"{name} must be at least 0 but got {getattr(self, name)}.")
+        if self.calibration < 2:
+            raise SettingsError(f"calibration must be at least 2 but got {self.calibration}.")
+        if not self.ridge >= 0:
+            raise SettingsError(f"ridge must be at least 0 but got {self.ridge}.")
+
+
+class Head(nn.Module):
+    """A new top: global average pooling → hidden layer → outputs; `(B, ...)` → `(B, classes)`."""
+
+    def __init__(self, start: tuple[int, ...], width: int, classes: int) -> None:
+        super().__init__()
+        self.pool = Translator(start, start[-1:] if len(start) == 2 else start[:1], "identity")
+        channels = start[-1] if len(start) <= 2 else start[0]
+        self.hidden, self.last = nn.Linear(channels, width), nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.last(torch.relu(self.hidden(self.pool(x))))
+        return outputs
+
+
+@dataclass
+class DepthState(CompressorState):
+    """The bridged model, what was deleted, and how well each translator stands for it."""
+
+    drops: list[DropBlock] = field(default_factory=list)
+    errors: dict[str, float] = field(default_factory=dict)
+    trained: set[nn.Parameter] = field(default_factory=set)
+
+
+class Depth(Compressor[DepthState]):
+    """Depth pruning by bridging pairs of cut points with translators fitted in closed form."""
+
+    Config: ClassVar[type[Config]] = Config
+    level: ClassVar[int] = 0
+
+    @classmethod
+    def unsupported(cls, profile: ModelProfile) -> str | None:
+        cuts = profile.cut_points
+        legal = any(why_illegal(a.shape, b.shape) is None for i, a in enumerate(cuts) for b in cuts[i + 1 :])
+        return None if legal else "the model has no two cut points that a translator can bridge"
+
+    def attach(self, model: nn.Module, task: Task) -> DepthState:
+        device = next(model.parameters()).device
+        analysis = analyse(model, task.example())
+        inputs = torch.cat(task.calibration(self.config.calibration))[: self.config.calibration]
+        state = DepthState(model)
+        bridges: list[Bridge] = []
+        for a, b in self.config.cuts:
+            start, end = self._ends(analysis, a, b)
+            translator = Translator(start.shape, end.shape, self.config.translator).to(device)
+            name = f"{_PREFIX}{a}_{b}"
+            tensors = _activations(model, analysis, bridges, (start.node, end.node), inputs.to(device))
+            error = fit(translator, *tensors, self.config.ridge)
+            if self.config.refine_steps:
+                error = refine(translator, *tensors, self.config.refine_steps)
+            state.errors[name] = error
+            self._add(state, analysis, bridges, Bridge(start.node, end.node, name, translator))
+        if self.config.head_width:
+            self._add_head(state, analysis, bridges, task, device)
+        state.model = bridge(model, analysis, bridges)
+        self._choose_trained(state, bridges)
+        return state
+
+    def param_groups(self, state: DepthState) -> list[ParamGroup]:
+        return [ParamGroup([p for p in state.model.parameters() if p.requires_grad])]
+
+    def after_epoch(self, state: DepthState, progress: float) -> Mapping[str, float]:
+        return {f"translator_error/{name}": error for name, error in state.errors.items()}
+
+    def plan(self, state: DepthState) -> Plan:
+        return tuple(state.drops)
+
+    def release(self, state: DepthState) -> nn.Module:
+        for parameter in state.model.parameters():
+            parameter.requires_grad_(True)
+        return state.model
+
+    def _ends(self, analysis: Analysis, a: int, b: int) -> tuple[CutPoint, CutPoint]:
+        cuts = analysis.cut_points
+        if b >= len(cuts):
+            raise TrialError(f"cuts must be below the model's {len(cuts)} cut points but got {b}.")
+        reason = why_illegal(cuts[a].shape, cuts[b].shape)
+        if reason is not None:
+            raise TrialError(f"cuts ({a}, {b}) cannot be bridged: {reason}.")
+        return cuts[a], cuts[b]
+
+    def _add(self, state: DepthState, analysis: Analysis, bridges: list[Bridge], new: Bridge) -> None:
+        bridges.append(new)
+        layers = layers_between(analysis, new.start, new.end)
+        state.drops.append(DropBlock(new.start, new.end, new.name, layers))
+
+    def _add_head(
+        self,
+        state: DepthState,
+        analysis: Analysis,
+        bridges: list[Bridge],
+        task: Task,
+        device: torch.device,
+    ) -> None:
+        last = analysis.cut_points[-1]
+        with torch.no_grad():
+            classes = state.model.eval()(task.example().to(device)).shape[1:]
+        if len(classes) != 1:
+            raise TrialError(f"head_width must be 0 where outputs are not (B, classes) but {classes}.")
+        head = Head(last.shape, self.config.head_width, int(classes[0])).to(device)
+        self._add(state, analysis, bridges, Bridge(last.node, OUTPUT, _HEAD, head))
+
+    def _choose_trained(self, state: DepthState, bridges: list[Bridge]) -> None:
+        """What nothing calls is not trained; with a frozen backbone, nor is the rest of it."""
+        graph: Any = state.model.graph
+        names = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
+        own = {one.name for one in bridges}
+        for name, parameter in state.model.named_parameters():
+            new = name.partition(".")[0] in own
+            called = new or any(name == n or name.startswith(f"{n}.") for n in names)
+            parameter.requires_grad_(called and (new or self.config.freeze == "none"))
+
+
+def _activations(
+    model: nn.Module, analysis: Analysis, bridges: list[Bridge], ends: tuple[str, str], inputs: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The earlier tensor as the bridged model makes it, and the later one as the whole model does."""
+    start, end = ends
+    # Where an earlier bridge ends at this cut point, its translator makes the tensor.
+    start = next((one.name for one in bridges if one.end == start), start)
+    bridged = bridge(model, analysis, bridges)
+    whole = bridge(model, analysis, [])
+    found: list[Tensor] = []
+    with torch.no_grad(), plain_attention():
+        for module, name in ((bridged, start), (whole, end)):
+            tapped = tap(module, module.graph, [name]).eval()
+            found.append(torch.cat([tapped(part)[0] for part in torch.split(inputs, 128)]))
+    return found[0], found[1]
