@@ -30,6 +30,7 @@ class Recipe:
         warmup: share of the steps over which the rate rises linearly; cosine to 0 follows.
         grad_clip: greatest gradient norm, None to leave gradients alone.
         channels_last: train models with 2-d convolutions in that memory format.
+        augment: "none", or "crop-flip": images shifted by up to an eighth and mirrored at random.
     """
 
     epochs: int = 10
@@ -41,6 +42,7 @@ class Recipe:
     warmup: float = 0.1
     grad_clip: float | None = None
     channels_last: bool = True
+    augment: Literal["none", "crop-flip"] = "none"
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -53,6 +55,8 @@ class Recipe:
             raise SettingsError(f"optimizer must be 'adamw' or 'sgd' but got {self.optimizer!r}.")
         if not 0 <= self.warmup < 1:
             raise SettingsError(f"warmup must be in [0, 1) but got {self.warmup}.")
+        if self.augment not in ("none", "crop-flip"):
+            raise SettingsError(f"augment must be 'none' or 'crop-flip' but got {self.augment!r}.")
 
 
 @dataclass(frozen=True)

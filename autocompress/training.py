@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autocompress.augment import augmented
 from autocompress.errors import DivergedError
 from autocompress.task import Batches, Recipe, Task
 
@@ -66,6 +68,39 @@ class Clock:
             self.seconds += time.perf_counter() - start
 
 
+@dataclass(frozen=True)
+class Distillation:
+    """Learning from the reference's outputs beside the targets.
+
+    Hinton et al., *Distilling the Knowledge in a Neural Network*, arXiv 1503.02531: loss =
+    (1 − w)·task + w·T²·KL(softmax(teacher/T) ‖ softmax(student/T)); where the task's loss is not
+    cross entropy, the mean squared difference of the outputs instead of KL.
+
+    Args:
+        teacher: in eval mode, on the device of training.
+        weight: w, in [0, 1].
+        temperature: T, greater than 0.
+    """
+
+    teacher: nn.Module
+    weight: float
+    temperature: float
+
+    def __call__(self, task: Task, inputs: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of a batch."""
+        own: Tensor = task.loss(outputs, targets)
+        with torch.no_grad():
+            wanted = self.teacher(inputs)
+        if isinstance(task.loss, nn.CrossEntropyLoss):
+            t = self.temperature
+            student = F.log_softmax(outputs / t, 1).flatten(2).movedim(1, -1).flatten(0, -2)
+            teacher = F.log_softmax(wanted / t, 1).flatten(2).movedim(1, -1).flatten(0, -2)
+            learned = t * t * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+        else:
+            learned = F.mse_loss(outputs, wanted)
+        return (1 - self.weight) * own + self.weight * learned
+
+
 @dataclass
 class Trainer:
     """Trains models of one task; `history` has one entry per epoch over all its calls.
@@ -78,12 +113,14 @@ class Trainer:
         epochs: that all calls of `fit` add up to.
         lr_scale: factor on the recipe's learning rate.
         report: receives each epoch's entry.
+        distillation: learns from the reference too; None from the targets alone.
     """
 
     task: Task
     epochs: int
     lr_scale: float = 1.0
     report: EpochReport = lambda entry: None
+    distillation: Distillation | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     clock: Clock = field(default_factory=Clock)
 
@@ -130,10 +167,15 @@ class Trainer:
         inputs: Tensor,
         targets: Tensor,
     ) -> Tensor:
-        """One optimiser step; the task's loss without the penalty, which trials weigh differently."""
+        """One optimiser step; the loss without the penalty, which trials weigh differently."""
         device = next(model.parameters()).device
         optimizer.zero_grad(set_to_none=True)
-        loss = self.task.loss(model(inputs.to(device)), targets.to(device))
+        inputs = augmented(inputs.to(device), self.task.recipe.augment)
+        outputs, targets = model(inputs), targets.to(device)
+        if self.distillation is None:
+            loss = self.task.loss(outputs, targets)
+        else:
+            loss = self.distillation(self.task, inputs, outputs, targets)
         (loss + hooks.penalty().to(device)).backward()  # type: ignore[no-untyped-call]
         clip = self.task.recipe.grad_clip
         if clip is not None:

@@ -40,7 +40,7 @@ BUILT_IN = {
     "digits": _BuiltIn("small_cnn", Recipe(epochs=12, reference_epochs=30, lr=3e-3), 64),
     "mnist": _BuiltIn("small_cnn", Recipe(epochs=3, reference_epochs=6, lr=2e-3)),
     "fashion_mnist": _BuiltIn("small_cnn", Recipe(epochs=3, reference_epochs=6, lr=2e-3)),
-    "cifar10": _BuiltIn("resnet20", Recipe(epochs=3, reference_epochs=20, lr=2e-3)),
+    "cifar10": _BuiltIn("resnet20", Recipe(epochs=3, reference_epochs=20, lr=2e-3, augment="crop-flip")),
     "npz": _BuiltIn("mlp", Recipe(epochs=10, reference_epochs=20)),
     "imagefolder": _BuiltIn("resnet18", Recipe(epochs=10, reference_epochs=20), 64),
 }

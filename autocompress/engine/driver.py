@@ -155,5 +155,7 @@ class SearchDriver:
             epochs=self.epochs,
             compress_share=proposal.compress_share,
             lr_scale=proposal.lr_scale,
+            distill_weight=proposal.distill_weight,
+            distill_temperature=proposal.distill_temperature,
             seed=self.prepared.settings.seed,
         )

@@ -27,6 +27,8 @@ class TrialConfig:
         compress_share: share of the epochs that train with compressors; the rest fine-tunes.
         lr_scale: factor on the recipe's learning rate.
         seed: of everything random in the trial.
+        distill_weight: share of the loss that is learned from the reference's outputs, in [0, 1].
+        distill_temperature: of that part.
     """
 
     stages: tuple[Stage, ...] = ()
@@ -34,6 +36,8 @@ class TrialConfig:
     compress_share: float = 0.5
     lr_scale: float = 1.0
     seed: int = 0
+    distill_weight: float = 0.0
+    distill_temperature: float = 4.0
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -42,6 +46,12 @@ class TrialConfig:
             raise SettingsError(f"compress_share must be in (0, 1] but got {self.compress_share}.")
         if not self.lr_scale > 0:
             raise SettingsError(f"lr_scale must be greater than 0 but got {self.lr_scale}.")
+        if not 0 <= self.distill_weight <= 1:
+            raise SettingsError(f"distill_weight must be in [0, 1] but got {self.distill_weight}.")
+        if not self.distill_temperature > 0:
+            raise SettingsError(
+                f"distill_temperature must be greater than 0 but got {self.distill_temperature}."
+            )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

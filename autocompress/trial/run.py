@@ -19,7 +19,7 @@ from autocompress.errors import TaskError
 from autocompress.metrics import Subject, measure
 from autocompress.metrics.latency import LatencySettings
 from autocompress.task import Task
-from autocompress.training import Trainer
+from autocompress.training import Distillation, Trainer
 from autocompress.trial.config import TrialConfig
 from autocompress.trial.stages import (
     compress_stage,
@@ -88,7 +88,8 @@ def run_trial(
     model = task.model()
     load_state(model, reference.state)
     model.to(device)
-    trainer = Trainer(task, config.epochs, config.lr_scale, report)
+    distillation = _distillation(task, reference, config, device)
+    trainer = Trainer(task, config.epochs, config.lr_scale, report, distillation)
     compressing = compressing_epochs(config.epochs, config.compress_share) if config.stages else 0
     plans, proof = [], 0.0
     for position, stage in enumerate(config.stages):
@@ -107,6 +108,14 @@ def run_trial(
         time.perf_counter() - start,
         trainer.clock.seconds,
     )
+
+
+def _distillation(task: Task, reference: Reference, config: TrialConfig, device: str) -> Distillation | None:
+    if not config.distill_weight:
+        return None
+    teacher = task.model()
+    load_state(teacher, reference.state)
+    return Distillation(teacher.to(device).eval(), config.distill_weight, config.distill_temperature)
 
 
 def train_reference(
