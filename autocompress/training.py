@@ -93,8 +93,8 @@ class Distillation:
             wanted = self.teacher(inputs)
         if isinstance(task.loss, nn.CrossEntropyLoss):
             t = self.temperature
-            student = F.log_softmax(outputs / t, 1).flatten(2).movedim(1, -1).flatten(0, -2)
-            teacher = F.log_softmax(wanted / t, 1).flatten(2).movedim(1, -1).flatten(0, -2)
+            student = F.log_softmax(outputs / t, 1).movedim(1, -1).flatten(0, -2)
+            teacher = F.log_softmax(wanted / t, 1).movedim(1, -1).flatten(0, -2)
             learned = t * t * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
         else:
             learned = F.mse_loss(outputs, wanted)
