@@ -257,11 +257,19 @@ class GroupProfile:
 
 @dataclass(frozen=True)
 class CutProfile:
-    """A cut point: the module that makes it, its shape without the batch, the MACs before it."""
+    """A cut point: a tensor that every path through the model passes.
+
+    Args:
+        name: the module that makes it.
+        shape: without the batch.
+        macs: of one input, up to here.
+        partners: later cut points that a translator can lead to, as positions in the list.
+    """
 
     name: str
     shape: tuple[int, ...]
     macs: int
+    partners: tuple[int, ...]
 
 
 @dataclass(frozen=True)

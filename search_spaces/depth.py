@@ -6,7 +6,7 @@ from typing import cast
 
 import optuna
 
-from autocompress.compressors._translator import KINDS, Kind, why_illegal
+from autocompress.compressors._translator import KINDS, Kind
 from autocompress.compressors.depth import Config
 from autocompress.task import ModelProfile
 
@@ -42,10 +42,9 @@ def _disjoint(cuts: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _legal(cuts: list[tuple[int, int]], profile: ModelProfile) -> tuple[tuple[int, int], ...]:
-    shapes = [cut.shape for cut in profile.cut_points]
-    return tuple((a, b) for a, b in cuts if why_illegal(shapes[a], shapes[b]) is None)
+    return tuple((a, b) for a, b in cuts if b in profile.cut_points[a].partners)
 
 
 def _first_legal(profile: ModelProfile) -> tuple[tuple[int, int], ...]:
-    pairs = [(a, a + 1) for a in range(len(profile.cut_points) - 1)]
-    return _legal(pairs, profile)[:1]
+    found = [(a, cut.partners[0]) for a, cut in enumerate(profile.cut_points) if cut.partners]
+    return tuple(found[:1])

@@ -12,7 +12,15 @@ from torch import nn
 
 import autocompress as ac
 from autocompress.errors import DivergedError, SettingsError
-from autocompress.training import Plain, Trainer, make_optimizer, predict, reestimate_batch_norm, set_lr
+from autocompress.training import (
+    Distillation,
+    Plain,
+    Trainer,
+    make_optimizer,
+    predict,
+    reestimate_batch_norm,
+    set_lr,
+)
 
 
 def test_schedule_warms_up_linearly_and_falls_as_a_cosine() -> None:
@@ -96,3 +104,29 @@ def test_predict_covers_the_whole_split(residual_task: ac.Task) -> None:
 def test_recipes_refuse_values_out_of_range(options: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         ac.Recipe(**options)
+
+
+def test_distillation_equals_the_numpy_reference(residual_task: ac.Task) -> None:
+    torch.manual_seed(0)
+    outputs, targets = torch.randn(6, 5), torch.randint(0, 5, (6,))
+    teacher = nn.Linear(3, 5)
+    inputs = torch.randn(6, 3)
+
+    def softened(logits: np.ndarray) -> np.ndarray:
+        powers = np.exp(logits / 3.0)
+        return powers / powers.sum(1, keepdims=True)
+
+    wanted = softened(teacher(inputs).detach().numpy().astype(np.float64))
+    found = softened(outputs.numpy().astype(np.float64))
+    kl = (wanted * np.log(wanted / found)).sum(1).mean()
+    own = torch.nn.functional.cross_entropy(outputs, targets).item()
+    loss = Distillation(teacher, 0.7, 3.0)(residual_task, inputs, outputs, targets)
+    assert loss.item() == pytest.approx(0.3 * own + 0.7 * 9 * kl, rel=1e-5)
+
+
+def test_distillation_of_other_losses_is_the_distance_of_the_outputs(residual_task: ac.Task) -> None:
+    task = replace(residual_task, loss=nn.L1Loss())
+    teacher = nn.Linear(3, 2)
+    inputs, outputs, targets = torch.randn(4, 3), torch.randn(4, 2), torch.randn(4, 2)
+    loss = Distillation(teacher, 1.0, 3.0)(task, inputs, outputs, targets)
+    assert loss.item() == pytest.approx((teacher(inputs) - outputs).square().mean().item(), rel=1e-5)

@@ -39,7 +39,7 @@ TaskName = Annotated[
     str,
     typer.Argument(
         metavar="TASK",
-        help="digits, mnist, fashion_mnist, cifar10, npz:FILE, imagefolder:DIR, "
+        help="digits, mnist, fashion_mnist, cifar10, npz:FILE, imagefolder:DIR, random:3x224x224, "
         "package.module:function or path/file.py:function.",
     ),
 ]

@@ -67,7 +67,13 @@ def search(
             raise typer.Exit(130)
 
 
-@app.command(epilog="Example:  autocompress inspect cifar10 --model resnet56 --json")
+@app.command(
+    epilog="""\b
+Examples:
+  autocompress inspect cifar10 --model resnet56 --json
+  autocompress inspect random:3x224x224 --model vit_b_16
+"""
+)
 def inspect(
     task: opt.TaskName,
     model: opt.Model = None,

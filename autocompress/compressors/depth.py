@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.compressors._base import Compressor, CompressorState, ParamGroup
-from autocompress.compressors._translator import KINDS, Kind, Translator, fit, refine, why_illegal
+from autocompress.compressors._translator import KINDS, Kind, Translator, fit, refine
 from autocompress.errors import SettingsError, TrialError
-from autocompress.graph import Analysis, CutPoint, analyse
+from autocompress.graph import Analysis, CutPoint, analyse, why_illegal
 from autocompress.graph.bridging import OUTPUT, Bridge, bridge, layers_between, tap
 from autocompress.graph.exporting import plain_attention
 from autocompress.plan import DropBlock, Plan

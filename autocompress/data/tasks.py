@@ -43,7 +43,10 @@ BUILT_IN = {
     "cifar10": _BuiltIn("resnet20", Recipe(epochs=3, reference_epochs=20, lr=2e-3, augment="crop-flip")),
     "npz": _BuiltIn("mlp", Recipe(epochs=10, reference_epochs=20)),
     "imagefolder": _BuiltIn("resnet18", Recipe(epochs=10, reference_epochs=20), 64),
+    "random": _BuiltIn("mlp", Recipe(epochs=1), 8),
 }
+# Names that take a location after a colon.
+_LOCATED = ("npz", "imagefolder", "random")
 
 
 def load_task(
@@ -54,7 +57,7 @@ def load_task(
     weights: str | Path | None = None,
     image_size: int = 224,
 ) -> Task:
-    """The task of a name: built-in, `npz:FILE`, `imagefolder:DIR`, or `module:function`.
+    """The task of a name: built-in, `npz:FILE`, `imagefolder:DIR`, `random:SHAPE` or `module:function`.
 
     Args:
         name: as on the command line.
@@ -67,19 +70,21 @@ def load_task(
         TaskError: the task, its data, its model or the weights cannot be used.
     """
     kind, _, location = name.partition(":")
-    if name in BUILT_IN and name not in ("npz", "imagefolder"):
+    if name in BUILT_IN and name not in _LOCATED:
         task = _array_task(name, _arrays(name, root), model, name)
     elif kind == "npz" and location:
         task = _array_task("npz", npz(location), model, Path(location).stem)
     elif kind == "imagefolder" and location:
         task = _folder_task(location, model, image_size)
+    elif kind == "random" and location:
+        task = _array_task("random", _random_arrays(location), model, "random")
     elif ":" in name and location:
         task = _own_task(name, model)
     else:
-        known = [n for n in BUILT_IN if n not in ("npz", "imagefolder")]
+        known = [n for n in BUILT_IN if n not in _LOCATED]
         raise TaskError(
-            f"task must be one of {', '.join(known)}, npz:FILE, imagefolder:DIR or module:function "
-            f"but got {name!r}."
+            f"task must be one of {', '.join(known)}, npz:FILE, imagefolder:DIR, random:SHAPE or "
+            f"module:function but got {name!r}."
         )
     return task if weights is None else replace(task, weights=load_weights(weights))
 
@@ -87,6 +92,17 @@ def load_task(
 def _arrays(name: str, root: str | Path | None) -> Arrays:
     folder = data_root(root)
     return digits() if name == "digits" else torchvision_arrays(name, folder)
+
+
+def _random_arrays(shape: str) -> Arrays:
+    """Random inputs of a shape like 3x224x224 and ten random classes: to inspect architectures with."""
+    sizes = shape.split("x")
+    if len(sizes) not in (1, 3) or not all(size.isdigit() and int(size) > 0 for size in sizes):
+        raise TaskError(f"random:SHAPE must read like random:3x224x224 or random:20 but got {shape!r}.")
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((20, *map(int, sizes)), dtype=np.float32)
+    y = np.arange(20, dtype=np.int64) % 10
+    return x, y, x, y
 
 
 def _spec(name: str, x: np.ndarray) -> InputSpec:

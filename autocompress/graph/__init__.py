@@ -5,7 +5,7 @@ from autocompress.graph.masking import mask_channels
 from autocompress.graph.proof import TOLERANCE, compact
 from autocompress.graph.removal import remove_channels
 from autocompress.graph.structure import Analysis, Group, Keep, Member
-from autocompress.graph.topology import CutPoint, ResidualBranch
+from autocompress.graph.topology import CutPoint, ResidualBranch, why_illegal
 
 __all__ = [
     "TOLERANCE",
@@ -19,4 +19,5 @@ __all__ = [
     "compact",
     "mask_channels",
     "remove_channels",
+    "why_illegal",
 ]

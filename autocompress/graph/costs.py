@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autocompress.graph.exporting import plain_attention
 from autocompress.graph.structure import Analysis
+from autocompress.graph.topology import why_illegal
 from autocompress.task import CutProfile, GroupProfile, ModelProfile
 
 
@@ -97,4 +98,10 @@ def profile(model: nn.Module, example: Tensor, analysis: Analysis) -> ModelProfi
 def _cut_profiles(model: nn.Module, example: Tensor, analysis: Analysis) -> tuple[CutProfile, ...]:
     counts = node_macs(model, example, analysis)
     before = dict(zip(counts, itertools.accumulate(counts.values()), strict=True))
-    return tuple(CutProfile(cut.name, cut.shape, before[cut.node]) for cut in analysis.cut_points)
+    shapes = [cut.shape for cut in analysis.cut_points]
+    found = []
+    for position, cut in enumerate(analysis.cut_points):
+        later = range(position + 1, len(shapes))
+        partners = tuple(b for b in later if why_illegal(cut.shape, shapes[b]) is None)
+        found.append(CutProfile(cut.name, cut.shape, before[cut.node], partners))
+    return tuple(found)

@@ -102,6 +102,22 @@ def find_cut_points(graph: fx.Graph) -> tuple[CutPoint, ...]:
     return tuple(found)
 
 
+def why_illegal(start: tuple[int, ...], end: tuple[int, ...]) -> str | None:
+    """Why no translator leads from one shape to another, batch left out; None where one does.
+
+    `(C, H, W)` and other grids may shrink, `(T, C)` keeps its T, and all may be pooled to `(C,)`.
+    """
+    if len(end) == 1 or start == end:
+        return None
+    if len(start) != len(end):
+        return f"tensors of {len(start)} dimensions do not lead to {len(end)}"
+    if len(start) == 2:
+        return None if start[0] == end[0] else f"{start[0]} tokens do not lead to {end[0]}"
+    if any(b > a for a, b in zip(start[1:], end[1:], strict=True)):
+        return f"a grid of {start[1:]} does not lead to a larger one of {end[1:]}"
+    return None
+
+
 def find_residuals(graph: fx.Graph) -> tuple[ResidualBranch, ...]:
     """Additions whose two sides part at one tensor, from input to output."""
     nodes = data_nodes(graph)

@@ -38,7 +38,12 @@ def inspection_json(analysis: Analysis, profile: ModelProfile) -> dict[str, Any]
             for group in analysis.groups
         ],
         "cut_points": [
-            {"name": cut.name, "shape": list(cut.shape), "macs_before": cut.macs}
+            {
+                "name": cut.name,
+                "shape": list(cut.shape),
+                "macs_before": cut.macs,
+                "partners": list(cut.partners),
+            }
             for cut in profile.cut_points
         ],
         "residuals": [
@@ -83,12 +88,27 @@ def _groups(analysis: Analysis, profile: ModelProfile) -> Table:
 
 
 def _cut_points(profile: ModelProfile) -> Table:
-    table = _table(f"{len(profile.cut_points)} cut points", ("after", "shape", "MACs before", "share"))
-    for cut in profile.cut_points:
+    table = _table(
+        f"{len(profile.cut_points)} cut points", ("#", "after", "shape", "MACs before", "share", "leads to")
+    )
+    for number, cut in enumerate(profile.cut_points):
         share = cut.macs / profile.macs if profile.macs else 0.0
         shape = " × ".join(map(str, cut.shape))
-        table.add_row(cut.name, shape, metric_text("macs", cut.macs), f"{share:.0%}")
+        macs = metric_text("macs", cut.macs)
+        name = cut.name or "(the model itself)"
+        table.add_row(str(number), name, shape, macs, f"{share:.0%}", _ranges(cut.partners) or "-")
     return table
+
+
+def _ranges(numbers: tuple[int, ...]) -> str:
+    """1, 2, 3, 5 as "1-3, 5"."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
 
 
 def _residuals(analysis: Analysis) -> Table:
@@ -110,7 +130,7 @@ def _frozen(analysis: Analysis) -> Table:
 
 def _table(title: str, columns: tuple[str, ...]) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    numbers = ("width", "params", "MACs", "MACs before", "share")
+    numbers = ("#", "width", "params", "MACs", "MACs before", "share")
     for name in columns:
         table.add_column(name, justify="right" if name in numbers else "left")
     return table
