@@ -46,6 +46,7 @@ BAD = [
     (["search", "digits", "--workers", "two"], "must be a whole number but got 'two'"),
     (["front", "nowhere"], "RUN must be a folder that a search wrote"),
     (["inspect", "no_such_module:make"], "must be importable"),
+    (["inspect", "random:3x4"], "random:SHAPE must read like random:3x224x224"),
 ]
 
 
@@ -153,6 +154,14 @@ def test_inspect_lists_every_layer(tmp_path: Path) -> None:
     assert members | set(found["frozen"]) == set(found["layers"])
     table = run("inspect", "digits", "--model", "resnet20", cwd=tmp_path).stdout
     assert "coupled channel groups" in table
+    assert "10 cut points" in table
+    assert "9 residual branches" in table
+    assert found["cut_points"][0] == {
+        "name": "conv1",
+        "shape": [16, 8, 8],
+        "macs_before": 64 * 16 * 9,
+        "partners": list(range(1, 10)),
+    }
     assert "it makes the model's outputs" in table
 
 

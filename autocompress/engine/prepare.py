@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from autocompress import plugins
 from autocompress.checkpoint.store import Writer
+from autocompress.checks import check_forward, check_labels, make_model
 from autocompress.data import load_task, with_validation
 from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError, TaskError, TrialError, one_line
@@ -23,7 +24,7 @@ from autocompress.graph.costs import profile
 from autocompress.metrics import Constraint, Objective, known_metrics, parse_objectives
 from autocompress.metrics.latency import LatencySettings
 from autocompress.metrics.subject import task_metrics
-from autocompress.task import ModelProfile, Task, check_forward, check_labels, make_model
+from autocompress.task import ModelProfile, Task
 from autocompress.trial import Measuring, load_state
 
 DEFAULT_CONSTRAINT = "accuracy>=0.9*ref"
@@ -71,14 +72,7 @@ def prepare(task: Task | str, settings: Settings) -> Prepared:
         UsageError: the task, the model, its data or a setting cannot be used.
     """
     _check_names(settings)
-    if isinstance(task, str):
-        task = load_task(
-            task,
-            model=settings.model,
-            root=settings.data_root,
-            weights=settings.weights,
-            image_size=settings.image_size,
-        )
+    task = _loaded(task, settings)
     known = known_metrics(task)
     objectives = parse_objectives(settings.objectives, known)
     constraints = tuple(Constraint.parse(text, known) for text in _bounds(settings, objectives))
@@ -113,6 +107,18 @@ def prepare(task: Task | str, settings: Settings) -> Prepared:
         ),
         latency=latency,
         out=Path(settings.out or f"runs/{_slug(task.name)}-{_slug(task.model_name)}"),
+    )
+
+
+def _loaded(task: Task | str, settings: Settings) -> Task:
+    if not isinstance(task, str):
+        return task
+    return load_task(
+        task,
+        model=settings.model,
+        root=settings.data_root,
+        weights=settings.weights,
+        image_size=settings.image_size,
     )
 
 

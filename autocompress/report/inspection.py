@@ -15,28 +15,10 @@ from autocompress.task import ModelProfile
 
 def inspection_json(analysis: Analysis, profile: ModelProfile) -> dict[str, Any]:
     """Groups, cut points, branches and frozen layers as JSON-able data."""
-    costs = {group.name: group for group in profile.groups}
     return {
         "params": profile.params,
         "macs": profile.macs,
-        "groups": [
-            {
-                "name": group.name,
-                "width": group.width,
-                "params": costs[group.name].params,
-                "macs": costs[group.name].macs,
-                "members": [
-                    {
-                        "tensor": m.tensor,
-                        "dim": m.dim,
-                        "role": m.role,
-                        "positions": int((m.unit_of >= 0).sum()),
-                    }
-                    for m in group.members
-                ],
-            }
-            for group in analysis.groups
-        ],
+        "groups": _groups_json(analysis, profile),
         "cut_points": [
             {
                 "name": cut.name,
@@ -58,6 +40,23 @@ def inspection_json(analysis: Analysis, profile: ModelProfile) -> dict[str, Any]
         "frozen": dict(analysis.frozen),
         "layers": list(analysis.layers),
     }
+
+
+def _groups_json(analysis: Analysis, profile: ModelProfile) -> list[dict[str, Any]]:
+    costs = {group.name: group for group in profile.groups}
+    return [
+        {
+            "name": group.name,
+            "width": group.width,
+            "params": costs[group.name].params,
+            "macs": costs[group.name].macs,
+            "members": [
+                {"tensor": m.tensor, "dim": m.dim, "role": m.role, "positions": int((m.unit_of >= 0).sum())}
+                for m in group.members
+            ],
+        }
+        for group in analysis.groups
+    ]
 
 
 def inspection_tables(analysis: Analysis, profile: ModelProfile) -> Renderables:

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autocompress.checkpoint.store import ARTIFACTS, UNQUANTISED, Checkpoint, Writer
+from autocompress.distillation import Distillation
 from autocompress.errors import TaskError
 from autocompress.metrics import Subject, measure
 from autocompress.metrics.latency import LatencySettings
 from autocompress.task import Task
-from autocompress.training import Distillation, Trainer
+from autocompress.training import Trainer
 from autocompress.trial.config import TrialConfig
 from autocompress.trial.stages import (
     compress_stage,

@@ -1,0 +1,104 @@
+"""What is wrong with a task, found before any training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.errors import TaskError, one_line
+from autocompress.task import Task
+
+
+def make_model(task: Task) -> nn.Module:
+    """A new model of the task.
+
+    Raises:
+        TaskError: `model` does not make one.
+    """
+    if isinstance(task.model, nn.Module):
+        raise TaskError("model must be a function that makes a new nn.Module but is a module itself.")
+    try:
+        model = task.model()
+    except Exception as error:
+        raise TaskError(f"model {task.model_name!r} could not be made: {one_line(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise TaskError(
+            f"model {task.model_name!r} must make an nn.Module but made a {type(model).__name__}."
+        )
+    return model
+
+
+def check_forward(task: Task, model: nn.Module) -> Tensor:
+    """Run two training inputs through the model and its loss, so that misfits show before training.
+
+    Returns:
+        The outputs, `(2, ...)`.
+
+    Raises:
+        TaskError: the data, the forward pass or the loss fails.
+    """
+    inputs = task.example()
+    targets = next(iter(task.train))[1]
+    targets = targets[torch.arange(2) % len(targets)]
+    try:
+        with torch.no_grad():
+            outputs = model.eval()(inputs)
+    except Exception as error:
+        raise TaskError(
+            f"model {task.model_name!r} must accept inputs of shape {tuple(inputs.shape)} "
+            f"but its forward failed: {one_line(error)}"
+        ) from error
+    if not isinstance(outputs, Tensor):
+        raise TaskError(
+            f"model {task.model_name!r} must return one tensor but returned {type(outputs).__name__}."
+        )
+    try:
+        loss = task.loss(outputs, targets)
+    except Exception as error:
+        raise TaskError(
+            f"loss must accept outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} "
+            f"but failed: {one_line(error)}"
+        ) from error
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        raise TaskError("loss must return a scalar tensor but did not (is its reduction 'none'?).")
+    return outputs
+
+
+def check_labels(task: Task, model: nn.Module) -> None:
+    """Refuse class labels that the model has no output for, over every split.
+
+    Raises:
+        TaskError: a label is negative or not below the number of outputs.
+    """
+    if not isinstance(task.loss, nn.CrossEntropyLoss):
+        return
+    with torch.no_grad():
+        classes = model.eval()(task.example()).shape[1]
+    for split in ("train", "val", "test"):
+        labels = _labels_of(getattr(task, split))
+        if labels is None or labels.is_floating_point() or labels.dim() != 1 or len(labels) == 0:
+            continue
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= classes:
+            raise TaskError(
+                f"labels of the {split} split must be in [0, {classes - 1}] "
+                f"(the model has {classes} outputs) but range over [{low}, {high}]."
+            )
+
+
+def _labels_of(batches: Any) -> Tensor | None:
+    """All labels of a split where they can be had without loading its inputs."""
+    dataset = getattr(batches, "dataset", batches)
+    index = None
+    if hasattr(dataset, "indices") and hasattr(dataset, "dataset"):
+        index, dataset = torch.as_tensor(dataset.indices), dataset.dataset
+    labels = getattr(dataset, "targets", None)
+    tensors = getattr(dataset, "tensors", None)
+    if labels is None and isinstance(tensors, tuple) and len(tensors) == 2:
+        labels = tensors[1]
+    if labels is None:
+        return None
+    labels = torch.as_tensor(labels)
+    return labels if index is None or labels.dim() == 0 else labels[index]

@@ -1,0 +1,51 @@
+"""Pipelines of methods, and what the spaces of depth propose."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+import torch
+
+from autocompress import plugins
+from autocompress.graph import analyse
+from autocompress.graph.costs import profile
+from autocompress.models.registry import model_factory
+from autocompress.task import ModelProfile
+
+pipeline = plugins.load_module("search_spaces.pipeline")
+
+
+@pytest.fixture(scope="module")
+def resnet20() -> ModelProfile:
+    model = model_factory("resnet20", (3, 32, 32), 10)().eval()
+    example = torch.randn(2, 3, 32, 32)
+    return profile(model, example, analyse(model, example))
+
+
+def test_pipelines_go_from_structure_to_storage() -> None:
+    spaces = dict.fromkeys(["alcn", "depth", "mine"], lambda trial, found: None)
+    assert pipeline.pipelines(spaces) == ["alcn", "depth", "depth+alcn", "mine"]
+    assert pipeline.pipelines({"alcn": spaces["alcn"]}) == ["alcn"]
+
+
+def test_every_proposal_has_the_stages_of_its_name(resnet20: ModelProfile) -> None:
+    spaces = {name: plugins.search_space(name).suggest for name in ("alcn", "depth")}
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(20):
+        trial = study.ask()
+        proposal = pipeline.suggest(trial, resnet20, spaces)
+        names = [plugins.method_of(config) for config in proposal.configs]
+        assert "+".join(names) == trial.params["method"]
+        assert 0 <= proposal.distill_weight <= 0.9
+
+
+def test_depth_proposes_disjoint_cuts_that_can_be_bridged(resnet20: ModelProfile) -> None:
+    suggest = plugins.search_space("depth").suggest
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    seen = set()
+    for _ in range(50):
+        config = suggest(study.ask(), resnet20)
+        assert config.cuts
+        assert all(b in resnet20.cut_points[a].partners for a, b in config.cuts)
+        seen.add(len(config.cuts))
+    assert seen == {1, 2, 3}
