@@ -119,3 +119,13 @@ def test_what_is_measured_last_decides_what_stays_on_the_front(tmp_path: Path) -
     made.set_final_metrics({small: {"accuracy": 0.5}})
     assert [t.number for t in made.final_front(BASE)] == [0, large]
     assert made.final_metrics() == {middle: {"bytes": 80.0}, small: {"accuracy": 0.5}}
+
+
+def test_the_first_trials_go_through_all_values_in_turn(tmp_path: Path) -> None:
+    made = study(tmp_path)
+    made.cover("method", ["a", "b", "c"], 2)
+    made.cover("method", ["a", "b", "c"], 2)
+    names = ["a", "b", "c"]
+    asked = [made.ask().suggest_categorical("method", names) for _ in range(6)]
+    assert asked == names * 2
+    assert made.finished() == 0

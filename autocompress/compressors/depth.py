@@ -6,6 +6,7 @@ Camacho et al., *Auto-compression transfer learning methodology for deep CNNs*, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -24,6 +25,7 @@ from autocompress.task import ModelProfile, Task
 
 _PREFIX = "translator_"
 _HEAD = "translator_head"
+_MOST_ELEMENTS = 1 << 26  # of a tensor that a translator is fitted on, a quarter of a gigabyte
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Config:
         freeze: "backbone" trains translators and a new head only, as in transfer learning.
         head_width: hidden width of a new head in place of all layers after the last cut point; 0
             keeps the model's own.
-        calibration: training inputs that translators are fitted on.
+        calibration: training inputs that translators are fitted on, fewer where their tensors are large.
         ridge: strength of the ridge penalty, relative to the features' mean square.
     """
 
@@ -114,7 +116,9 @@ class Depth(Compressor[DepthState]):
             start, end = self._ends(analysis, a, b)
             translator = Translator(start.shape, end.shape, self.config.translator).to(device)
             name = f"{_PREFIX}{a}_{b}"
-            tensors = _activations(model, analysis, bridges, (start.node, end.node), inputs.to(device))
+            most = max(16, _MOST_ELEMENTS // max(math.prod(start.shape), math.prod(end.shape)))
+            ends, part = (start.node, end.node), inputs[:most].to(device)
+            tensors = _activations(model, analysis, bridges, ends, part)
             error = fit(translator, *tensors, self.config.ridge)
             if self.config.refine_steps:
                 error = refine(translator, *tensors, self.config.refine_steps)
