@@ -124,7 +124,7 @@ def insert_gates(model: nn.Module, analysis: Analysis, inputs: Tensor) -> list[G
         for site in waiting:
             _swap_class(site.scope)
         set_gates(sites, torch.ones(unit_offsets(analysis)[-1] + 1, device=inputs.device))
-        _run(model, inputs)
+        run_once(model, inputs)
         waiting = [site for site in waiting if not cast(Any, site.scope)._gates_seen]
         remove_gates(waiting)
         for site in [s for s in waiting if s.scope is model]:
@@ -166,7 +166,8 @@ def _find_sites(model: nn.Module, analysis: Analysis) -> list[GateSite]:
     return sites
 
 
-def _run(model: nn.Module, inputs: Tensor) -> None:
+def run_once(model: nn.Module, inputs: Tensor) -> None:
+    """A forward pass in eval mode for what hooks and gates see of it; the mode is put back."""
     was_training = model.training
     try:
         with torch.no_grad(), plain_attention():

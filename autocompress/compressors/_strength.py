@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autocompress.compressors._gates import GateSite, unit_offsets
+from autocompress.compressors._gates import GateSite, run_once, unit_offsets
 from autocompress.graph import Analysis
-from autocompress.graph.exporting import plain_attention
 
 
 def maker_norms(sites: list[GateSite], units: int, like: Tensor) -> Tensor:
@@ -90,12 +89,9 @@ def input_rms(model: nn.Module, readers: list[Reader], inputs: Tensor) -> list[T
         reader.layer.register_forward_pre_hook(record(position, len(reader.index)))
         for position, reader in enumerate(readers)
     ]
-    was_training = model.training
     try:
-        with torch.no_grad(), plain_attention():
-            model.eval()(inputs)
+        run_once(model, inputs)
     finally:
-        model.train(was_training)
         for handle in handles:
             handle.remove()
     return [measured.get(position) for position in range(len(readers))]

@@ -102,8 +102,7 @@ class Depth(Compressor[DepthState]):
 
     @classmethod
     def unsupported(cls, profile: ModelProfile) -> str | None:
-        cuts = profile.cut_points
-        legal = any(why_illegal(a.shape, b.shape) is None for i, a in enumerate(cuts) for b in cuts[i + 1 :])
+        legal = any(cut.partners for cut in profile.cut_points)
         return None if legal else "the model has no two cut points that a translator can bridge"
 
     def attach(self, model: nn.Module, task: Task) -> DepthState:

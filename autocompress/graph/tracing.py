@@ -32,6 +32,7 @@ class Tracer:
     """What one walk has gathered.
 
     Args:
+        units: all units met, and what ties or freezes them.
         values: node name → its value, or a list of values where it yields several tensors.
         axes: (parameter, dimension) → unit ids, for each parameter dimension met.
         roles: what the dimension is to its layer: "out", "in", or "channel" (in and out at once).
@@ -39,7 +40,7 @@ class Tracer:
         normalised: weights of producers whose output goes to one normalisation and nowhere else.
         whole_groups: weights of layers whose groups are removed whole → number of groups.
         statistics: weights of normalisations whose statistics run over the channels.
-        aliases: parameter → its first name, where one tensor has several.
+        producers: node name → weight of the layer that makes it.
     """
 
     units: Units = field(default_factory=Units)
