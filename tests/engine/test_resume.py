@@ -48,7 +48,8 @@ def test_killed_driver_resumes_without_zombies_and_without_redoing_trials(tmp_pa
     for number in cut_off:
         assert after[number].state == TrialState.FAIL
         assert after[number].user_attrs["reason"] == "the driver died"
-        assert any(t.params == after[number].params for t in after[number + 1 :])
+        # It may have been cut off while it was being proposed, with a part of its parameters.
+        assert any(after[number].params.items() <= t.params.items() for t in after[number + 1 :])
     finished = [t for t in after if t.number > 0 and "interrupted" not in t.user_attrs]
     assert len(finished) == 6
     assert not list((out / "trials").glob(".*"))
