@@ -37,7 +37,7 @@ class DropBlock:
         start: graph node of the cut point before them.
         end: graph node of the one after them, "output" for the model's end.
         translator: name of the module that stands for them.
-        layers: names of the layers to remove, which nothing calls any more.
+        layers: names of the layers to remove, which nothing uses any more.
     """
 
     start: str

@@ -14,12 +14,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from autocompress.compressors._base import Compressor, CompressorState, ParamGroup
+from autocompress.compressors._base import Compressor, CompressorState
 from autocompress.compressors._translator import KINDS, Kind, Translator, fit, refine
 from autocompress.errors import SettingsError, TrialError
-from autocompress.graph import Analysis, CutPoint, analyse, why_illegal
-from autocompress.graph.bridging import OUTPUT, Bridge, bridge, layers_between, tap
+from autocompress.graph import TOLERANCE, Analysis, CutPoint, analyse, why_illegal
+from autocompress.graph.bridging import OUTPUT, Bridge, bridge, layers_between, tap, used_layers
 from autocompress.graph.exporting import plain_attention
+from autocompress.graph.proof import relative_difference
 from autocompress.plan import DropBlock, Plan
 from autocompress.task import ModelProfile, Task
 
@@ -87,11 +88,10 @@ class Head(nn.Module):
 
 @dataclass
 class DepthState(CompressorState):
-    """The bridged model, what was deleted, and how well each translator stands for it."""
+    """The bridged model, its bridges with the layers between, and each translator's relative error."""
 
-    drops: list[DropBlock] = field(default_factory=list)
+    bridges: list[tuple[Bridge, tuple[str, ...]]] = field(default_factory=list)
     errors: dict[str, float] = field(default_factory=dict)
-    trained: set[nn.Parameter] = field(default_factory=set)
 
 
 class Depth(Compressor[DepthState]):
@@ -108,35 +108,38 @@ class Depth(Compressor[DepthState]):
     def attach(self, model: nn.Module, task: Task) -> DepthState:
         device = next(model.parameters()).device
         analysis = analyse(model, task.example())
+        _check_graph(model, analysis, task.example().to(device))
         inputs = torch.cat(task.calibration(self.config.calibration))[: self.config.calibration]
         state = DepthState(model)
-        bridges: list[Bridge] = []
         for a, b in self.config.cuts:
             start, end = self._ends(analysis, a, b)
             translator = Translator(start.shape, end.shape, self.config.translator).to(device)
             name = f"{_PREFIX}{a}_{b}"
             most = max(16, _MOST_ELEMENTS // max(math.prod(start.shape), math.prod(end.shape)))
+            bridges = [one for one, _ in state.bridges]
             ends, part = (start.node, end.node), inputs[:most].to(device)
             tensors = _activations(model, analysis, bridges, ends, part)
-            error = fit(translator, *tensors, self.config.ridge)
+            state.errors[name] = fit(translator, *tensors, self.config.ridge)
             if self.config.refine_steps:
-                error = refine(translator, *tensors, self.config.refine_steps)
-            state.errors[name] = error
-            self._add(state, analysis, bridges, Bridge(start.node, end.node, name, translator))
+                state.errors[name] = refine(translator, *tensors, self.config.refine_steps)
+            self._add(state, analysis, Bridge(start.node, end.node, name, translator))
         if self.config.head_width:
-            self._add_head(state, analysis, bridges, task, device)
-        state.model = bridge(model, analysis, bridges)
-        self._choose_trained(state, bridges)
+            self._add(state, analysis, self._head(model, analysis, task, device))
+        state.model = bridge(model, analysis, [one for one, _ in state.bridges])
+        self._choose_trained(state)
         return state
-
-    def param_groups(self, state: DepthState) -> list[ParamGroup]:
-        return [ParamGroup([p for p in state.model.parameters() if p.requires_grad])]
 
     def after_epoch(self, state: DepthState, progress: float) -> Mapping[str, float]:
         return {f"translator_error/{name}": error for name, error in state.errors.items()}
 
     def plan(self, state: DepthState) -> Plan:
-        return tuple(state.drops)
+        """Each bridge, and of the layers between its ends those that nothing else uses."""
+        graph: Any = state.model.graph
+        used = used_layers(graph)
+        return tuple(
+            DropBlock(one.start, one.end, one.name, tuple(layer for layer in layers if layer not in used))
+            for one, layers in state.bridges
+        )
 
     def release(self, state: DepthState) -> nn.Module:
         for parameter in state.model.parameters():
@@ -152,36 +155,42 @@ class Depth(Compressor[DepthState]):
             raise TrialError(f"cuts ({a}, {b}) cannot be bridged: {reason}.")
         return cuts[a], cuts[b]
 
-    def _add(self, state: DepthState, analysis: Analysis, bridges: list[Bridge], new: Bridge) -> None:
-        bridges.append(new)
-        layers = layers_between(analysis, new.start, new.end)
-        state.drops.append(DropBlock(new.start, new.end, new.name, layers))
+    def _add(self, state: DepthState, analysis: Analysis, new: Bridge) -> None:
+        state.bridges.append((new, layers_between(analysis, new.start, new.end)))
 
-    def _add_head(
-        self,
-        state: DepthState,
-        analysis: Analysis,
-        bridges: list[Bridge],
-        task: Task,
-        device: torch.device,
-    ) -> None:
+    def _head(self, model: nn.Module, analysis: Analysis, task: Task, device: torch.device) -> Bridge:
         last = analysis.cut_points[-1]
         with torch.no_grad():
-            classes = state.model.eval()(task.example().to(device)).shape[1:]
+            classes = model.eval()(task.example().to(device)).shape[1:]
         if len(classes) != 1:
             raise TrialError(f"head_width must be 0 where outputs are not (B, classes) but {classes}.")
         head = Head(last.shape, self.config.head_width, int(classes[0])).to(device)
-        self._add(state, analysis, bridges, Bridge(last.node, OUTPUT, _HEAD, head))
+        return Bridge(last.node, OUTPUT, _HEAD, head)
 
-    def _choose_trained(self, state: DepthState, bridges: list[Bridge]) -> None:
-        """What nothing calls is not trained; with a frozen backbone, nor is the rest of it."""
+    def _choose_trained(self, state: DepthState) -> None:
+        """What nothing uses is not trained; with a frozen backbone, nor is the rest of it."""
         graph: Any = state.model.graph
-        names = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
-        own = {one.name for one in bridges}
+        used = used_layers(graph)
+        own = {one.name for one, _ in state.bridges}
         for name, parameter in state.model.named_parameters():
             new = name.partition(".")[0] in own
-            called = new or any(name == n or name.startswith(f"{n}.") for n in names)
-            parameter.requires_grad_(called and (new or self.config.freeze == "none"))
+            called = name.rpartition(".")[0] in used
+            parameter.requires_grad_(new or (called and self.config.freeze == "none"))
+
+
+def _check_graph(model: nn.Module, analysis: Analysis, example: Tensor) -> None:
+    """The model's graph, with its layers called as modules, must compute what the model does.
+
+    Raises:
+        TrialError: it does not.
+    """
+    with torch.no_grad(), plain_attention():
+        whole = bridge(model, analysis, []).eval()
+        difference = relative_difference(model.eval()(example), whole(example))
+    if difference > TOLERANCE:
+        raise TrialError(
+            f"the model's graph must compute what the model does but differs by {difference:.1e}."
+        )
 
 
 def _activations(

@@ -60,7 +60,7 @@ def open_study(folder: RunFolder) -> tuple[SearchStudy, tuple[Objective, ...]]:
     storage = settings.storage or sqlite_url(folder.path)
     name = study_name(folder, settings)
     known = dict.fromkeys(data["reference"]["metrics"], "")
-    constraints = tuple(Constraint.parse(text, known) for text in data["constraints"])
+    constraints = tuple(Constraint.parse(text, known) for text in data.get("constraints", ()))
     return SearchStudy(storage, name, objectives, constraints, folder.artifacts), objectives
 
 

@@ -193,7 +193,9 @@ class _Search:
                 f"none of the {counts['fail']} trials succeeded: {'; '.join(sorted(reasons - {''}))}"
             )
         objectives = self.prepared.objectives
-        measure_front(self.prepared, build_result(self.folder, study, objectives), study, self.progress)
+        if finished:
+            # After Ctrl-C the estimates stand until the run is continued.
+            measure_front(self.prepared, build_result(self.folder, study, objectives), study, self.progress)
         # What was measured last may have moved points off the front.
         result = build_result(self.folder, study, objectives)
         check_front(self.prepared, result)

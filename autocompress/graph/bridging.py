@@ -11,6 +11,7 @@ from torch.fx.graph import CodeGen
 
 from autocompress.graph.rewriting import call_layers
 from autocompress.graph.structure import Analysis, graph_module
+from autocompress.graph.topology import parameters_of
 
 OUTPUT = "output"
 
@@ -45,14 +46,18 @@ def bridge(model: nn.Module, analysis: Analysis, bridges: Sequence[Bridge]) -> f
     traced = analysis.trace.graph
     graph = copy.deepcopy(traced)
     call_layers(dict(zip(traced.nodes, list(graph.nodes), strict=True)), graph, model)
-    nodes = {node.name: node for node in graph.nodes}
+    order = list(graph.nodes)
+    nodes = {node.name: node for node in order}
+    between: set[fx.Node] = set()
     for one in bridges:
         end = _output(graph) if one.end == OUTPUT else nodes[one.end]
+        start = order.index(next(node for node in order if node.name == one.start))
+        between.update(order[start + 1 : order.index(end) + 1])
         with graph.inserting_after(nodes[one.start]):
             call = graph.call_module(one.name, (nodes[one.start],))
         end.replace_all_uses_with(call)
         nodes[one.end] = call
-    _erase_unused(graph)
+    _erase_unused(graph, between)
     # Not registered on the model itself: a sequential one would run what it holds.
     holder = _holder(model)
     for one in bridges:
@@ -76,27 +81,33 @@ def _holder(model: nn.Module) -> nn.Module:
 def tap(model: nn.Module, graph: fx.Graph, names: Sequence[str]) -> nn.Module:
     """A module that gives the tensors of these nodes, or bridges, instead of the model's outputs."""
     tapped = copy.deepcopy(graph)
-    nodes = {node.name: node for node in tapped.nodes}
-    nodes |= {str(node.target): node for node in tapped.nodes if node.op == "call_module"}
-    output = next(node for node in tapped.nodes if node.op == "output")
-    tapped.erase_node(output)
+    order = list(tapped.nodes)
+    nodes = {node.name: node for node in order}
+    nodes |= {str(node.target): node for node in order if node.op == "call_module"}
+    tapped.erase_node(order.pop())
     tapped.set_codegen(CodeGen())
     tapped.output(tuple(nodes[name] for name in names))
-    _erase_unused(tapped)
+    last = max(order.index(nodes[name]) for name in names)
+    _erase_unused(tapped, set(order[last + 1 :]))
     return fx.GraphModule(model, tapped)
 
 
 def layers_between(analysis: Analysis, start: str, end: str) -> tuple[str, ...]:
-    """Layers with parameters that run after one cut point and not after another."""
-    order = [node.name for node in analysis.trace.graph.nodes]
-    first = order.index(start)
-    last = len(order) if end == OUTPUT else order.index(end)
+    """Layers with parameters that run after one cut point and up to another."""
+    order = list(analysis.trace.graph.nodes)
+    names = [node.name for node in order]
+    last = len(order) if end == OUTPUT else names.index(end)
     found: dict[str, None] = {}
-    for node in list(analysis.trace.graph.nodes)[first + 1 : last + 1]:
-        for source in node.all_input_nodes:
-            if source.op == "get_attr":
-                found[str(source.target).rpartition(".")[0]] = None
+    for node in order[names.index(start) + 1 : last + 1]:
+        found.update(dict.fromkeys(parameters_of(node)))
     return tuple(found)
+
+
+def used_layers(graph: fx.Graph) -> set[str]:
+    """Modules that a graph calls or whose tensors it reads."""
+    called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
+    read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
+    return called | read
 
 
 def _output(graph: fx.Graph) -> fx.Node:
@@ -104,7 +115,15 @@ def _output(graph: fx.Graph) -> fx.Node:
     return output.all_input_nodes[0]
 
 
-def _erase_unused(graph: fx.Graph) -> None:
+def _erase_unused(graph: fx.Graph, between: set[fx.Node]) -> None:
+    """Erase nodes whose results nobody uses; of those that change a tensor in place, only some.
+
+    Args:
+        graph: changed in place.
+        between: nodes that go even where they change a tensor: it is not used any more either.
+    """
     for node in reversed(list(graph.nodes)):
-        if node.op not in ("output", "placeholder") and not node.users:
+        schema = getattr(node.target, "_schema", None)
+        changes = schema is not None and schema.is_mutable and node not in between
+        if node.op not in ("output", "placeholder") and not node.users and not changes:
             graph.erase_node(node)

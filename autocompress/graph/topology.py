@@ -76,30 +76,26 @@ def parameters_of(node: fx.Node) -> list[str]:
 
 
 def find_cut_points(graph: fx.Graph) -> tuple[CutPoint, ...]:
-    """Cut points between layers, from input to output; of a run without layers the last one."""
+    """Cut points between uses of layers, from input to output; of a run without any the last one."""
     nodes = data_nodes(graph)
     position = {node: i for i, node in enumerate(nodes)}
     last_use = [max((position[u] for u in n.users if u in position), default=i) for i, n in enumerate(nodes)]
-    found: list[CutPoint] = []
+    found: dict[int, CutPoint] = {}
     layers: dict[str, None] = {}
-    furthest = 0
+    furthest = weighing = 0
     for i, node in enumerate(nodes[:-1]):
-        weighted = [owner for owner in parameters_of(node) if _weighs(node)]
-        layers.update(dict.fromkeys(weighted))
+        if _weighs(node):
+            weighing += 1
+            layers.update(dict.fromkeys(parameters_of(node)))
         # All earlier tensors have had their last use: this one alone goes on.
         alone = furthest <= i and isinstance(node.meta["val"], Tensor)
         furthest = max(furthest, last_use[i])
-        if not alone or node.op == "placeholder" or not layers:
-            continue
-        name = layer_of(node) or list(layers)[-1]
-        cut = CutPoint(node.name, name, shape_of(node)[1:], tuple(layers))
-        if found and found[-1].layers == cut.layers:
-            found.pop()
-        found.append(cut)
-    if found and found[-1].layers == tuple(_all_layers(nodes)):
-        # Nothing with parameters follows it: that is the output.
-        found.pop()
-    return tuple(found)
+        if alone and node.op != "placeholder" and layers:
+            name = layer_of(node) or list(layers)[-1]
+            found[weighing] = CutPoint(node.name, name, shape_of(node)[1:], tuple(layers))
+    # After the last layer comes the output.
+    found.pop(sum(map(_weighs, nodes)), None)
+    return tuple(found.values())
 
 
 def why_illegal(start: tuple[int, ...], end: tuple[int, ...]) -> str | None:
@@ -174,10 +170,6 @@ def _layers_between(fork: fx.Node, end: fx.Node) -> tuple[str, ...]:
         layers += reversed(parameters_of(node))
         waiting += [s for s in node.all_input_nodes if s.op != "get_attr"]
     return tuple(dict.fromkeys(reversed(layers)))
-
-
-def _all_layers(nodes: list[fx.Node]) -> list[str]:
-    return list(dict.fromkeys(o for n in nodes if _weighs(n) for o in parameters_of(n)))
 
 
 def _weighs(node: fx.Node) -> bool:

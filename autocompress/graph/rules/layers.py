@@ -133,7 +133,18 @@ def channel_norm(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Any:
     return Value(x.shape, x.labels)
 
 
-@rule("layer_norm", "rms_norm")
+@rule("rms_norm")
+def rms_norm(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Any:
+    """Statistics over the last dimensions, which must stay."""
+    x = arguments["input"]
+    first = len(x.shape) - len(arguments["normalized_shape"])
+    if any(d >= first for d in x.varies()):
+        reason = "an RMS normalisation computes its statistics over these channels"
+        return freeze_all(tracer, (x, arguments.get("weight")), node, reason)
+    return Value(x.shape, x.labels)
+
+
+@rule("layer_norm")
 def layer_norm(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Any:
     """Statistics over the last dimensions: after a removal, over the channels that are kept."""
     x, weight = arguments["input"], arguments.get("weight")
