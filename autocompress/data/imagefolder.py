@@ -35,14 +35,7 @@ def image_folder(
     root = Path(folder)
     if not root.is_dir():
         raise TaskError(f"imagefolder must be an existing folder but got '{folder}'.")
-    evaluation = transforms.Compose(
-        [
-            transforms.Resize(size),
-            transforms.CenterCrop(size),
-            transforms.ToTensor(),
-            transforms.Normalize(MEAN, STD),
-        ]
-    )
+    evaluation = _evaluation(size)
 
     def loader(data: object, shuffle: bool = False) -> Batches:
         return DataLoader(data, batch_size=batch_size, shuffle=shuffle)  # type: ignore[arg-type]
@@ -73,3 +66,15 @@ def image_folder(
         raise TaskError(
             f"imagefolder '{folder}' must hold one folder of images per class but: {one_line(error)}"
         ) from error
+
+
+def _evaluation(size: int) -> transforms.Compose:
+    """The middle of an image as a normalised tensor, `(3, size, size)`."""
+    return transforms.Compose(
+        [
+            transforms.Resize(size),
+            transforms.CenterCrop(size),
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, STD),
+        ]
+    )

@@ -15,32 +15,14 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from autocompress.errors import SettingsError, one_line
 from autocompress.metrics import Constraint, Objective
 from autocompress.pareto import non_dominated
+from autocompress.study.samplers import make_sampler
 
-SAMPLERS = ("auto", "tpe", "nsga2", "gp", "random")
 INTERRUPTED = "interrupted"
-STUDY_NAME = "autocompress"
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 # Joint sampling of conditional parameters and metric names are what Optuna calls experimental.
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 logging.getLogger("alembic").setLevel(logging.WARNING)
-
-
-def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
-    """The sampler of a name; "auto" is TPE, joint over conditional parameters.
-
-    Raises:
-        SettingsError: the name is unknown.
-    """
-    if name in ("auto", "tpe"):
-        return optuna.samplers.TPESampler(multivariate=True, group=True, seed=seed)
-    if name == "nsga2":
-        return optuna.samplers.NSGAIISampler(seed=seed)
-    if name == "gp":
-        return optuna.samplers.GPSampler(seed=seed)
-    if name == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    raise SettingsError(f"sampler must be one of {', '.join(SAMPLERS)} but got {name!r}.")
 
 
 class SearchStudy:
@@ -245,20 +227,3 @@ class SearchStudy:
     def _enqueue(self, trial: FrozenTrial) -> None:
         if trial.params:
             self.study.enqueue_trial(trial.params)
-
-
-def check_storage(url: str) -> None:
-    """Refuse a storage that cannot be opened.
-
-    Raises:
-        SettingsError: it cannot.
-    """
-    try:
-        optuna.storages.get_storage(url)
-    except Exception as error:
-        raise SettingsError(f"storage {url!r} cannot be used: {one_line(error)}") from error
-
-
-def sqlite_url(folder: Path) -> str:
-    """The URL of a run folder's own storage."""
-    return f"sqlite:///{(folder / 'study.db').resolve()}"
