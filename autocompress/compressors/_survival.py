@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +27,16 @@ def survival_scores(h: Tensor, ratio: Tensor, alpha: Tensor, temperature: float,
     return torch.sigmoid(alpha * (h - centre) / (scale * temperature))
 
 
+def kept_units(ratio: float, width: int, round_to: int) -> int:
+    """⌈ρ·C⌉, or the nearest multiple of `round_to`, from one to all `width` units."""
+    # Rounded first, so that float noise on ρ·C does not keep one unit too many.
+    count = math.ceil(round(ratio * width, 3))
+    if round_to > 1:
+        allowed = [*range(round_to, width, round_to), width]
+        count = min(allowed, key=lambda units: abs(units - count))
+    return min(width, max(1, count))
+
+
 def spread_ratios(groups: int, middle: float, slope: float) -> Tensor:
     """Ratios that rise by `slope` from the first group to the last, around `middle`; `(groups,)`."""
     position = torch.linspace(-0.5, 0.5, groups) if groups > 1 else torch.zeros(groups)
@@ -38,11 +50,12 @@ class Gates(nn.Module):
         widths: units of each group.
         ratios: ρ of each group to start with, `(groups,)`.
         least: below which no ρ falls.
+        round_to: survival is that of the nearest multiple of this many units.
     """
 
-    def __init__(self, widths: list[int], ratios: Tensor, least: float) -> None:
+    def __init__(self, widths: list[int], ratios: Tensor, least: float, round_to: int = 1) -> None:
         super().__init__()
-        self.widths, self.least = widths, least
+        self.widths, self.least, self.round_to = widths, least, round_to
         self.ratio_logit = nn.Parameter(torch.logit((ratios - least) / (1 - least), eps=0.02))
         self.log_alpha = nn.Parameter(torch.zeros(len(widths)))
 
@@ -55,6 +68,18 @@ class Gates(nn.Module):
         """s of each group's units, from the scores of all units, `(units,)`."""
         ratios, alphas = self.ratio.unbind(), self.log_alpha.exp().unbind()
         return [
-            survival_scores(part, ratio, alpha, temperature, reference)
+            self._survival(part, ratio, alpha, temperature, reference)
             for part, ratio, alpha in zip(torch.split(h, self.widths), ratios, alphas, strict=True)
         ]
+
+    def _survival(
+        self, h: Tensor, ratio: Tensor, alpha: Tensor, temperature: float, reference: str
+    ) -> Tensor:
+        if self.round_to > 1:
+            width = len(h)
+            share = kept_units(float(ratio.detach()), width, self.round_to) / width
+            # The value is that of the rounded ratio, the gradient that of ρ (straight through).
+            ratio = ratio + (share - ratio).detach()
+            if share == 1:
+                return torch.ones_like(h) * ratio
+        return survival_scores(h, ratio, alpha, temperature, reference)

@@ -6,7 +6,6 @@ A. Jana, *Adaptive Layer Condensation Networks*, TechRxiv 2026,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -24,7 +23,7 @@ from autocompress.compressors._strength import (
     maker_norms,
     reader_norms,
 )
-from autocompress.compressors._survival import Gates, spread_ratios
+from autocompress.compressors._survival import Gates, kept_units, spread_ratios
 from autocompress.errors import SettingsError
 from autocompress.graph import Analysis, analyse
 from autocompress.graph.costs import profile
@@ -43,6 +42,7 @@ class Config:
         initial_ratio: ρ of every group before training, in (min_ratio, 1).
         ratio_slope: ρ rises by this much from the first group to the last.
         min_ratio: below which no ρ falls, so that no layer collapses.
+        round_to: kept units are rounded to a multiple of this, for hardware that computes by so many.
         lambda_sparse: weight of mean(s), which drives ratios down.
         lambda_ratio: weight of (mean(s) − ρ)².
         reference: m is the (1 − ρ)-quantile of a group's scores, or their "median" as published.
@@ -55,6 +55,7 @@ class Config:
     initial_ratio: float = 0.5
     ratio_slope: float = 0.0
     min_ratio: float = 0.05
+    round_to: int = 1
     lambda_sparse: float = 1e-3
     lambda_ratio: float = 1e-2
     reference: Literal["quantile", "median"] = "quantile"
@@ -70,6 +71,8 @@ class Config:
             raise SettingsError(
                 f"initial_ratio must be in ({self.min_ratio}, 1) but got {self.initial_ratio}."
             )
+        if self.round_to < 1:
+            raise SettingsError(f"round_to must be at least 1 but got {self.round_to}.")
         if not -1 <= self.ratio_slope <= 1:
             raise SettingsError(f"ratio_slope must be in [-1, 1] but got {self.ratio_slope}.")
         for name in ("lambda_sparse", "lambda_ratio"):
@@ -138,7 +141,7 @@ class Alcn(Compressor[AlcnState]):
         config = self.config
         widths = [group.width for group in analysis.groups]
         ratios = spread_ratios(len(widths), config.initial_ratio, config.ratio_slope)
-        gates = Gates(widths, ratios, config.min_ratio).to(device)
+        gates = Gates(widths, ratios, config.min_ratio, config.round_to).to(device)
         calibration = task.example(64).to(device)
         sites = insert_gates(model, analysis, calibration)
         for name, parameter in gates.named_parameters():
@@ -199,14 +202,13 @@ class Alcn(Compressor[AlcnState]):
         return {f"ratio/{group.name}": ratio for group, ratio in named}
 
     def plan(self, state: AlcnState) -> Plan:
-        """The ⌈ρ·C⌉ units of highest survival of each group."""
+        """The ⌈ρ·C⌉ units of highest survival of each group, or the nearest multiple of `round_to`."""
         with torch.no_grad():
             self.refresh(state)
         edits = []
         ratios = state.gates.ratio.tolist()
         for group, survival, ratio in zip(state.analysis.groups, state.survival, ratios, strict=True):
-            # Rounded first, so that float noise on ρ·C does not keep one unit too many.
-            count = min(group.width, max(1, math.ceil(round(ratio * group.width, 3))))
+            count = kept_units(ratio, group.width, self.config.round_to)
             if count < group.width:
                 keep = survival.topk(count).indices.sort().values
                 edits.append(KeepChannels(group.name, tuple(keep.tolist())))

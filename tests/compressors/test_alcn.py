@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import autocompress as ac
-from autocompress.compressors._survival import quantile, survival_scores
+from autocompress.compressors._survival import Gates, kept_units, quantile, survival_scores
 from autocompress.compressors.alcn import Alcn, Config
 from autocompress.errors import SettingsError
 from autocompress.plan import KeepChannels
@@ -110,6 +110,45 @@ def test_annealed_gates_are_nearly_hard_and_keep_the_planned_share(residual_task
         )
         assert survival[kept].min() >= survival[~kept].max()
         assert ((survival < 0.1) | (survival > 0.9)).float().mean() >= 0.5
+
+
+@pytest.mark.parametrize(
+    ("ratio", "width", "round_to", "expected"),
+    [
+        (0.5, 64, 1, 32),
+        (0.501, 64, 1, 33),
+        (0.6, 64, 16, 32),
+        (0.66, 64, 16, 48),
+        (0.9, 20, 8, 16),
+        (0.95, 20, 8, 20),
+        (0.01, 64, 16, 16),
+        (0.01, 12, 16, 12),
+        (1.0, 64, 16, 64),
+    ],
+)
+def test_kept_units_are_the_nearest_multiple(ratio: float, width: int, round_to: int, expected: int) -> None:
+    assert kept_units(ratio, width, round_to) == expected
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.55, 0.9])
+def test_rounded_gates_end_open_for_as_many_units_as_are_kept(ratio: float) -> None:
+    gates = Gates([24], torch.tensor([ratio]), 0.05, round_to=8)
+    h = torch.randn(24, generator=torch.Generator().manual_seed(1)).abs()
+    survival = gates.survival(h, 1e-3, "quantile")[0]
+    assert int((survival > 0.9).sum()) == kept_units(ratio, 24, 8)
+    assert int(((survival > 0.1) & (survival <= 0.9)).sum()) == 0
+    gates.survival(h, 1.0, "quantile")[0].mean().backward()
+    assert gates.ratio_logit.grad is not None
+    assert gates.ratio_logit.grad.item() > 0
+
+
+def test_widths_are_rounded_as_asked(residual_task: ac.Task) -> None:
+    compressor = Alcn(Config(initial_ratio=0.4, round_to=4))
+    state = compressor.attach(residual_task.model(), residual_task)
+    Trainer(residual_task, 2).fit(state.model, 2, CompressorHooks(compressor, state))
+    edits = compressor.plan(state)
+    assert edits
+    assert all(len(edit.keep) % 4 == 0 for edit in edits if isinstance(edit, KeepChannels))
 
 
 def test_release_folds_the_gates_into_the_weights(residual_task: ac.Task) -> None:
