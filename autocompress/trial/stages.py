@@ -82,5 +82,5 @@ def compressing_epochs(epochs: int, share: float) -> int:
 
 
 def split_epochs(epochs: int, parts: int) -> list[int]:
-    """Share epochs out over stages as evenly as can be, earlier ones first."""
-    return [epochs // parts + (position < epochs % parts) for position in range(parts)]
+    """Share epochs out over stages as evenly as can be, later ones first: they train the smaller model."""
+    return [epochs // parts + (position >= parts - epochs % parts) for position in range(parts)]
