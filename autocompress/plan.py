@@ -46,10 +46,40 @@ class DropBlock:
     layers: tuple[str, ...]
 
 
-Edit = KeepChannels | DropBlock
+@dataclass(frozen=True)
+class Factorize:
+    """Put two layers in the place of one whose weight has a low rank.
+
+    Args:
+        layer: name of a linear or convolution layer.
+        scheme: which kernel dimensions are rows of the folded weight (`weights/folding.py`).
+        slices: parts that the input channels of each group are cut into.
+        rank: of each slice.
+    """
+
+    layer: str
+    scheme: int
+    slices: int
+    rank: int
+
+
+@dataclass(frozen=True)
+class StoreEncoded:
+    """Store a layer's weight as codes, sparse values or factors that it is decoded from.
+
+    Args:
+        layer: name of the layer, whose encoding the released model carries.
+        scheme: kind of the encoding, for people to read.
+    """
+
+    layer: str
+    scheme: str
+
+
+Edit = KeepChannels | DropBlock | Factorize | StoreEncoded
 Plan = tuple[Edit, ...]
 
-_EDITS: dict[str, Any] = {cls.__name__: cls for cls in (KeepChannels, DropBlock)}
+_EDITS: dict[str, Any] = {cls.__name__: cls for cls in (KeepChannels, DropBlock, Factorize, StoreEncoded)}
 
 
 def plan_to_json(plan: Plan) -> list[dict[str, Any]]:

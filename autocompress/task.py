@@ -180,6 +180,17 @@ class CutProfile:
 
 
 @dataclass(frozen=True)
+class LayerProfile:
+    """A linear or convolution layer: its class, its cost, and whether two layers may stand for it."""
+
+    name: str
+    kind: str
+    params: int
+    macs: int
+    factorable: bool
+
+
+@dataclass(frozen=True)
 class ModelProfile:
     """What a search space may know of a model: sizes and costs, no tensors.
 
@@ -188,9 +199,11 @@ class ModelProfile:
         macs: of one input through the whole model.
         groups: what channel removal may touch, from input to output.
         cut_points: single tensors that all paths pass through, from input to output.
+        layers: linear and convolution layers, from input to output.
     """
 
     params: int
     macs: int
     groups: tuple[GroupProfile, ...]
     cut_points: tuple[CutProfile, ...] = ()
+    layers: tuple[LayerProfile, ...] = ()

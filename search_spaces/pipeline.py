@@ -31,12 +31,19 @@ def suggest(trial: optuna.Trial, profile: ModelProfile, spaces: Mapping[str, Spa
     names = pipelines(spaces)
     name = names[0] if len(names) == 1 else trial.suggest_categorical("method", names)
     return Proposal(
-        configs=tuple(spaces[part](trial, profile) for part in name.split("+")),
+        configs=tuple(
+            config for part in name.split("+") for config in _several(spaces[part](trial, profile))
+        ),
         compress_share=trial.suggest_float("compress_share", 0.3, 0.8),
         lr_scale=trial.suggest_float("lr_scale", 0.2, 2.0, log=True),
         distill_weight=trial.suggest_float("distill_weight", 0.0, 0.9),
         distill_temperature=trial.suggest_float("distill_temperature", 1.0, 6.0),
     )
+
+
+def _several(found: Any) -> tuple[Any, ...]:
+    """A space of the user's own may return several configurations, which follow each other."""
+    return tuple(found) if isinstance(found, (tuple, list)) else (found,)
 
 
 def pipelines(spaces: Mapping[str, Space]) -> list[str]:

@@ -12,9 +12,10 @@ from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autocompress.graph.exporting import plain_attention
+from autocompress.graph.layers import weight_layers
 from autocompress.graph.structure import Analysis
 from autocompress.graph.topology import why_illegal
-from autocompress.task import CutProfile, GroupProfile, ModelProfile
+from autocompress.task import CutProfile, GroupProfile, LayerProfile, ModelProfile
 
 
 def layer_macs(model: nn.Module, example: Tensor) -> dict[str, int]:
@@ -90,8 +91,16 @@ def profile(model: nn.Module, example: Tensor, analysis: Analysis) -> ModelProfi
             if len(shape) > 1:
                 group_macs += share * macs.get(member.layer, 0)
         groups.append(GroupProfile(group.name, group.width, round(group_params), round(group_macs)))
+    layers = tuple(
+        LayerProfile(one.name, one.kind, one.params, one.macs, one.reason is None)
+        for one in weight_layers(model, analysis)
+    )
     return ModelProfile(
-        count_params(model), macs.get("", 0), tuple(groups), _cut_profiles(model, example, analysis)
+        params=count_params(model),
+        macs=macs.get("", 0),
+        groups=tuple(groups),
+        cut_points=_cut_profiles(model, example, analysis),
+        layers=layers,
     )
 
 

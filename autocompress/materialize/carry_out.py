@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -10,7 +12,17 @@ from autocompress.errors import ProofError
 from autocompress.graph import TOLERANCE
 from autocompress.materialize.blocks import drop_blocks
 from autocompress.materialize.channels import keep_channels
-from autocompress.plan import DropBlock, KeepChannels, Plan
+from autocompress.materialize.factors import factorize_layers
+from autocompress.materialize.storage import store_encoded
+from autocompress.plan import DropBlock, Factorize, KeepChannels, Plan, StoreEncoded
+
+# In the order of pipelines: blocks, channels, ranks, storage.
+_STEPS: tuple[tuple[type[Any], Callable[[nn.Module, Any, Tensor], tuple[nn.Module, float]]], ...] = (
+    (DropBlock, drop_blocks),
+    (KeepChannels, keep_channels),
+    (Factorize, factorize_layers),
+    (StoreEncoded, store_encoded),
+)
 
 
 @dataclass(frozen=True)
@@ -35,12 +47,12 @@ def materialize(model: nn.Module, plan: Plan, probe: Tensor) -> Materialized:
     """
     if not plan:
         return Materialized(model, 0.0)
-    blocks = [edit for edit in plan if isinstance(edit, DropBlock)]
-    channels = [edit for edit in plan if isinstance(edit, KeepChannels)]
-    compact, difference = drop_blocks(model, blocks, probe) if blocks else (model, 0.0)
-    if channels:
-        compact, further = keep_channels(compact, channels, probe)
-        difference = max(difference, further)
+    compact, difference = model, 0.0
+    for kind, carry_out in _STEPS:
+        edits = [edit for edit in plan if isinstance(edit, kind)]
+        if edits:
+            compact, further = carry_out(compact, edits, probe)
+            difference = max(difference, further)
     if difference > TOLERANCE:
         raise ProofError(
             f"the compact model's outputs must equal the masked model's to {TOLERANCE:g} "

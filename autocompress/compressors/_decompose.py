@@ -1,0 +1,163 @@
+"""Finds a model's low-rank allocation and cuts its layers to it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.compressors._allocation import (
+    Allocation,
+    Choice,
+    LayerOptions,
+    Option,
+    allocate,
+    allocate_within,
+)
+from autocompress.compressors._patches import layer_inputs, patch_moments
+from autocompress.compressors._spectra import Measure, Spectrum, spectrum
+from autocompress.errors import TrialError
+from autocompress.graph import analyse
+from autocompress.graph.costs import count_params, layer_macs
+from autocompress.graph.layers import WeightLayer, weight_layers
+from autocompress.task import Task
+from autocompress.weights.factored import folding_of
+from autocompress.weights.folding import Folding, schemes_of
+
+
+class Settings(Protocol):
+    """What of ALDS' configuration decides an allocation."""
+
+    @property
+    def cost(self) -> str: ...
+    @property
+    def epsilon(self) -> float: ...
+    @property
+    def measure(self) -> Measure: ...
+    @property
+    def max_slices(self) -> int: ...
+    @property
+    def schemes(self) -> str: ...
+    @property
+    def rank_caps(self) -> tuple[float, ...]: ...
+    @property
+    def calibration(self) -> int: ...
+
+
+class Decomposer:
+    """A model whose layers can be cut to a low rank, and what that costs.
+
+    Args:
+        model: its weights are read anew at each allocation.
+        task: whose data "data" measures on.
+        settings: cost, measure and which foldings are tried.
+    """
+
+    def __init__(self, model: nn.Module, task: Task, settings: Settings) -> None:
+        self.model, self.settings = model, settings
+        example = task.example()
+        analysis = analyse(model, example)
+        found = [one for one in weight_layers(model, analysis) if one.reason is None and one.name]
+        self.layers = {one.name: one for one in found}
+        whole = layer_macs(model, example)[""] if settings.cost == "macs" else count_params(model)
+        self.total = whole
+        self.fixed = whole - sum(self._dense(one) for one in found)
+        self.inputs: dict[str, Tensor] = {}
+        if settings.measure == "data":
+            device = next(model.parameters()).device
+            batch = torch.cat(task.calibration(settings.calibration))[: settings.calibration]
+            self.inputs = layer_inputs(model, list(self.layers), batch.to(device))
+
+    def allocate(self, keep: float) -> Allocation:
+        """The allocation of the model's present weights, by ε or by the share that is kept.
+
+        Raises:
+            TrialError: no allocation is that small.
+        """
+        options = self.options()
+        if self.settings.epsilon > 0:
+            return allocate_within(options, self.settings.measure, self.settings.epsilon)
+        found = allocate(options, self.settings.measure, keep * self.total - self.fixed)
+        if found is None:
+            least = allocate_within(options, self.settings.measure, math.inf).cost + self.fixed
+            raise TrialError(
+                f"keep must be at least {least / self.total:.3f} of the model's {self.settings.cost} "
+                f"with these foldings but got {keep:.3f}."
+            )
+        return found
+
+    def options(self) -> list[LayerOptions]:
+        """All foldings of all layers with the spectra of their present weights."""
+        found = []
+        caps = self.settings.rank_caps
+        for position, layer in enumerate(self.layers.values()):
+            cap = caps[position * len(caps) // len(self.layers)]
+            foldings = [
+                self._option(layer, scheme, slices, cap)
+                for scheme in self._schemes(layer)
+                for slices in self._slices(layer)
+            ]
+            found.append(LayerOptions(layer.name, self._dense(layer), tuple(foldings)))
+        return found
+
+    def full_rank(self, name: str, choice: Choice) -> int:
+        """The rank at which that folding would cut nothing off."""
+        layer = self.layers[name]
+        return Folding(layer.shape, choice.scheme, layer.groups, choice.slices).full_rank
+
+    def project(self, name: str, choice: Choice) -> None:
+        """Cut a layer's weight to a rank, in place."""
+        layer: Any = self.model.get_submodule(name)
+        folding = folding_of(layer, choice.scheme, choice.slices)
+        weight = folding.unfold(self._spectrum(name, choice.scheme, choice.slices).project(choice.rank))
+        with torch.no_grad():
+            layer.weight.copy_(weight)
+
+    def tail_direction(self, name: str, choice: Choice) -> Tensor:
+        """∂ Σ_{i > j} σ_i / ∂W over Σ_i σ_i: U_t V_tᵀ of what the rank cuts off, of W's shape."""
+        layer: Any = self.model.get_submodule(name)
+        folding = folding_of(layer, choice.scheme, choice.slices)
+        with torch.no_grad():
+            u, s, vh = torch.linalg.svd(folding.fold(layer.weight), full_matrices=False)
+            tail = u[:, :, choice.rank :] @ vh[:, choice.rank :]
+            direction: Tensor = folding.unfold(tail) / s.sum().clamp_min(1e-12)
+            return direction
+
+    def _option(self, layer: WeightLayer, scheme: int, slices: int, cap: float) -> Option:
+        found = self._spectrum(layer.name, scheme, slices)
+        full = found.values.shape[1]
+        return Option(scheme, slices, found, self._unit_cost(layer, scheme, slices), max(1, int(cap * full)))
+
+    def _spectrum(self, name: str, scheme: int, slices: int) -> Spectrum:
+        layer: Any = self.model.get_submodule(name)
+        folding = folding_of(layer, scheme, slices)
+        moments = None
+        if self.settings.measure == "data":
+            moments = patch_moments(layer, self.inputs[name], folding)
+        return spectrum(layer.weight, folding, moments)
+
+    def _schemes(self, layer: WeightLayer) -> tuple[int, ...]:
+        return (0,) if self.settings.schemes == "first" else schemes_of(layer.shape)
+
+    def _slices(self, layer: WeightLayer) -> list[int]:
+        return [k for k in range(1, self.settings.max_slices + 1) if layer.shape[1] % k == 0]
+
+    def _dense(self, layer: WeightLayer) -> int:
+        return layer.macs if self.settings.cost == "macs" else layer.params
+
+    def _unit_cost(self, layer: WeightLayer, scheme: int, slices: int) -> int:
+        """Cost of one unit of rank in both factors."""
+        folding = Folding(layer.shape, scheme, layer.groups, slices)
+        channels = layer.shape[1] * layer.groups
+        first = channels * math.prod(folding.column_kernel)
+        second = layer.shape[0] * slices * math.prod(folding.row_kernel)
+        if self.settings.cost == "params":
+            return first + second
+        if layer.kind == "Linear":
+            return layer.calls * math.prod(layer.outputs) * (first + second)
+        # The first convolution strides in its own dimensions alone.
+        sizes = zip(layer.inputs, layer.outputs, folding.in_rows, strict=True)
+        between = math.prod(read if row else made for read, made, row in sizes)
+        return layer.calls * (first * between + second * math.prod(layer.outputs))

@@ -1,0 +1,41 @@
+"""LC: learning-compression with every scheme, view and combination (arXiv 1707.01209)."""
+
+from autocompress.compressors.lc.assignment import Assignment
+from autocompress.compressors.lc.compressor import Config, Lc, LcState
+from autocompress.compressors.lc.schemes import (
+    SCHEMES,
+    Binary,
+    Codebook,
+    FixedPoint,
+    LowRank,
+    PenaltyL0,
+    PenaltyL1,
+    PruneL0,
+    PruneL1,
+    RankSelection,
+    ScaledBinary,
+    Scheme,
+    Sum,
+    Ternary,
+)
+
+__all__ = [
+    "SCHEMES",
+    "Assignment",
+    "Binary",
+    "Codebook",
+    "Config",
+    "FixedPoint",
+    "Lc",
+    "LcState",
+    "LowRank",
+    "PenaltyL0",
+    "PenaltyL1",
+    "PruneL0",
+    "PruneL1",
+    "RankSelection",
+    "ScaledBinary",
+    "Scheme",
+    "Sum",
+    "Ternary",
+]

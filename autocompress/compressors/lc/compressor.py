@@ -1,0 +1,221 @@
+"""LC: training that alternates with exact compression, until the weights are what they are stored as.
+
+Carreira-Perpiñán, arXiv 1707.01209: minimise L(w) subject to w = Δ(Θ) by an augmented Lagrangian.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.compressors._base import Compressor, CompressorState
+from autocompress.compressors.lc.assignment import Assignment, Tasks, assignments, resolve, view_of
+from autocompress.compressors.lc.schemes import Codebook, Scheme, View
+from autocompress.errors import SettingsError, TrialError
+from autocompress.graph import analyse
+from autocompress.graph.layers import WeightLayer, weight_layers
+from autocompress.plan import Factorize, Plan, StoreEncoded
+from autocompress.task import ModelProfile, Task
+from autocompress.weights.decoders import Decoder
+from autocompress.weights.encodings import Encoding, Factored
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of LC.
+
+    Args:
+        tasks: scheme by layer: `{"fc1": Codebook(k=4), ("fc2", "fc3"): PruneL0(keep=0.05)}`. Keys are
+            names, patterns ("layer1.*", "*") or classes ("Conv2d"); layers of a tuple are
+            compressed jointly, those of one string each by itself.
+        mu0: μ of the first L step.
+        growth: factor on μ from one L step to the next.
+        steps: L steps that the compressing epochs are divided into; a C step ends each.
+        multipliers: an augmented Lagrangian; otherwise a quadratic penalty.
+    """
+
+    tasks: Tasks = (Assignment(("*",), Codebook(k=4)),)
+    mu0: float = 1e-3
+    growth: float = 1.2
+    steps: int = 30
+    multipliers: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tasks", assignments(self.tasks))
+        if not self.mu0 > 0:
+            raise SettingsError(f"mu0 must be greater than 0 but got {self.mu0}.")
+        if not self.growth >= 1:
+            raise SettingsError(f"growth must be at least 1 but got {self.growth}.")
+        if self.steps < 1:
+            raise SettingsError(f"steps must be at least 1 but got {self.steps}.")
+
+
+@dataclass
+class Compression:
+    """One view of the weights: its layers, its scheme, and where the constraint stands.
+
+    Args:
+        layers: whose weights are one vector.
+        scheme: what they become.
+        view: what the scheme knows of them.
+        encoding: the last Θ.
+        dense: Δ(Θ), `(n,)`.
+        multipliers: λ, `(n,)`.
+    """
+
+    layers: tuple[WeightLayer, ...]
+    scheme: Scheme
+    view: View
+    encoding: Encoding
+    dense: Tensor
+    multipliers: Tensor
+
+    def split(self, vector: Tensor) -> dict[str, Tensor]:
+        """A vector of all weights as one tensor for each layer."""
+        parts = torch.split(vector, [layer.params for layer in self.layers])
+        return {layer.name: part.reshape(layer.shape) for layer, part in zip(self.layers, parts, strict=True)}
+
+    def encodings(self) -> dict[str, Encoding]:
+        """The encoding of each layer's weight."""
+        found, start = {}, 0
+        for layer in self.layers:
+            found[layer.name] = self.encoding.part(start, start + layer.params)
+            start += layer.params
+        return found
+
+
+@dataclass
+class LcState(CompressorState):
+    """The model, its compressions, and what the L step pulls each weight to."""
+
+    compressions: list[Compression]
+    mu: float
+    step: int = 0
+    targets: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Lc(Compressor[LcState]):
+    """Learning-compression: L steps train on L(w) + μ/2·‖w − Δ(Θ) − λ/μ‖², C steps solve for Θ.
+
+    `Lc(tasks={...})` is short for `Lc(Config(tasks={...}))`.
+    """
+
+    Config: ClassVar[type[Config]] = Config
+    level: ClassVar[int] = 3
+
+    def __init__(self, config: Any = None, **settings: Any) -> None:
+        super().__init__(self.Config(**settings) if config is None else config)
+
+    @classmethod
+    def unsupported(cls, profile: ModelProfile) -> str | None:
+        return None if profile.layers else "the model has no linear or convolution layer"
+
+    def attach(self, model: nn.Module, task: Task) -> LcState:
+        shared = "its weight is shared with another layer"
+        found = weight_layers(model, analyse(model, task.example()))
+        layers = [one for one in found if one.reason != shared and one.name]
+        state = LcState(model, [], self.config.mu0)
+        for mine, scheme in resolve(self.config.tasks, layers):
+            x = _vector(model, mine)
+            view = view_of(mine, float(x.abs().double().sum()))
+            try:
+                # Direct compression: the nearest Δ(Θ) to the reference.
+                encoding = scheme.solve(x, state.mu, view)
+            except SettingsError as error:
+                raise TrialError(f"{', '.join(layer.name for layer in mine)}: {error}") from error
+            state.compressions.append(
+                Compression(mine, scheme, view, encoding, encoding.dense(), torch.zeros_like(x))
+            )
+        self._aim(state)
+        return state
+
+    def penalty(self, state: LcState) -> Tensor:
+        distances = [
+            (_weight(state.model, name) - target).square().sum() for name, target in state.targets.items()
+        ]
+        penalty: Tensor = state.mu / 2 * torch.stack(distances).sum()
+        return penalty
+
+    def after_step(self, state: LcState, progress: float) -> None:
+        """A C step at the end of each L step, then the multipliers, then a larger μ."""
+        done = int(progress * self.config.steps + 1e-9)
+        if done == state.step:
+            return
+        self._solve(state)
+        if done < self.config.steps:
+            state.mu = self.config.mu0 * self.config.growth**done
+        state.step = done
+        self._aim(state)
+
+    def after_epoch(self, state: LcState, progress: float) -> Mapping[str, float]:
+        """How far the weights are from what they will be stored as, relative to their size."""
+        log = {}
+        for one in state.compressions:
+            x = _vector(state.model, one.layers)
+            distance = float((x - one.dense).norm() / x.norm().clamp_min(1e-12))
+            log[f"distance/{one.layers[0].name}"] = distance
+        return log
+
+    def plan(self, state: LcState) -> Plan:
+        edits: list[Any] = []
+        for one in state.compressions:
+            for layer in one.layers:
+                encoding = one.encodings()[layer.name]
+                if _factors(layer, encoding):
+                    assert isinstance(encoding, Factored)
+                    edits.append(Factorize(layer.name, encoding.folding.scheme, 1, encoding.rank))
+                elif _smaller(layer, encoding):
+                    edits.append(StoreEncoded(layer.name, one.scheme.kind))
+        return tuple(edits)
+
+    def release(self, state: LcState) -> nn.Module:
+        """The model with w = Δ(Θ), which carries the encodings of its weights as `encodings`."""
+        encodings: dict[str, Encoding] = {}
+        for one in state.compressions:
+            with torch.no_grad():
+                for name, weight in one.split(one.dense).items():
+                    _weight(state.model, name).copy_(weight)
+            encodings |= one.encodings()
+        model: Any = state.model
+        model.encodings = encodings
+        return state.model
+
+    def _solve(self, state: LcState) -> None:
+        for one in state.compressions:
+            x = _vector(state.model, one.layers)
+            shifted = x - one.multipliers / state.mu
+            one.encoding = one.scheme.solve(shifted, state.mu, one.view, one.encoding)
+            one.dense = one.encoding.dense()
+            if self.config.multipliers:
+                one.multipliers = one.multipliers - state.mu * (x - one.dense)
+
+    def _aim(self, state: LcState) -> None:
+        for one in state.compressions:
+            state.targets |= one.split(one.dense + one.multipliers / state.mu)
+
+
+def _vector(model: nn.Module, layers: tuple[WeightLayer, ...]) -> Tensor:
+    """The weights of layers as one vector, `(n,)`."""
+    return torch.cat([_weight(model, layer.name).detach().reshape(-1) for layer in layers])
+
+
+def _weight(model: nn.Module, name: str) -> Tensor:
+    weight = model.get_submodule(name).weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def _factors(layer: WeightLayer, encoding: Encoding) -> bool:
+    """Whether two layers stand for the product, which also saves multiplications."""
+    return isinstance(encoding, Factored) and layer.reason is None and _smaller(layer, encoding)
+
+
+def _smaller(layer: WeightLayer, encoding: Encoding) -> bool:
+    """Whether the stored encoding is smaller than the dense weight."""
+    decoder = Decoder(encoding, layer.shape)
+    stored = sum(t.numel() * t.element_size() for t in decoder.state_dict().values())
+    return bool(stored < 4 * layer.params)

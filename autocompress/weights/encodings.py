@@ -1,0 +1,90 @@
+"""What a compressed weight is made of: levels and codes, sparse values, factors, or a sum of these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from autocompress.weights.folding import Folding
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Each number is one of a few levels.
+
+    Args:
+        levels: `(k,)`.
+        codes: which level each number is, int64, `(n,)`.
+        tied: what training may change: each level ("free"), their common scale ("scale") or
+            nothing ("fixed").
+    """
+
+    levels: Tensor
+    codes: Tensor
+    tied: Literal["free", "scale", "fixed"] = "free"
+
+    def dense(self) -> Tensor:
+        """The numbers, `(n,)`."""
+        return self.levels[self.codes]
+
+    def part(self, start: int, stop: int) -> Quantized:
+        """The encoding of some of the numbers."""
+        return Quantized(self.levels, self.codes[start:stop], self.tied)
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """Most numbers are zero; `values` has them all, `(n,)`."""
+
+    values: Tensor
+
+    def dense(self) -> Tensor:
+        """The numbers, `(n,)`."""
+        return self.values
+
+    def part(self, start: int, stop: int) -> Pruned:
+        """The encoding of some of the numbers."""
+        return Pruned(self.values[start:stop])
+
+
+@dataclass(frozen=True)
+class Factored:
+    """A folded weight is a product: `left` `(1, rows, rank)` times `right` `(1, rank, columns)`."""
+
+    left: Tensor
+    right: Tensor
+    folding: Folding
+
+    @property
+    def rank(self) -> int:
+        return self.left.shape[2]
+
+    def dense(self) -> Tensor:
+        """The numbers, `(n,)`."""
+        return self.folding.unfold(self.left @ self.right).reshape(-1)
+
+    def part(self, start: int, stop: int) -> Factored:
+        """The encoding of all numbers; a product has no parts."""
+        assert (start, stop) == (0, self.folding.rows * self.folding.columns)
+        return self
+
+
+@dataclass(frozen=True)
+class Summed:
+    """The sum of other encodings of the same numbers."""
+
+    parts: tuple[Encoding, ...]
+
+    def dense(self) -> Tensor:
+        """The numbers, `(n,)`."""
+        return torch.stack([part.dense() for part in self.parts]).sum(0)
+
+    def part(self, start: int, stop: int) -> Summed:
+        """The encoding of some of the numbers."""
+        return Summed(tuple(one.part(start, stop) for one in self.parts))
+
+
+Encoding = Quantized | Pruned | Factored | Summed

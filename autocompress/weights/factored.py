@@ -1,0 +1,130 @@
+"""Two layers in place of one: the factors of its weight, exact where the weight has that rank."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.weights.folding import Folding
+
+FACTORABLE: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+class SlicedLinear(nn.Module):
+    """Linear layers side by side, one for each slice of the features; `(..., c)` → `(..., k · j)`."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        k, _, c = self.weight.shape
+        return torch.einsum("...kc,kjc->...kj", x.reshape(*x.shape[:-1], k, c), self.weight).flatten(-2)
+
+
+def folding_of(layer: nn.Module, scheme: int, slices: int) -> Folding:
+    """How a linear or convolution layer's weight is folded."""
+    one: Any = layer
+    return Folding(tuple(one.weight.shape), scheme, getattr(one, "groups", 1), slices)
+
+
+def factor_matrices(matrices: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """`(n, rows, rank)` and `(n, rank, columns)` whose product is nearest to `(n, rows, columns)`.
+
+    Each takes the square root of the singular values, so that both train alike.
+    """
+    u, s, vh = torch.linalg.svd(matrices.double(), full_matrices=False)
+    root = s[:, :rank].sqrt()
+    left, right = u[:, :, :rank] * root[:, None, :], root[:, :, None] * vh[:, :rank]
+    return left.to(matrices.dtype).contiguous(), right.to(matrices.dtype).contiguous()
+
+
+def factorize_layer(layer: nn.Module, scheme: int, slices: int, rank: int) -> nn.Sequential:
+    """Two layers that compute what `layer` would with its weight cut to this rank.
+
+    Args:
+        layer: one of `FACTORABLE`.
+        scheme: of the folding.
+        slices: of the input channels of each group; divides them.
+        rank: of each slice.
+    """
+    one: Any = layer
+    folding = folding_of(layer, scheme, slices)
+    with torch.no_grad():
+        left, right = factor_matrices(folding.fold(one.weight), rank)
+    bias = None if one.bias is None else one.bias.detach().clone()
+    if isinstance(layer, nn.Linear):
+        return _linear(left, right, bias)
+    return _convolutions(one, folding, left, right, bias)
+
+
+def _linear(left: Tensor, right: Tensor, bias: Tensor | None) -> nn.Sequential:
+    k, f, rank = left.shape
+    first: Any = SlicedLinear(right)
+    if k == 1:
+        first = nn.Linear(right.shape[2], rank, bias=False, device="meta")
+        first.weight = nn.Parameter(right[0].clone())
+    second = nn.Linear(k * rank, f, bias=bias is not None, device="meta")
+    second.weight = nn.Parameter(left.permute(1, 0, 2).reshape(f, k * rank).contiguous())
+    if bias is not None:
+        second.bias = nn.Parameter(bias)
+    return nn.Sequential(first, second)
+
+
+def _convolutions(
+    layer: Any, folding: Folding, left: Tensor, right: Tensor, bias: Tensor | None
+) -> nn.Sequential:
+    """A grouped convolution over the columns' kernel, and one over the rows'."""
+    f, c, rank = layer.out_channels, layer.in_channels, left.shape[2]
+    parts, rows = folding.groups * folding.slices, folding.in_rows
+    middle = parts * rank
+    first = _part(layer, c, middle, parts, [not row for row in rows], bias=False)
+    second = _part(layer, middle, f, folding.groups, list(rows), bias=bias is not None)
+    first.weight = nn.Parameter(right.reshape(middle, c // parts, *folding.column_kernel).clone())
+    # (groups, slices, f/groups, *row kernel, rank) → (f, slices · rank, *row kernel)
+    kernel = folding.row_kernel
+    split = left.reshape(folding.groups, folding.slices, f // folding.groups, *kernel, rank)
+    last = 3 + len(kernel)
+    order = [0, 2, 1, last, *range(3, last)]
+    weight = split.permute(order).reshape(f, folding.slices * rank, *kernel)
+    second.weight = nn.Parameter(weight.contiguous())
+    if bias is not None:
+        second.bias = nn.Parameter(bias)
+    return nn.Sequential(first, second)
+
+
+def _part(layer: Any, inputs: int, outputs: int, groups: int, own: list[bool], bias: bool) -> Any:
+    """A convolution with the layer's settings in its own dimensions and none in the others."""
+    padding = layer.padding
+    if not isinstance(padding, str):
+        padding = tuple(p if mine else 0 for p, mine in zip(padding, own, strict=True))
+    plain = next(cls for cls in CONVOLUTIONS if isinstance(layer, cls))
+    return plain(
+        inputs,
+        outputs,
+        tuple(k if mine else 1 for k, mine in zip(layer.kernel_size, own, strict=True)),
+        stride=tuple(s if mine else 1 for s, mine in zip(layer.stride, own, strict=True)),
+        padding=padding,
+        dilation=tuple(d if mine else 1 for d, mine in zip(layer.dilation, own, strict=True)),
+        groups=groups,
+        bias=bias,
+        padding_mode=layer.padding_mode,
+        device="meta",
+    )
+
+
+def recompose(pair: nn.Sequential, folding: Folding) -> Tensor:
+    """The weight that two factors stand for, of the dense layer's shape."""
+    first, second = (layer.weight for layer in pair)
+    parts = folding.groups * folding.slices
+    assert isinstance(first, Tensor)
+    assert isinstance(second, Tensor)
+    right = first.reshape(parts, -1, folding.columns)
+    rank, f, kernel = right.shape[1], folding.shape[0], folding.row_kernel
+    split = second.reshape(folding.groups, f // folding.groups, folding.slices, rank, *kernel)
+    last = 4 + len(kernel)
+    left = split.permute(0, 2, 1, *range(4, last), 3).reshape(parts, folding.rows, rank)
+    return folding.unfold(left @ right)

@@ -1,0 +1,32 @@
+"""What may vary in ALDS."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import optuna
+
+from autocompress.compressors.alds import MEASURES, Config, Cost, Measure, Schemes
+from autocompress.task import ModelProfile
+
+
+def suggest(trial: optuna.Trial, profile: ModelProfile) -> Config:
+    """Budget, error measure, foldings, rank caps, and whether ranks are trained down before the cut."""
+    blocks = min(3, len(profile.layers))
+    return Config(
+        keep=trial.suggest_float("alds.keep", 0.15, 0.9),
+        cost=cast(Cost, trial.suggest_categorical("alds.cost", ["macs", "params"])),
+        measure=cast(Measure, trial.suggest_categorical("alds.measure", list(MEASURES))),
+        max_slices=trial.suggest_categorical("alds.max_slices", [1, 2, 4]),
+        schemes=cast(Schemes, trial.suggest_categorical("alds.schemes", ["first", "all"])),
+        # A cap of 1 forbids nothing; lower ones keep the layers of a block dense or small.
+        rank_caps=tuple(trial.suggest_float(f"alds.rank_cap{i}", 0.25, 1.0) for i in range(blocks)),
+        lambda_rank=_lambda_rank(trial),
+        cascade=trial.suggest_int("alds.cascade", 1, 3),
+    )
+
+
+def _lambda_rank(trial: optuna.Trial) -> float:
+    if not trial.suggest_categorical("alds.penalty", [False, True]):
+        return 0.0
+    return trial.suggest_float("alds.lambda_rank", 1e-3, 1.0, log=True)

@@ -1,0 +1,57 @@
+"""What may vary in LC."""
+
+from __future__ import annotations
+
+import optuna
+
+from autocompress.compressors.lc import (
+    Assignment,
+    Codebook,
+    Config,
+    PruneL0,
+    RankSelection,
+    Scheme,
+    Ternary,
+)
+from autocompress.task import ModelProfile
+
+SCHEMES = ["codebook", "prune", "codebook+prune", "ternary", "rank_selection", "dense"]
+
+
+def suggest(trial: optuna.Trial, profile: ModelProfile) -> Config:
+    """A scheme for each third of the layers, alone or jointly, and the schedule of μ."""
+    names = [layer.name for layer in profile.layers]
+    parts = min(3, len(names))
+    tasks = []
+    for part in range(parts):
+        mine = tuple(names[len(names) * part // parts : len(names) * (part + 1) // parts])
+        scheme, joint = _scheme(trial, f"lc.{part}")
+        if scheme is not None:
+            tasks.append(Assignment(mine, scheme, joint))
+    return Config(
+        tasks=tuple(tasks) or (Assignment(tuple(names), Codebook(k=256)),),
+        mu0=trial.suggest_float("lc.mu0", 1e-4, 1e-2, log=True),
+        growth=trial.suggest_float("lc.growth", 1.05, 1.4),
+        steps=trial.suggest_int("lc.steps", 10, 40, step=10),
+        multipliers=trial.suggest_categorical("lc.multipliers", [True, False]),
+    )
+
+
+def _scheme(trial: optuna.Trial, name: str) -> tuple[Scheme | None, bool]:
+    kind = trial.suggest_categorical(f"{name}.scheme", SCHEMES)
+    if kind == "dense":
+        return None, False
+    if kind == "rank_selection":
+        alpha = trial.suggest_float(f"{name}.alpha", 1e-9, 1e-5, log=True)
+        return RankSelection(alpha=alpha), False
+    joint = trial.suggest_categorical(f"{name}.joint", [False, True])
+    if kind == "ternary":
+        return Ternary(), joint
+    codebook = prune = None
+    if "codebook" in kind:
+        codebook = Codebook(k=trial.suggest_int(f"{name}.k", 2, 64, log=True))
+    if "prune" in kind:
+        prune = PruneL0(keep=trial.suggest_float(f"{name}.keep", 0.01, 0.3, log=True))
+    if codebook is not None and prune is not None:
+        return codebook + prune, joint
+    return codebook or prune, joint

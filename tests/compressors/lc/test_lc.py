@@ -1,0 +1,186 @@
+"""LC on models: shorthands, the augmented Lagrangian by its equations, and files as small as claimed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import autocompress as ac
+from autocompress.checkpoint.weights import save_weights
+from autocompress.compressors.lc import (
+    Assignment,
+    Codebook,
+    Config,
+    Lc,
+    LowRank,
+    PruneL0,
+    RankSelection,
+    Scheme,
+    Ternary,
+)
+from autocompress.errors import SettingsError, TrialError
+from autocompress.materialize import materialize
+from autocompress.plan import Factorize, StoreEncoded
+from autocompress.training import Trainer
+from autocompress.trial import CompressorHooks
+
+
+class Network(nn.Module):
+    """Convolutions, batch norm and two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.norm = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16)
+        self.conv2 = nn.Conv2d(16, 16, 3, stride=2, padding=1, bias=False)
+        self.fc1, self.fc2 = nn.Linear(256, 40), nn.Linear(40, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.conv2(torch.relu(self.norm(self.conv1(x)))))
+        return self.fc2(torch.relu(self.fc1(x.flatten(1))))
+
+
+@pytest.fixture
+def task(residual_task: ac.Task) -> ac.Task:
+    return replace(residual_task, model=Network)
+
+
+def compressed(task: ac.Task, lc: Lc, epochs: int = 2):  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    state = lc.attach(task.model(), task)
+    Trainer(task, epochs).fit(state.model, epochs, CompressorHooks(lc, state))
+    plan = lc.plan(state)
+    released = lc.release(state)
+    return released, materialize(released, plan, task.example()), plan
+
+
+def names(lc: Lc, task: ac.Task) -> list[tuple[str, ...]]:
+    state = lc.attach(task.model(), task)
+    return [tuple(layer.name for layer in one.layers) for one in state.compressions]
+
+
+@pytest.mark.parametrize(("tasks", "expected"), [
+    ({"fc1": Codebook(4)}, [("fc1",)]),
+    ({"fc*": Codebook(4)}, [("fc1",), ("fc2",)]),
+    ({("fc*",): Codebook(4)}, [("fc1", "fc2")]),
+    ({"Conv2d": Codebook(4), ("Linear",): PruneL0(0.1)}, [("conv1",), ("conv2",), ("fc1", "fc2")]),
+    ({"conv1": Codebook(2), "*": Codebook(4)}, [("conv1",), ("conv2",), ("fc1",), ("fc2",)]),
+    ({("*",): Codebook(4)}, [("conv1", "conv2", "fc1", "fc2")]),
+])  # fmt: skip
+def test_layers_are_named_by_name_pattern_or_class(
+    task: ac.Task, tasks: dict[str | tuple[str, ...], Scheme], expected: list[tuple[str, ...]]
+) -> None:
+    assert names(Lc(tasks=tasks), task) == expected
+
+
+def test_names_that_match_nothing_are_told_with_those_that_would(task: ac.Task) -> None:
+    message = "tasks must name layers among conv1, conv2, fc1, fc2 but got fc9."
+    with pytest.raises(TrialError, match=re.escape(message)):
+        Lc(tasks={"fc9": Codebook(2)}).attach(task.model(), task)
+
+
+def test_steps_follow_the_augmented_lagrangian(task: ac.Task) -> None:
+    lc = Lc(tasks={"fc1": Codebook(2)}, mu0=0.5, growth=2.0, steps=3)
+    model = task.model()
+    state = lc.attach(model, task)
+    one = state.compressions[0]
+    w = model.fc1.weight
+    direct = Codebook(2).solve(w.detach().reshape(-1), 1.0, one.view).dense()
+    assert torch.allclose(one.dense, direct)
+    multipliers, mu = torch.zeros_like(direct), 0.5
+    for done in (1, 2):
+        with torch.no_grad():
+            w.add_(0.05 * torch.randn_like(w))
+        x = w.detach().reshape(-1)
+        target = one.dense + multipliers / mu
+        assert lc.penalty(state).item() == pytest.approx(
+            float(mu / 2 * (x - target).square().sum()), rel=1e-5
+        )
+        lc.after_step(state, done / 3)
+        expected = Codebook(2).solve(x - multipliers / mu, mu, one.view).dense()
+        assert torch.allclose(one.dense, expected, atol=1e-6)
+        multipliers = multipliers - mu * (x - expected)
+        assert torch.allclose(one.multipliers, multipliers, atol=1e-6)
+        mu = 0.5 * 2**done
+        assert state.mu == mu
+
+
+def test_a_rising_mu_brings_weights_to_what_they_are_stored_as(task: ac.Task) -> None:
+    task = task.with_recipe(lr=1e-2)
+    distances = []
+    for growth in (1.0, 2.0):
+        lc = Lc(tasks={("*",): Codebook(2)}, mu0=1e-3, growth=growth, steps=20)
+        torch.manual_seed(0)
+        state = lc.attach(task.model(), task)
+        Trainer(task, 20).fit(state.model, 20, CompressorHooks(lc, state))
+        distances.append(lc.after_epoch(state, 1.0)["distance/conv1"])
+    assert distances[1] < 0.3 * distances[0]
+
+
+SCHEMES: dict[str, Scheme] = {
+    "codebook": Codebook(4),
+    "ternary": Ternary(),
+    "prune": PruneL0(0.05),
+    "sum": Codebook(2) + PruneL0(0.02),
+    "sum with low rank": LowRank(1) + PruneL0(0.02),
+}
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_the_stored_file_is_as_small_as_claimed(task: ac.Task, name: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    released, done, plan = compressed(task, Lc(tasks={"*": SCHEMES[name]}))
+    assert done.proof < 1e-5
+    assert {type(edit) for edit in plan} == {StoreEncoded}
+    save_weights(task.model(), tmp_path / "dense.safetensors")
+    save_weights(done.model, tmp_path / "small.safetensors")
+    dense, small = ((tmp_path / f"{n}.safetensors").stat().st_size for n in ("dense", "small"))
+    weights = sum(p.numel() for n, p in released.named_parameters() if p.dim() > 1)
+    rest = sum(t.numel() for t in released.state_dict().values()) - weights
+    bits = {"codebook": 2, "ternary": 2, "prune": 0.05 * 40, "sum": 1 + 0.02 * 40, "sum with low rank": 4}
+    # Names, headers and levels take a little; everything else is the codes, values and other tensors.
+    assert small <= weights * bits[name] / 8 * 1.1 + 4 * rest + 4000
+    assert small < 0.5 * dense
+
+
+def test_low_rank_becomes_two_layers_and_a_rank_that_saves_nothing_stays_dense(task: ac.Task) -> None:
+    tasks = {"fc1": LowRank(3), "conv2": RankSelection(alpha=0.0)}
+    _, done, plan = compressed(task, Lc(tasks=tasks))
+    assert plan == (Factorize("fc1", 0, 1, 3),)
+    assert done.proof < 1e-4
+    assert [tuple(layer.weight.shape) for layer in done.model.fc1] == [(3, 256), (40, 3)]
+
+
+def test_rank_selection_lowers_ranks_as_alpha_rises(task: ac.Task) -> None:
+    ranks = []
+    for alpha in (1e-5, 1e-2):
+        _, _, plan = compressed(task, Lc(tasks={"fc1": RankSelection(alpha=alpha)}, mu0=1.0, growth=1.0))
+        ranks.append(next((edit.rank for edit in plan if isinstance(edit, Factorize)), 40))
+    assert ranks[1] < ranks[0]
+
+
+def test_a_config_comes_back_from_json(task: ac.Task) -> None:
+    config = Config(tasks={"a": Codebook(3) + PruneL0(0.1), ("b", "c"): Ternary()})
+    assert Config(**asdict(config)) == config
+    assert config.tasks == (
+        Assignment(("a",), Codebook(3) + PruneL0(0.1)),
+        Assignment(("b", "c"), Ternary(), joint=True),
+    )
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"mu0": 0.0}, "mu0 must be greater than 0 but got 0.0."),
+    ({"growth": 0.5}, "growth must be at least 1 but got 0.5."),
+    ({"steps": 0}, "steps must be at least 1 but got 0."),
+    ({"tasks": ()}, "tasks must name at least one layer but is empty."),
+])  # fmt: skip
+def test_config_refuses_values_out_of_range(options: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        Config(**options)  # type: ignore[arg-type]
+
+
+def test_encodings_must_be_carried_by_the_model(task: ac.Task) -> None:
+    with pytest.raises(TrialError, match="whose encoding the model carries but got 'fc1'"):
+        materialize(task.model(), (StoreEncoded("fc1", "codebook"),), task.example())

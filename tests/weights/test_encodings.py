@@ -1,0 +1,128 @@
+"""Packed weights decode to what was encoded, take the bytes they claim, train and export."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from autocompress.checkpoint import export_onnx, export_program, load_program
+from autocompress.checkpoint.weights import save_weights
+from autocompress.weights.decoders import Decoder, Gaps, Levels, Masked, encode_weight
+from autocompress.weights.encodings import Encoding, Factored, Pruned, Quantized, Summed
+from autocompress.weights.folding import Folding
+from autocompress.weights.packing import bits_for, pack, unpack
+
+
+@pytest.mark.parametrize("bits", range(1, 17))
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 1001])
+def test_unpacked_codes_are_those_packed(bits: int, count: int) -> None:
+    codes = torch.from_numpy(np.random.default_rng(bits).integers(0, 2**bits, count))
+    packed = pack(codes, bits)
+    assert packed.dtype == torch.uint8
+    assert len(packed) == math.ceil(count / 8) * bits
+    assert torch.equal(unpack(packed, bits, count).long(), codes)
+
+
+@pytest.mark.parametrize(("count", "bits"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (256, 8), (257, 9)])
+def test_bits_tell_so_many_values_apart(count: int, bits: int) -> None:
+    assert bits_for(count) == bits
+
+
+def sparse(share: float, n: int = 5000) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(n, generator=generator)
+    return values * (torch.rand(n, generator=generator) < share)
+
+
+@pytest.mark.parametrize("values", [
+    sparse(0.0), sparse(0.001), sparse(0.05), sparse(0.5), sparse(1.0), torch.ones(1), torch.zeros(1),
+    torch.cat([torch.zeros(256), torch.ones(1), torch.zeros(1000), -torch.ones(1)]),
+], ids=range(8))  # fmt: skip
+@pytest.mark.parametrize("kind", [Masked, Gaps])
+def test_sparse_values_are_decoded_exactly(kind: type[nn.Module], values: torch.Tensor) -> None:
+    assert torch.equal(kind(values)(), values)
+
+
+def test_the_smaller_sparse_form_is_chosen() -> None:
+    def part(share: float) -> nn.Module:
+        return Decoder(Pruned(sparse(share)), (5000,)).parts[0]
+
+    assert isinstance(part(0.02), Gaps)
+    assert isinstance(part(0.4), Masked)
+    for share in (0.02, 0.4):
+        one = part(share)
+        stored = sum(t.numel() * t.element_size() for t in one.state_dict().values())
+        assert stored <= type(one).bytes(sparse(share)) + 1
+
+
+def encodings(shape: tuple[int, ...]) -> dict[str, Encoding]:
+    generator = torch.Generator().manual_seed(1)
+    n = math.prod(shape)
+    codes = torch.randint(0, 5, (n,), generator=generator)
+    quantized = Quantized(torch.tensor([-2.0, -0.5, 0.0, 0.7, 1.5]), codes)
+    pruned = Pruned(torch.randn(n, generator=generator) * (torch.rand(n, generator=generator) < 0.05))
+    folding = Folding(shape, 0)
+    factors = torch.randn(1, folding.rows, 2, generator=generator), torch.randn(1, 2, folding.columns)
+    product = Factored(*factors, folding)
+    fixed = Quantized(torch.tensor([-1.0, 1.0]), codes % 2, "fixed")
+    scaled = Quantized(torch.tensor([-0.3, 0.0, 0.3]), codes % 3, "scale")
+    return {
+        "quantized": quantized, "pruned": pruned, "product": product, "fixed": fixed, "scaled": scaled,
+        "sum": Summed((quantized, pruned, product)),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", sorted(encodings((6, 4))))
+@pytest.mark.parametrize("layer", [nn.Linear(40, 30), nn.Conv2d(8, 24, 3)], ids=["linear", "conv2d"])
+def test_an_encoded_layer_equals_the_dense_one_as_a_program(
+    kind: str, layer: nn.Module, tmp_path: Path
+) -> None:
+    encoding = encodings(tuple(layer.weight.shape))[kind]
+    dense = copy.deepcopy(layer)
+    with torch.no_grad():
+        dense.weight.copy_(encoding.dense().reshape(layer.weight.shape))
+    encoded = copy.deepcopy(layer)
+    encode_weight(encoded, encoding)
+    x = torch.randn(2, 40) if isinstance(layer, nn.Linear) else torch.randn(2, 8, 5, 5)
+    models = {"dense": nn.Sequential(dense), "encoded": nn.Sequential(encoded)}
+    size = {}
+    for name, model in models.items():
+        export_program(model, x, tmp_path / f"{name}.pt2")
+        export_onnx(model, x, tmp_path / f"{name}.onnx")
+        save_weights(model, tmp_path / f"{name}.safetensors")
+        size[name] = (tmp_path / f"{name}.safetensors").stat().st_size
+        with torch.no_grad():
+            for file in (f"{name}.pt2", f"{name}.onnx"):
+                assert torch.allclose(load_program(tmp_path / file)(x[:1]), dense(x[:1]), atol=1e-4)
+    assert size["encoded"] < size["dense"]
+    assert (tmp_path / "encoded.onnx").stat().st_size < (tmp_path / "dense.onnx").stat().st_size + 20_000
+
+
+def test_training_moves_levels_and_values_but_not_what_is_tied() -> None:
+    shape = (6, 8)
+    for kind, moved in (("quantized", True), ("pruned", True), ("scaled", True), ("fixed", False)):
+        layer = nn.Linear(8, 6, bias=False)
+        encode_weight(layer, encodings(shape)[kind])
+        before = layer.weight.detach().clone()
+        used = [p for p in layer.parameters() if p.numel()]
+        assert bool(used) == moved
+        if not moved:
+            continue
+        layer(torch.randn(5, 8)).square().mean().backward()
+        torch.optim.SGD(layer.parameters(), 0.1).step()
+        after = layer.weight.detach()
+        assert not torch.equal(before, after)
+        if kind != "quantized":
+            assert torch.equal(before == 0, after == 0)
+        assert len(after.unique()) == len(before.unique())
+
+
+def test_levels_take_the_bits_they_claim() -> None:
+    levels = Levels(encodings((100, 80))["quantized"])
+    assert levels.packed.numel() == 8000 * 3 // 8

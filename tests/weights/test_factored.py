@@ -1,0 +1,106 @@
+"""Folding is a rearrangement, and two factors compute what the dense layer with their weight does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from autocompress.checkpoint import export_onnx, export_program, load_program
+from autocompress.weights.factored import factorize_layer, folding_of, recompose
+from autocompress.weights.folding import Folding, schemes_of
+
+LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "linear": (nn.Linear(12, 7), (12,)),
+    "linear without bias": (nn.Linear(12, 7, bias=False), (12,)),
+    "linear on tokens": (nn.Linear(12, 7), (5, 12)),
+    "conv1d": (nn.Conv1d(8, 6, 3, stride=2, padding=2), (8, 11)),
+    "conv2d": (nn.Conv2d(8, 6, 3, padding=1), (8, 9, 7)),
+    "conv2d, unequal everything": (
+        nn.Conv2d(8, 6, (3, 5), stride=(2, 1), padding=(0, 3), dilation=(1, 2)),
+        (8, 9, 13),
+    ),
+    "conv2d, same": (nn.Conv2d(8, 6, (3, 5), padding="same"), (8, 9, 7)),
+    "conv2d, valid": (nn.Conv2d(8, 6, 3, padding="valid"), (8, 9, 7)),
+    "conv2d, reflect": (nn.Conv2d(8, 6, 3, padding=1, padding_mode="reflect"), (8, 9, 7)),
+    "conv2d, circular": (nn.Conv2d(8, 6, 3, padding=(1, 2), padding_mode="circular"), (8, 9, 7)),
+    "conv2d, grouped": (nn.Conv2d(8, 6, 3, groups=2), (8, 9, 7)),
+    "conv2d, depthwise": (nn.Conv2d(8, 16, 3, groups=8), (8, 9, 7)),
+    "conv2d, 1 x 1": (nn.Conv2d(8, 6, 1, stride=2, bias=False), (8, 9, 7)),
+    "conv3d": (nn.Conv3d(4, 6, 3, stride=(1, 2, 1), padding=1), (4, 5, 6, 7)),
+}
+CASES = [
+    pytest.param(layer, shape, scheme, slices, id=f"{name}, scheme {scheme}, {slices} slices")
+    for name, (layer, shape) in LAYERS.items()
+    for scheme in schemes_of(tuple(layer.weight.shape))
+    for slices in (1, 2, 4)
+    if layer.weight.shape[1] % slices == 0
+]
+
+
+@pytest.mark.parametrize(("shape", "schemes"), [
+    ((4, 3), (0,)), ((4, 3, 1, 1), (0,)), ((4, 3, 3), (0, 1)), ((4, 3, 3, 3), (0, 1, 2, 3)),
+    ((4, 3, 1, 3), (0, 2)), ((4, 3, 3, 3, 3), tuple(range(8))),
+])  # fmt: skip
+def test_schemes_are_those_that_differ(shape: tuple[int, ...], schemes: tuple[int, ...]) -> None:
+    assert schemes_of(shape) == schemes
+
+
+def test_foldings_are_those_of_the_paper() -> None:
+    weight = np.random.default_rng(0).normal(size=(5, 4, 2, 3))
+    expected = {
+        0: weight.reshape(5, 24),
+        1: weight.transpose(0, 2, 1, 3).reshape(10, 12),
+        2: weight.transpose(0, 3, 1, 2).reshape(15, 8),
+        3: weight.transpose(0, 2, 3, 1).reshape(30, 4),
+    }
+    for scheme, matrix in expected.items():
+        folding = Folding((5, 4, 2, 3), scheme)
+        assert np.array_equal(folding.fold(torch.from_numpy(weight))[0].numpy(), matrix)
+    sliced = Folding((5, 4, 2, 3), 0, slices=2).fold(torch.from_numpy(weight)).numpy()
+    assert np.array_equal(np.concatenate(list(sliced), 1), weight.reshape(5, 24))
+
+
+@pytest.mark.parametrize(("layer", "shape", "scheme", "slices"), CASES)
+def test_factors_equal_the_dense_layer_with_the_reconstructed_weight(
+    layer: nn.Module, shape: tuple[int, ...], scheme: int, slices: int
+) -> None:
+    torch.manual_seed(0)
+    folding = folding_of(layer, scheme, slices)
+    weight: Any = layer.weight
+    assert torch.equal(folding.unfold(folding.fold(weight)), weight)
+    x = torch.randn(3, *shape)
+    rank = max(1, folding.full_rank // 2)
+    pair = factorize_layer(layer, scheme, slices, rank)
+    u, s, vt = np.linalg.svd(folding.fold(weight).detach().numpy(), full_matrices=False)
+    cut = torch.from_numpy((u[:, :, :rank] * s[:, None, :rank]) @ vt[:, :rank])
+    reconstructed = folding.unfold(cut)
+    assert torch.allclose(recompose(pair, folding), reconstructed, atol=1e-5)
+    with torch.no_grad():
+        dense = torch.func.functional_call(layer, {"weight": reconstructed}, (x,))
+        assert torch.allclose(pair(x), dense, atol=1e-5)
+    numbers = sum(p.numel() for p in pair.parameters())
+    channels = weight.shape[1] * folding.groups
+    unit = channels * np.prod(folding.column_kernel) + weight.shape[0] * slices * np.prod(folding.row_kernel)
+    assert numbers == rank * unit + (0 if layer.bias is None else weight.shape[0])
+
+
+@pytest.mark.parametrize("name", ["linear on tokens", "conv1d", "conv2d, grouped", "conv3d"])
+def test_factors_train_and_export(name: str, tmp_path: Path) -> None:
+    layer, shape = LAYERS[name]
+    torch.manual_seed(0)
+    x = torch.randn(3, *shape)
+    pair = factorize_layer(layer, schemes_of(tuple(layer.weight.shape))[-1], 2, 1)
+    before = [p.detach().clone() for p in pair.parameters()]
+    pair(x).square().mean().backward()
+    torch.optim.SGD(pair.parameters(), 0.1).step()
+    assert all(not torch.equal(a, b) for a, b in zip(before, pair.parameters(), strict=True))
+    export_program(pair, x, tmp_path / "model.pt2")
+    export_onnx(pair, x, tmp_path / "model.onnx")
+    for file in ("model.pt2", "model.onnx"):
+        with torch.no_grad():
+            assert torch.allclose(load_program(tmp_path / file)(x[:1]), pair(x[:1]), atol=1e-5)
