@@ -1,0 +1,180 @@
+"""LC on LeNet300 and MNIST: the published setups, from the published weights.
+
+    python examples/benchmarks/lc_lenet300.py --data-root DATA [--epochs 160] [--setups NAME ...] [--csteps]
+
+For each setup: test error of the loaded program, bytes of `weights.safetensors` and their share of the
+reference's, and time. The published errors are those of the LC project (arXiv 2005.07786) at 820
+epochs. With `--csteps` only: time of C steps against scikit-learn and SciPy on the same weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+import autocompress as ac
+from autocompress.checkpoint.store import Writer
+from autocompress.compressors.lc import Codebook, Lc, LowRank, PruneL0, RankSelection, Scheme
+from autocompress.compressors.lc._kmeans import kmeans
+from autocompress.compressors.lc._projections import factors
+from autocompress.data.tasks import load_weights
+from autocompress.metrics import measure_split
+from autocompress.models.registry import model_factory
+from autocompress.training import Trainer
+from autocompress.trial import compress_stage, load_state, seed_everything
+
+Tasks = dict[str | tuple[str, ...], Scheme]
+# Name → tasks, published test error in %.
+SETUPS: dict[str, tuple[Tasks, float | None]] = {
+    "quantize all, k = 2": ({"*": Codebook(2)}, 2.56),
+    "quantize fc1 and fc3, k = 2": ({"fc1": Codebook(2), "fc3": Codebook(2)}, 2.26),
+    "prune all but 5 %": ({("*",): PruneL0(0.05)}, 2.18),
+    "quantize k = 2 + 1 % corrections": ({("*",): Codebook(2) + PruneL0(0.01)}, 2.17),
+    "prune fc1, rank 10 fc2, quantize fc3": (
+        {"fc1": PruneL0(5000 / 235200), "fc2": LowRank(10), "fc3": Codebook(2)},
+        2.13,
+    ),
+    "rank selection": ({"*": RankSelection(alpha=1e-6)}, 1.90),
+    # A sum against each of its parts at no fewer bytes.
+    "codebook alone, k = 3": ({("*",): Codebook(3)}, None),
+    "pruning alone, as large": ({("*",): PruneL0(0.032)}, None),
+}
+console = Console()
+
+
+class Batches:
+    """Shuffled batches of tensors."""
+
+    def __init__(self, x: Tensor, y: Tensor, size: int, shuffle: bool) -> None:
+        self.x, self.y, self.size, self.shuffle = x, y, size, shuffle
+        self.generator = torch.Generator()
+
+    def __len__(self) -> int:
+        return -(-len(self.x) // self.size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        n = len(self.x)
+        order = torch.randperm(n, generator=self.generator) if self.shuffle else torch.arange(n)
+        for part in order.split(self.size):
+            yield self.x[part], self.y[part]
+
+
+def lenet300(root: Path) -> ac.Task:
+    data = np.load(root / "mnist.npz")
+    train, test = (data[f"x_{part}"].astype(np.float32).reshape(-1, 784) / 255 for part in ("train", "test"))
+    mean = train.mean(0)
+    tensors = [torch.from_numpy(x - mean) for x in (train, test)]
+    targets = [torch.from_numpy(data[f"y_{part}"].astype(np.int64)) for part in ("train", "test")]
+    return ac.Task(
+        model=model_factory("lenet300", (784,), 10),
+        train=Batches(tensors[0], targets[0], 256, shuffle=True),
+        test=Batches(tensors[1], targets[1], 1000, shuffle=False),
+        recipe=ac.Recipe(lr=0.1, optimizer="sgd", weight_decay=0.0, warmup=0.02),
+        weights=load_weights(root / "pretrained" / "lenet300_mnist.npz"),
+        name="lenet300",
+    )
+
+
+def run(task: ac.Task, tasks: Tasks, epochs: int, folder: Path) -> tuple[float, int, float]:
+    """Test error in %, stored bytes and minutes."""
+    start = time.perf_counter()
+    seed_everything(0, task)
+    model = task.model()
+    assert task.weights is not None
+    load_state(model, task.weights)
+    # As published: μ rises from 9e-5 by 1.1 at each of 40 L steps. The last tenth of the epochs
+    # trains levels, values and factors as they are stored.
+    compressor = Lc(tasks=tasks, mu0=9e-5, growth=1.1, steps=40)
+    trainer = Trainer(task, epochs)
+    compressing = max(1, round(0.9 * epochs))
+    model, _, _ = compress_stage(model, task, compressor, trainer, compressing)
+    trainer.fit(model, epochs - compressing)
+    writer = Writer(folder)
+    try:
+        stored = writer.write(model, task.example(), "pt2")
+        assert task.test is not None
+        error = 100 * (1 - measure_split(stored.load(), task.test, task)["accuracy"])
+        return error, stored.bytes("pt2"), (time.perf_counter() - start) / 60
+    finally:
+        writer.discard()
+
+
+def seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def c_steps(task: ac.Task) -> None:
+    from scipy.linalg import svd
+    from sklearn.cluster import KMeans
+
+    assert task.weights is not None
+    matrices = [w for name, w in task.weights.items() if name.endswith("weight")]
+    x = torch.cat([w.reshape(-1) for w in matrices])
+    column = x.numpy()[:, None]
+    moved = x + 1e-3 * torch.randn(len(x), generator=torch.Generator().manual_seed(0))
+    table = Table(title=f"C steps on {len(x):,} weights, seconds")
+    for name in ("step", "ours cold", "scikit-learn cold", "ours warm", "scikit-learn warm",
+                 "distortion ours / theirs"):  # fmt: skip
+        table.add_column(name)
+    for k in (2, 4, 16, 256):
+        ours = seconds(lambda k=k: kmeans(x, k))
+        levels, codes = kmeans(x, k)
+        warm = seconds(lambda k=k, levels=levels: kmeans(moved, k, levels))
+        cells = [f"k-means, k = {k}", f"{ours:.3f}", "", f"{warm:.3f}", "", ""]
+        if k <= 16:
+            theirs = KMeans(k, n_init=10, max_iter=300, random_state=0)
+            cells[2] = f"{seconds(lambda theirs=theirs: theirs.fit(column)):.2f}"
+            centres = theirs.cluster_centers_
+            again = KMeans(k, init=centres, n_init=1)
+            cells[4] = f"{seconds(lambda again=again: again.fit(moved.numpy()[:, None])):.3f}"
+            cells[5] = f"{float((x - levels[codes]).double().square().sum()) / theirs.inertia_:.6f}"
+        table.add_row(*cells)
+    first = matrices[0]
+    lapack = seconds(lambda: svd(first.numpy(), full_matrices=False))
+    table.add_row("low rank, 300 × 784", f"{seconds(lambda: factors(first)):.3f}", f"{lapack:.3f}")
+    console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-root", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=160)
+    parser.add_argument("--setups", nargs="*", default=list(SETUPS), choices=list(SETUPS))
+    parser.add_argument("--csteps", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    task = lenet300(arguments.data_root)
+    if arguments.csteps:
+        c_steps(task)
+        return
+    assert task.weights is not None
+    dense = sum(w.numel() for w in task.weights.values()) * 4
+    table = Table(title=f"LeNet300 on MNIST, {arguments.epochs} epochs a setup; reference 2.13 %")
+    for column in ("setup", "test error %", "published %", "met", "bytes", "of dense", "minutes"):
+        table.add_column(column)
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in arguments.setups:
+            tasks, published = SETUPS[name]
+            error, size, minutes = run(task, tasks, arguments.epochs, Path(scratch) / "stored")
+            met = "" if published is None else "yes" if error <= published + 1e-9 else "no"
+            shown = "" if published is None else f"{published:.2f}"
+            table.add_row(
+                name, f"{error:.2f}", shown, met, f"{size:,}", f"{size / dense:.3f}", f"{minutes:.1f}"
+            )
+            console.log(f"{name}: {error:.2f} %, {size:,} bytes, {minutes:.1f} min")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
