@@ -12,6 +12,7 @@ import optuna
 from autocompress import plugins
 from autocompress.task import ModelProfile
 
+_MOST_METHODS = 2  # of one trial: with more, a search of some dozen trials tries each once
 Space = Callable[[optuna.Trial, ModelProfile], Any]
 
 
@@ -47,10 +48,10 @@ def _several(found: Any) -> tuple[Any, ...]:
 
 
 def pipelines(spaces: Mapping[str, Space]) -> list[str]:
-    """Each method alone, and each sequence that goes from structure to storage, joined by "+".
+    """Each method alone, and each two that go from structure to storage, joined by "+".
 
-    Depth before channels before ranks before how weights are stored, at most one of each; a space of
-    the user's own stands alone.
+    Depth before channels before ranks before how weights are stored. A space of the user's own stands
+    alone; it may return longer sequences.
     """
     known = plugins.compressors()
     levels: dict[int, list[str]] = {}
@@ -58,6 +59,7 @@ def pipelines(spaces: Mapping[str, Space]) -> list[str]:
         if name in known:
             levels.setdefault(known[name].level, []).append(name)
     choices = [["", *levels[level]] for level in sorted(levels)]
-    joined = ["+".join(filter(None, parts)) for parts in itertools.product(*choices)]
+    products = [[name for name in parts if name] for parts in itertools.product(*choices)]
+    joined = ["+".join(parts) for parts in products if len(parts) <= _MOST_METHODS]
     own = [name for name in sorted(spaces) if name not in known]
     return sorted(filter(None, joined), key=lambda name: (name.count("+"), name)) + own

@@ -26,6 +26,17 @@ def test_pipelines_go_from_structure_to_storage() -> None:
     spaces = dict.fromkeys(["alcn", "depth", "mine"], lambda trial, found: None)
     assert pipeline.pipelines(spaces) == ["alcn", "depth", "depth+alcn", "mine"]
     assert pipeline.pipelines({"alcn": spaces["alcn"]}) == ["alcn"]
+    four = dict.fromkeys(["alcn", "depth", "alds", "lc"], lambda trial, found: None)
+    names = pipeline.pipelines(four)
+    assert len(names) == 4 + 6
+    assert {"depth+alds", "depth+lc", "alcn+alds", "alcn+lc", "alds+lc"} <= set(names)
+
+
+def test_a_space_of_ones_own_may_return_a_sequence(resnet20: ModelProfile) -> None:
+    space = plugins.search_space("examples/benchmarks/int8_space.py").suggest
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    proposal = pipeline.suggest(study.ask(), resnet20, {"mine": space})
+    assert [plugins.method_of(config) for config in proposal.configs] == ["depth", "alcn"]
 
 
 def test_every_proposal_has_the_stages_of_its_name(resnet20: ModelProfile) -> None:

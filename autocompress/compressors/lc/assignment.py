@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +12,16 @@ from autocompress.compressors.lc.schemes import Scheme, View, scheme_from
 from autocompress.errors import SettingsError, TrialError
 from autocompress.graph.layers import WeightLayer
 
+_PART = re.compile(r"(\d+)/([1-9]\d*)")
+
 
 @dataclass(frozen=True)
 class Assignment:
     """Layers and their scheme.
 
     Args:
-        layers: names, patterns such as "layer1.*", or classes such as "Conv2d".
+        layers: names, patterns such as "layer1.*", classes such as "Conv2d", or parts such as "1/3",
+            the first third of the layers.
         scheme: what their weights become.
         joint: one Θ for all of them; otherwise one for each.
     """
@@ -59,26 +63,41 @@ def resolve(
     """The layers of each compression; a layer belongs to the first assignment that names it.
 
     Raises:
-        TrialError: an assignment names no layer that is still free.
+        TrialError: an assignment names no layer that is still free, or none names any.
     """
     free = {layer.name: layer for layer in layers}
+    keys = {layer.name: _keys(layer, i, len(layers)) for i, layer in enumerate(layers)}
     found: list[tuple[tuple[WeightLayer, ...], Scheme]] = []
     for task in tasks:
-        mine = [layer for layer in free.values() if any(_matches(layer, name) for name in task.layers)]
-        if not mine:
+        mine = [
+            layer for layer in free.values() if any(_matches(keys[layer.name], name) for name in task.layers)
+        ]
+        if not mine and not all(_PART.fullmatch(name) for name in task.layers):
             raise TrialError(
                 f"tasks must name layers among {', '.join(layer.name for layer in layers)} "
                 f"but got {', '.join(task.layers)}."
             )
         for layer in mine:
             del free[layer.name]
-        views = [tuple(mine)] if task.joint else [(layer,) for layer in mine]
+        views = [tuple(mine)] if mine and task.joint else [(layer,) for layer in mine]
         found += [(view, task.scheme) for view in views]
+    if not found:
+        raise TrialError(f"tasks must name at least one of {len(layers)} layers but name none.")
     return found
 
 
-def _matches(layer: WeightLayer, name: str) -> bool:
-    return layer.name == name or layer.kind == name or fnmatch.fnmatchcase(layer.name, name)
+def _keys(layer: WeightLayer, position: int, count: int) -> tuple[str, str, float]:
+    """By what a layer can be meant: its name, its class, and where it stands in [0, 1)."""
+    return layer.name, layer.kind, position / count
+
+
+def _matches(keys: tuple[str, str, float], name: str) -> bool:
+    own, kind, place = keys
+    part = _PART.fullmatch(name)
+    if part is not None:
+        i, n = int(part[1]), int(part[2])
+        return (i - 1) / n <= place < i / n
+    return name in (own, kind) or fnmatch.fnmatchcase(own, name)
 
 
 def view_of(layers: Sequence[WeightLayer], reference_l1: float) -> View:

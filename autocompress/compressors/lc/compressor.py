@@ -30,8 +30,8 @@ class Config:
 
     Args:
         tasks: scheme by layer: `{"fc1": Codebook(k=4), ("fc2", "fc3"): PruneL0(keep=0.05)}`. Keys are
-            names, patterns ("layer1.*", "*") or classes ("Conv2d"); layers of a tuple are
-            compressed jointly, those of one string each by itself.
+            names, patterns ("layer1.*", "*"), classes ("Conv2d") or parts ("1/3", the first third);
+            layers of a tuple are compressed jointly, those of one string each by itself.
         mu0: μ of the first L step.
         growth: factor on μ from one L step to the next.
         steps: L steps that the compressing epochs are divided into; a C step ends each.

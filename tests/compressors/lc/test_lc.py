@@ -68,6 +68,8 @@ def names(lc: Lc, task: ac.Task) -> list[tuple[str, ...]]:
     ({("fc*",): Codebook(4)}, [("fc1", "fc2")]),
     ({"Conv2d": Codebook(4), ("Linear",): PruneL0(0.1)}, [("conv1",), ("conv2",), ("fc1", "fc2")]),
     ({"conv1": Codebook(2), "*": Codebook(4)}, [("conv1",), ("conv2",), ("fc1",), ("fc2",)]),
+    ({("1/2",): Codebook(4), "2/2": Codebook(2)}, [("conv1", "conv2"), ("fc1",), ("fc2",)]),
+    ({"1/9": Codebook(4), "2/9": Codebook(2)}, [("conv1",)]),
     ({("*",): Codebook(4)}, [("conv1", "conv2", "fc1", "fc2")]),
 ])  # fmt: skip
 def test_layers_are_named_by_name_pattern_or_class(
