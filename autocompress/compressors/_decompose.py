@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -46,6 +47,22 @@ class Settings(Protocol):
     def calibration(self) -> int: ...
 
 
+@dataclass(frozen=True)
+class Tail:
+    """Singular vectors that a rank cuts off, `(n, rows, t)` and `(n, t, columns)`, and Σ_i σ_i."""
+
+    folding: Folding
+    left: Tensor
+    right: Tensor
+    total: float
+
+    def share(self, weight: Tensor) -> Tensor:
+        """Σ_{i > j} |u_iᵀ W v_i| over Σ_i σ_i, which is σ_i's share as long as the vectors are W's."""
+        along = (self.left.mT @ self.folding.fold(weight)) * self.right
+        found: Tensor = along.sum(-1).abs().sum() / self.total
+        return found
+
+
 class Decomposer:
     """A model whose layers can be cut to a low rank, and what that costs.
 
@@ -59,9 +76,11 @@ class Decomposer:
         self.model, self.settings = model, settings
         example = task.example()
         analysis = analyse(model, example)
-        found = [one for one in weight_layers(model, analysis) if one.reason is None and one.name]
+        macs = layer_macs(model, example)
+        every = weight_layers(model, analysis, macs)
+        found = [one for one in every if one.reason is None and one.name]
         self.layers = {one.name: one for one in found}
-        whole = layer_macs(model, example)[""] if settings.cost == "macs" else count_params(model)
+        whole = macs[""] if settings.cost == "macs" else count_params(model)
         self.total = whole
         self.fixed = whole - sum(self._dense(one) for one in found)
         self.inputs: dict[str, Tensor] = {}
@@ -115,15 +134,15 @@ class Decomposer:
         with torch.no_grad():
             layer.weight.copy_(weight)
 
-    def tail_direction(self, name: str, choice: Choice) -> Tensor:
-        """∂ Σ_{i > j} σ_i / ∂W over Σ_i σ_i: U_t V_tᵀ of what the rank cuts off, of W's shape."""
+    def tail(self, name: str, choice: Choice) -> Tail:
+        """What a rank would cut off a layer's present weight."""
         layer: Any = self.model.get_submodule(name)
         folding = folding_of(layer, choice.scheme, choice.slices)
         with torch.no_grad():
-            u, s, vh = torch.linalg.svd(folding.fold(layer.weight), full_matrices=False)
-            tail = u[:, :, choice.rank :] @ vh[:, choice.rank :]
-            direction: Tensor = folding.unfold(tail) / s.sum().clamp_min(1e-12)
-            return direction
+            matrices = folding.fold(layer.weight)
+            u, s, vh = torch.linalg.svd(matrices.double(), full_matrices=False)
+            left, right = u[:, :, choice.rank :].to(matrices), vh[:, choice.rank :].to(matrices)
+            return Tail(folding, left, right, float(s.sum().clamp_min(1e-12)))
 
     def _option(self, layer: WeightLayer, scheme: int, slices: int, cap: float) -> Option:
         found = self._spectrum(layer.name, scheme, slices)
@@ -155,9 +174,7 @@ class Decomposer:
         second = layer.shape[0] * slices * math.prod(folding.row_kernel)
         if self.settings.cost == "params":
             return first + second
-        if layer.kind == "Linear":
-            return layer.calls * math.prod(layer.outputs) * (first + second)
         # The first convolution strides in its own dimensions alone.
-        sizes = zip(layer.inputs, layer.outputs, folding.in_rows, strict=True)
-        between = math.prod(read if row else made for read, made, row in sizes)
-        return layer.calls * (first * between + second * math.prod(layer.outputs))
+        sizes = zip(layer.inputs, layer.outputs, folding.in_rows, strict=False)
+        between = math.prod(read / made if row else 1.0 for read, made, row in sizes)
+        return round(layer.positions * (first * between + second))

@@ -22,10 +22,10 @@ def layer_inputs(model: nn.Module, names: Sequence[str], inputs: Tensor) -> dict
     hooks = []
     for name in names:
 
-        def keep(module: nn.Module, args: Any, name: str = name) -> None:
-            found.setdefault(name, args[0].detach())
+        def keep(module: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
+            found.setdefault(name, (args or tuple(kwargs.values()))[0].detach())
 
-        hooks.append(model.get_submodule(name).register_forward_pre_hook(keep))
+        hooks.append(model.get_submodule(name).register_forward_pre_hook(keep, with_kwargs=True))
     was_training = model.training
     try:
         with torch.no_grad():

@@ -17,7 +17,7 @@ from autocompress.weights.folding import Folding
 
 Measure = Literal["slices", "operator", "frobenius", "data"]
 MEASURES: tuple[Measure, ...] = ("slices", "operator", "frobenius", "data")
-_MOST_CACHED = 4096
+_MOST_BYTES = 1 << 30  # of all spectra that are kept in a process
 _DENSE = 96  # up to this size all eigenvalues are faster than the largest one
 _Floats = NDArray[np.float64]
 
@@ -52,6 +52,12 @@ class Spectrum:
         self.values = eigenvalues.flip(-1).clamp_min(0).sqrt().numpy()
         if rows <= columns:
             self._left = vectors.flip(-1)
+
+    @property
+    def bytes(self) -> int:
+        """Memory it may take: the matrices in their precision and their vectors in double."""
+        n, rows, columns = self.matrices.shape
+        return n * (rows * columns * 4 + 8 * rows * min(rows, columns))
 
     @property
     def left(self) -> Tensor:
@@ -158,7 +164,10 @@ def _largest(vectors: _Floats, weights: _Floats) -> float:
 def _largest_eigenvalue(gram: _Floats) -> float:
     if len(gram) <= _DENSE:
         return float(np.linalg.eigvalsh(gram)[-1])
-    start = np.ones(len(gram))
+    if not gram.any():
+        return 0.0
+    # Not of ones, which a weight that is centred maps to zero.
+    start = np.random.default_rng(0).normal(size=len(gram))
     return float(eigsh(gram, k=1, which="LA", tol=1e-7, v0=start, return_eigenvectors=False)[0])
 
 
@@ -170,12 +179,12 @@ def spectrum(weight: Tensor, folding: Folding, moments: Tensor | None = None) ->
     digest = hashlib.sha256()
     for tensor in (weight, moments):
         if tensor is not None:
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     key = (digest.hexdigest(), folding, moments is None)
     if key not in _cache:
         cpu = None if moments is None else moments.cpu()
         _cache[key] = Spectrum(folding.fold(weight.detach().cpu()), folding.groups, cpu)
-        while len(_cache) > _MOST_CACHED:
+        while len(_cache) > 1 and sum(one.bytes for one in _cache.values()) > _MOST_BYTES:
             _cache.popitem(last=False)
     _cache.move_to_end(key)
     return _cache[key]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from autocompress.compressors._allocation import Allocation, Choice
 from autocompress.compressors._base import Compressor, CompressorState
-from autocompress.compressors._decompose import Decomposer
+from autocompress.compressors._decompose import Decomposer, Tail
 from autocompress.compressors._spectra import MEASURES, Measure
 from autocompress.errors import SettingsError
 from autocompress.plan import Factorize, Plan
@@ -81,12 +81,12 @@ class Config:
 
 @dataclass
 class AldsState(CompressorState):
-    """The model with factors in its layers' places, or dense with what its penalty pulls at."""
+    """The model with factors in its layers' places, or dense with what its ranks would cut off."""
 
     decomposer: Decomposer
     allocation: Allocation
     dense: dict[str, nn.Module] = field(default_factory=dict)
-    pulls: dict[str, Tensor] = field(default_factory=dict)
+    tails: dict[str, Tail] = field(default_factory=dict)
     steps_done: int = 0
 
 
@@ -109,6 +109,8 @@ class Alds(Compressor[AldsState]):
     def attach(self, model: nn.Module, task: Task) -> AldsState:
         config = self.config
         decomposer = Decomposer(model, task, config)
+        if config.cascade > 1:
+            decomposer.allocate(config.keep)  # so that a budget that cannot be met is told now
         state = AldsState(model, decomposer, decomposer.allocate(self._keep(0)))
         if config.lambda_rank == 0 and config.cascade == 1:
             for name, choice in state.allocation.choices.items():
@@ -117,17 +119,14 @@ class Alds(Compressor[AldsState]):
                 pair = factorize_layer(layer, choice.scheme, choice.slices, choice.rank)
                 model.set_submodule(name, pair)
         else:
-            self._pull(state)
+            self._watch(state)
         return state
 
     def penalty(self, state: AldsState) -> Tensor:
-        if not state.pulls:
+        if not state.tails:
             return torch.zeros(())
-        tails = [
-            (_weight(state.model, name) * pull.to(_weight(state.model, name).device)).sum()
-            for name, pull in state.pulls.items()
-        ]
-        penalty: Tensor = self.config.lambda_rank * torch.stack(tails).mean()
+        shares = [tail.share(_weight(state.model, name)) for name, tail in state.tails.items()]
+        penalty: Tensor = self.config.lambda_rank * torch.stack(shares).mean()
         return penalty
 
     def after_step(self, state: AldsState, progress: float) -> None:
@@ -141,9 +140,9 @@ class Alds(Compressor[AldsState]):
             state.decomposer.project(name, choice)
 
     def after_epoch(self, state: AldsState, progress: float) -> Mapping[str, float]:
-        if not state.dense:
+        if not state.dense and self.config.lambda_rank > 0:
             state.allocation = state.decomposer.allocate(self._keep(state.steps_done))
-            self._pull(state)
+            self._watch(state)
         log = {"rank_error": state.allocation.error}
         for name, choice in state.allocation.choices.items():
             full = state.decomposer.full_rank(name, choice)
@@ -180,11 +179,10 @@ class Alds(Compressor[AldsState]):
         keep: float = self.config.keep ** (min(step + 1, self.config.cascade) / self.config.cascade)
         return keep
 
-    def _pull(self, state: AldsState) -> None:
+    def _watch(self, state: AldsState) -> None:
         if self.config.lambda_rank > 0:
-            state.pulls = {
-                name: state.decomposer.tail_direction(name, choice)
-                for name, choice in state.allocation.choices.items()
+            state.tails = {
+                name: state.decomposer.tail(name, choice) for name, choice in state.allocation.choices.items()
             }
 
 

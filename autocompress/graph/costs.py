@@ -16,6 +16,7 @@ from autocompress.graph.layers import weight_layers
 from autocompress.graph.structure import Analysis
 from autocompress.graph.topology import why_illegal
 from autocompress.task import CutProfile, GroupProfile, LayerProfile, ModelProfile
+from autocompress.weights.decoders import Decoder
 
 
 def layer_macs(model: nn.Module, example: Tensor) -> dict[str, int]:
@@ -71,8 +72,11 @@ def node_macs(model: nn.Module, example: Tensor, analysis: Analysis) -> dict[str
 
 
 def count_params(model: nn.Module) -> int:
-    """Number of parameters, shared ones once; buffers are not counted."""
-    return sum(p.numel() for p in model.parameters())
+    """Number of parameters, shared ones once; an encoded weight counts as what it stands for."""
+    decoders = [part for part in model.modules() if isinstance(part, Decoder)]
+    inside = {id(p) for decoder in decoders for p in decoder.parameters()}
+    plain = sum(p.numel() for p in model.parameters() if id(p) not in inside)
+    return plain + sum(decoder.numbers for decoder in decoders)
 
 
 def profile(model: nn.Module, example: Tensor, analysis: Analysis) -> ModelProfile:
@@ -93,7 +97,7 @@ def profile(model: nn.Module, example: Tensor, analysis: Analysis) -> ModelProfi
         groups.append(GroupProfile(group.name, group.width, round(group_params), round(group_macs)))
     layers = tuple(
         LayerProfile(one.name, one.kind, one.params, one.macs, one.reason is None)
-        for one in weight_layers(model, analysis)
+        for one in weight_layers(model, analysis, macs)
     )
     return ModelProfile(
         params=count_params(model),

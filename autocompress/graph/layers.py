@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,7 @@ class WeightLayer:
         groups: of the convolution.
         inputs: grid that it reads, `(T,)` or `(H, W)`; empty for `(B, c)`.
         outputs: grid that it makes.
-        calls: how often the model calls it.
+        positions: outputs' positions that it computes for one input, all calls together.
         reason: why two layers cannot stand for it; None where they can.
     """
 
@@ -38,7 +39,7 @@ class WeightLayer:
     groups: int
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    calls: int
+    positions: int
     reason: str | None
 
     @property
@@ -49,11 +50,17 @@ class WeightLayer:
     @property
     def macs(self) -> int:
         """Multiply-accumulates of one input, all calls together."""
-        return self.calls * self.params * math.prod(self.outputs)
+        return self.positions * self.params
 
 
-def weight_layers(model: nn.Module, analysis: Analysis) -> tuple[WeightLayer, ...]:
-    """All linear and convolution layers whose weight the graph uses, in order of their first use."""
+def weight_layers(model: nn.Module, analysis: Analysis, macs: Mapping[str, int]) -> tuple[WeightLayer, ...]:
+    """All linear and convolution layers whose weight the graph uses, in order of their first use.
+
+    Args:
+        model: not changed.
+        analysis: of this model.
+        macs: multiply-accumulates of one input by module, from `layer_macs`.
+    """
     modules = dict(model.named_modules())
     readers: dict[str, list[fx.Node]] = {}
     for node in analysis.trace.graph.nodes:
@@ -62,10 +69,12 @@ def weight_layers(model: nn.Module, analysis: Analysis) -> tuple[WeightLayer, ..
             if source.op == "get_attr" and leaf == "weight" and isinstance(modules.get(owner), FACTORABLE):
                 readers.setdefault(owner, []).append(node)
     shared = _shared(model)
-    return tuple(_describe(name, modules[name], nodes, shared) for name, nodes in readers.items())
+    return tuple(
+        _describe(name, modules[name], nodes, shared, macs.get(name, 0)) for name, nodes in readers.items()
+    )
 
 
-def _describe(name: str, module: nn.Module, nodes: list[fx.Node], shared: set[str]) -> WeightLayer:
+def _describe(name: str, module: nn.Module, nodes: list[fx.Node], shared: set[str], macs: int) -> WeightLayer:
     layer: Any = module
     reason = None
     if f"{name}.weight" in shared:
@@ -79,7 +88,10 @@ def _describe(name: str, module: nn.Module, nodes: list[fx.Node], shared: set[st
     inputs, outputs = grids[-1] if grids else ((), ())
     kind = next(cls.__name__ for cls in FACTORABLE if isinstance(module, cls))
     groups = int(getattr(layer, "groups", 1))
-    return WeightLayer(name, kind, tuple(layer.weight.shape), groups, inputs, outputs, len(nodes), reason)
+    # Layers that are not called as modules are not counted as modules either.
+    positions = macs // layer.weight.numel() if macs else len(nodes) * math.prod(outputs)
+    shape = tuple(layer.weight.shape)
+    return WeightLayer(name, kind, shape, groups, inputs, outputs, positions, reason)
 
 
 def _own_call(node: fx.Node, name: str) -> bool:

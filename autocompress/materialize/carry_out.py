@@ -15,6 +15,7 @@ from autocompress.materialize.channels import keep_channels
 from autocompress.materialize.factors import factorize_layers
 from autocompress.materialize.storage import store_encoded
 from autocompress.plan import DropBlock, Factorize, KeepChannels, Plan, StoreEncoded
+from autocompress.weights.decoders import drop_carried
 
 # In the order of pipelines: blocks, channels, ranks, storage.
 _STEPS: tuple[tuple[type[Any], Callable[[nn.Module, Any, Tensor], tuple[nn.Module, float]]], ...] = (
@@ -46,6 +47,7 @@ def materialize(model: nn.Module, plan: Plan, probe: Tensor) -> Materialized:
         TrialError: an edit does not fit the model.
     """
     if not plan:
+        drop_carried(model)
         return Materialized(model, 0.0)
     compact, difference = model, 0.0
     for kind, carry_out in _STEPS:
@@ -53,6 +55,7 @@ def materialize(model: nn.Module, plan: Plan, probe: Tensor) -> Materialized:
         if edits:
             compact, further = carry_out(compact, edits, probe)
             difference = max(difference, further)
+    drop_carried(compact)
     if difference > TOLERANCE:
         raise ProofError(
             f"the compact model's outputs must equal the masked model's to {TOLERANCE:g} "

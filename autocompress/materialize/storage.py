@@ -12,29 +12,26 @@ from autocompress.errors import TrialError
 from autocompress.graph.exporting import plain_attention
 from autocompress.graph.proof import relative_difference
 from autocompress.plan import StoreEncoded
-from autocompress.weights.decoders import encode_weight
+from autocompress.weights.decoders import carried, encode_weight
 
 
 def store_encoded(model: nn.Module, edits: Sequence[StoreEncoded], probe: Tensor) -> tuple[nn.Module, float]:
     """The model with encoded weights, and the relative difference of its outputs on the probe.
 
     Args:
-        model: carries the encodings by layer as `encodings`, as its compressor released it.
+        model: whose layers carry their encodings, as its compressor released it.
         edits: which of them are stored.
         probe: inputs, `(B, ...)`.
 
     Raises:
-        TrialError: the model carries no encoding of a layer.
+        TrialError: a layer carries no encoding.
     """
-    encodings = getattr(model, "encodings", {})
     smaller = copy.deepcopy(model)
-    if hasattr(smaller, "encodings"):
-        del smaller.encodings
+    layers = dict(smaller.named_modules())
     for edit in edits:
-        if edit.layer not in encodings:
-            raise TrialError(f"layer must be one whose encoding the model carries but got {edit.layer!r}.")
-        layer = smaller.get_submodule(edit.layer)
-        encoding = encodings[edit.layer]
-        encode_weight(layer, encoding)
+        encoding = carried(layers[edit.layer]) if edit.layer in layers else None
+        if encoding is None:
+            raise TrialError(f"layer must be one that carries its encoding but got {edit.layer!r}.")
+        encode_weight(layers[edit.layer], encoding)
     with torch.no_grad(), plain_attention():
         return smaller, relative_difference(model.eval()(probe), smaller.eval()(probe))

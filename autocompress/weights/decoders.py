@@ -5,15 +5,18 @@ A decoder is a parametrisation of the layer's weight, so that whoever reads `lay
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from autocompress.weights.encodings import Encoding, Factored, Pruned, Quantized, Summed
+from autocompress.weights.encodings import Encoding, Factored, Pruned, Quantized, Summed, moved
 from autocompress.weights.folding import Folding
 from autocompress.weights.packing import bits_for, pack, unpack
 
-_FLOAT_BYTES = 4
+_SKIP = 255
+_ENCODING = "_autocompress_encoding"
 
 
 class Levels(nn.Module):
@@ -23,7 +26,7 @@ class Levels(nn.Module):
 
     def __init__(self, encoding: Quantized) -> None:
         super().__init__()
-        levels = encoding.levels.detach().float().clone()
+        levels = encoding.levels.detach().clone()
         self.count, self.bits = len(encoding.codes), bits_for(len(levels))
         self.register_buffer("packed", pack(encoding.codes, self.bits).to(levels.device))
         self.scale: nn.Parameter | None = None
@@ -33,6 +36,11 @@ class Levels(nn.Module):
             scale = levels.abs().max().clamp_min(1e-12) if encoding.tied == "scale" else None
             self.scale = None if scale is None else nn.Parameter(scale)
             self.register_buffer("levels", levels if scale is None else levels / scale)
+
+    @property
+    def numbers(self) -> int:
+        """Weights that the codes stand for."""
+        return self.count
 
     def forward(self) -> Tensor:
         levels = self.levels if self.scale is None else self.levels * self.scale
@@ -54,7 +62,12 @@ class Masked(nn.Module):
 
     @staticmethod
     def bytes(values: Tensor) -> int:
-        return -(-len(values) // 8) + _FLOAT_BYTES * int((values != 0).sum())
+        return -(-len(values) // 8) + values.element_size() * int((values != 0).sum())
+
+    @property
+    def numbers(self) -> int:
+        """Values that are stored."""
+        return len(self.values)
 
     def forward(self) -> Tensor:
         mask = unpack(self.mask, 1, self.count)
@@ -65,7 +78,7 @@ class Masked(nn.Module):
 class Gaps(nn.Module):
     """Steps from one value to the next, one byte each, and the values; `()` → `(n,)`.
 
-    A step of more than 256 is made in several, over values that are zero.
+    A byte g below 255 is a step of g + 1 to the next value; 255 is a step of 255 to no value.
     """
 
     gaps: Tensor
@@ -79,29 +92,36 @@ class Gaps(nn.Module):
 
     @staticmethod
     def bytes(values: Tensor) -> int:
-        return (1 + _FLOAT_BYTES) * len(_gaps(values)[0])
+        gaps, kept = _gaps(values)
+        return len(gaps) + values.element_size() * len(kept)
+
+    @property
+    def numbers(self) -> int:
+        """Values that are stored."""
+        return len(self.values)
 
     def forward(self) -> Tensor:
-        position = torch.cumsum(self.gaps.to(torch.int64) + 1, 0) - 1
-        return torch.zeros(self.count, device=self.gaps.device).scatter(0, position, self.values)
+        steps = self.gaps.to(torch.int64)
+        here = (steps < _SKIP).to(torch.int64)
+        position = torch.cumsum(steps + here, 0) - 1
+        values = self.values[(torch.cumsum(here, 0) - 1).clamp_min(0)] * here
+        empty = torch.zeros(self.count, dtype=self.values.dtype, device=self.gaps.device)
+        return empty.scatter(0, position, values)
 
 
 def _gaps(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Steps less one, uint8, and the value after each."""
+    """Bytes, uint8, and the values that are not zero."""
     positions = torch.nonzero(values)[:, 0]
     if not len(positions):
         # One number at least, so that there is something to place.
         positions = torch.zeros(1, dtype=torch.int64, device=values.device)
     before = torch.cat([positions.new_full((1,), -1), positions[:-1]])
     steps = positions - before
-    extra = (steps - 1) // 256
-    ends = torch.cumsum(extra + 1, 0) - 1
-    total = int(ends[-1]) + 1
-    gaps = torch.full((total,), 255, dtype=torch.uint8, device=values.device)
-    kept = torch.zeros(total, device=values.device)
-    gaps[ends] = (steps - 1 - 256 * extra).to(torch.uint8)
-    kept[ends] = values[positions].float()
-    return gaps, kept
+    skips = (steps - 1) // _SKIP
+    ends = torch.cumsum(skips + 1, 0) - 1
+    gaps = torch.full((int(ends[-1]) + 1,), _SKIP, dtype=torch.uint8, device=values.device)
+    gaps[ends] = (steps - 1 - _SKIP * skips).to(torch.uint8)
+    return gaps, values[positions]
 
 
 class Product(nn.Module):
@@ -112,6 +132,11 @@ class Product(nn.Module):
         self.left = nn.Parameter(encoding.left[0].detach().clone())
         self.right = nn.Parameter(encoding.right[0].detach().clone())
         self.folding: Folding = encoding.folding
+
+    @property
+    def numbers(self) -> int:
+        """Numbers in both factors."""
+        return self.left.numel() + self.right.numel()
 
     def forward(self) -> Tensor:
         return self.folding.unfold((self.left @ self.right)[None]).reshape(-1)
@@ -129,6 +154,12 @@ class Decoder(nn.Module):
     def forward(self, original: Tensor) -> Tensor:
         return torch.stack([part() for part in self.parts]).sum(0).reshape(self.shape)
 
+    @property
+    def numbers(self) -> int:
+        """Weights that this counts as: one for each code, each value and each number of a factor."""
+        parts: Any = self.parts
+        return sum(int(part.numbers) for part in parts)
+
     def right_inverse(self, weight: Tensor) -> Tensor:
         """What is left of the dense weight: nothing."""
         return weight.new_zeros(0)
@@ -144,10 +175,27 @@ def _part(encoding: Encoding) -> nn.Module:
     return Masked(values) if Masked.bytes(values) <= Gaps.bytes(values) else Gaps(values)
 
 
+def carry(layer: nn.Module, encoding: Encoding) -> None:
+    """Let a dense layer carry the encoding of its weight, until it is stored so."""
+    layer.__dict__[_ENCODING] = encoding
+
+
+def drop_carried(model: nn.Module) -> None:
+    """Take away what layers carry."""
+    for layer in model.modules():
+        layer.__dict__.pop(_ENCODING, None)
+
+
+def carried(layer: nn.Module) -> Encoding | None:
+    """The encoding that a layer carries."""
+    found: Encoding | None = layer.__dict__.get(_ENCODING)
+    return found
+
+
 def encode_weight(layer: nn.Module, encoding: Encoding) -> None:
     """Replace a layer's weight by its encoding, in place."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
-    decoder = Decoder(encoding, tuple(weight.shape))
+    decoder = Decoder(moved(encoding, weight), tuple(weight.shape))
     # "unsafe": the empty tensor that is left has not the weight's shape, which is the point.
     parametrize.register_parametrization(layer, "weight", decoder, unsafe=True)

@@ -88,3 +88,16 @@ class Summed:
 
 
 Encoding = Quantized | Pruned | Factored | Summed
+
+
+def moved(encoding: Encoding, like: Tensor) -> Encoding:
+    """The encoding on the device and in the precision of a weight."""
+    if isinstance(encoding, Summed):
+        return Summed(tuple(moved(part, like) for part in encoding.parts))
+    if isinstance(encoding, Quantized):
+        codes = encoding.codes.to(like.device)
+        return Quantized(encoding.levels.to(like.device, like.dtype), codes, encoding.tied)
+    if isinstance(encoding, Pruned):
+        return Pruned(encoding.values.to(like.device, like.dtype))
+    left, right = (factor.to(like.device, like.dtype) for factor in (encoding.left, encoding.right))
+    return Factored(left, right, encoding.folding)

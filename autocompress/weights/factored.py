@@ -12,6 +12,8 @@ from autocompress.weights.folding import Folding
 FACTORABLE: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
+_SIZES = ("in_features", "out_features", "in_channels", "out_channels", "kernel_size", "stride", "padding")
+
 
 class SlicedLinear(nn.Module):
     """Linear layers side by side, one for each slice of the features; `(..., c)` → `(..., k · j)`."""
@@ -57,8 +59,14 @@ def factorize_layer(layer: nn.Module, scheme: int, slices: int, rank: int) -> nn
         left, right = factor_matrices(folding.fold(one.weight), rank)
     bias = None if one.bias is None else one.bias.detach().clone()
     if isinstance(layer, nn.Linear):
-        return _linear(left, right, bias)
-    return _convolutions(one, folding, left, right, bias)
+        pair = _linear(left, right, bias)
+    else:
+        pair = _convolutions(one, folding, left, right, bias)
+    for name in _SIZES:
+        # The model's own code may ask the layer for them.
+        if hasattr(layer, name):
+            setattr(pair, name, getattr(layer, name))
+    return pair
 
 
 def _linear(left: Tensor, right: Tensor, bias: Tensor | None) -> nn.Sequential:

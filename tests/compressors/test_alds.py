@@ -145,7 +145,8 @@ class Shared(nn.Module):
 def test_layers_whose_weight_is_used_elsewhere_are_left_alone(residual_task: ac.Task) -> None:
     task = replace(residual_task, model=Shared)
     model = Shared()
-    reasons = {one.name: one.reason for one in weight_layers(model, analyse(model, task.example()))}
+    found = weight_layers(model, analyse(model, task.example()), {})
+    reasons = {one.name: one.reason for one in found}
     assert reasons.get("a", reasons.get("b")) == "its weight is shared with another layer"
     assert reasons["c"] == "its weight is used outside its own forward"
     assert reasons["d"] is None
@@ -178,3 +179,40 @@ def test_models_without_such_layers_are_unsupported() -> None:
     from autocompress.task import ModelProfile
 
     assert Alds.unsupported(ModelProfile(1, 1, ())) is not None
+
+
+class Frames(nn.Module):
+    """A layer that sees five positions of each input as a batch of their own, and one called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.twice, self.head = nn.Linear(24, 32), nn.Linear(32, 32), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = x.reshape(-1, 24)
+        frames = torch.relu(self.twice(torch.relu(self.twice(torch.relu(self.enter(frames))))))
+        return self.head(frames.reshape(x.shape[0], -1, self.twice.out_features).mean(1))
+
+
+def test_costs_count_every_position_and_call(residual_task: ac.Task) -> None:
+    task = replace(residual_task, model=Frames)
+    model, x = Frames(), task.example()
+    macs = layer_macs(model, x)
+    layers = {one.name: one for one in weight_layers(model, analyse(model, x), macs)}
+    assert {name: one.macs for name, one in layers.items()} == {name: macs[name] for name in layers}
+    assert layers["twice"].macs == 2 * 8 * 32 * 32
+    small, proof, _ = compressed(task, Config(keep=0.5))
+    assert proof < 1e-4
+    assert layer_macs(small, x)[""] <= 0.5 * macs[""]
+
+
+def test_the_penalty_ends_at_zero(task: ac.Task) -> None:
+    compressor = Alds(Config(keep=0.5, cost="params", lambda_rank=1.0))
+    state = compressor.attach(task.model(), task)
+    optimizer = torch.optim.Adam(state.model.parameters(), lr=1e-2)
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss = compressor.penalty(state)
+        loss.backward()
+        optimizer.step()
+    assert 0 <= loss.item() < 0.05

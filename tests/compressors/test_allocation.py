@@ -143,3 +143,9 @@ def test_layers_stay_dense_where_that_is_cheaper() -> None:
     assert found.error == 0.0
     dense = {layer.name: layer.dense for layer in layers}
     assert all(choice.cost < dense[name] for name, choice in found.choices.items())
+
+
+def test_a_weight_of_zeros_has_no_error() -> None:
+    found = Spectrum(torch.zeros(2, _DENSE + 10, _DENSE + 10))
+    assert found.error(1, "operator") == 0.0
+    assert found.least_rank(0.0, "slices", 5) == 1

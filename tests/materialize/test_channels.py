@@ -44,6 +44,6 @@ def test_a_failed_proof_is_no_success(
     def wrong(model: nn.Module, edits: object, example: Tensor) -> tuple[nn.Module, float]:
         return model, 0.5
 
-    monkeypatch.setattr(carry_out, "keep_channels", wrong)
+    monkeypatch.setattr(carry_out, "_STEPS", ((KeepChannels, wrong),))
     with pytest.raises(ProofError, match=r"must equal the masked model's to 0\.0001 but differ by 5"):
         materialize(residual, (KeepChannels("side", (0,)),), images)

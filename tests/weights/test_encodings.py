@@ -126,3 +126,13 @@ def test_training_moves_levels_and_values_but_not_what_is_tied() -> None:
 def test_levels_take_the_bits_they_claim() -> None:
     levels = Levels(encodings((100, 80))["quantized"])
     assert levels.packed.numel() == 8000 * 3 // 8
+
+
+def test_training_adds_no_values_to_sparse_weights() -> None:
+    values = torch.zeros(20_000)
+    values[[3, 300, 9000, 9001, 19_999]] = 1.0
+    layer = nn.Linear(200, 100, bias=False)
+    encode_weight(layer, Pruned(values))
+    layer(torch.randn(5, 200)).square().mean().backward()
+    torch.optim.SGD(layer.parameters(), 0.1).step()
+    assert int((layer.weight != 0).sum()) == 5

@@ -17,10 +17,11 @@ from autocompress.compressors.lc.assignment import Assignment, Tasks, assignment
 from autocompress.compressors.lc.schemes import Codebook, Scheme, View
 from autocompress.errors import SettingsError, TrialError
 from autocompress.graph import analyse
+from autocompress.graph.costs import layer_macs
 from autocompress.graph.layers import WeightLayer, weight_layers
 from autocompress.plan import Factorize, Plan, StoreEncoded
 from autocompress.task import ModelProfile, Task
-from autocompress.weights.decoders import Decoder
+from autocompress.weights.decoders import Decoder, carry
 from autocompress.weights.encodings import Encoding, Factored
 
 
@@ -116,7 +117,8 @@ class Lc(Compressor[LcState]):
 
     def attach(self, model: nn.Module, task: Task) -> LcState:
         shared = "its weight is shared with another layer"
-        found = weight_layers(model, analyse(model, task.example()))
+        example = task.example()
+        found = weight_layers(model, analyse(model, example), layer_macs(model, example))
         layers = [one for one in found if one.reason != shared and one.name]
         state = LcState(model, [], self.config.mu0)
         for mine, scheme in resolve(self.config.tasks, layers):
@@ -173,15 +175,13 @@ class Lc(Compressor[LcState]):
         return tuple(edits)
 
     def release(self, state: LcState) -> nn.Module:
-        """The model with w = Δ(Θ), which carries the encodings of its weights as `encodings`."""
-        encodings: dict[str, Encoding] = {}
+        """The model with w = Δ(Θ), whose layers carry the encodings of their weights."""
         for one in state.compressions:
             with torch.no_grad():
                 for name, weight in one.split(one.dense).items():
                     _weight(state.model, name).copy_(weight)
-            encodings |= one.encodings()
-        model: Any = state.model
-        model.encodings = encodings
+            for name, encoding in one.encodings().items():
+                carry(state.model.get_submodule(name), encoding)
         return state.model
 
     def _solve(self, state: LcState) -> None:
@@ -199,8 +199,9 @@ class Lc(Compressor[LcState]):
 
 
 def _vector(model: nn.Module, layers: tuple[WeightLayer, ...]) -> Tensor:
-    """The weights of layers as one vector, `(n,)`."""
-    return torch.cat([_weight(model, layer.name).detach().reshape(-1) for layer in layers])
+    """The weights of layers as one vector in at least single precision, `(n,)`."""
+    vector = torch.cat([_weight(model, layer.name).detach().reshape(-1) for layer in layers])
+    return vector.to(torch.promote_types(vector.dtype, torch.float32))
 
 
 def _weight(model: nn.Module, name: str) -> Tensor:

@@ -22,7 +22,6 @@ from autocompress.compressors.lc._kmeans import kmeans
 from autocompress.errors import SettingsError
 from autocompress.weights.encodings import Encoding, Factored, Pruned, Quantized, Summed
 from autocompress.weights.folding import Folding
-from autocompress.weights.packing import MOST_BITS
 
 _ALTERNATIONS = 30
 
@@ -73,8 +72,8 @@ class Codebook(Scheme):
     k: int = 4
 
     def __post_init__(self) -> None:
-        if not 1 <= self.k <= 2**MOST_BITS:
-            raise SettingsError(f"k must be in [1, {2**MOST_BITS}] but got {self.k}.")
+        if not 1 <= self.k <= 256:
+            raise SettingsError(f"k must be in [1, 256] but got {self.k}.")
 
     def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
         start = previous.levels if isinstance(previous, Quantized) else None
@@ -121,8 +120,8 @@ class FixedPoint(Scheme):
     bits: int = 8
 
     def __post_init__(self) -> None:
-        if not 1 <= self.bits <= MOST_BITS:
-            raise SettingsError(f"bits must be in [1, {MOST_BITS}] but got {self.bits}.")
+        if not 1 <= self.bits <= 8:
+            raise SettingsError(f"bits must be in [1, 8] but got {self.bits}.")
 
     def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
         return Quantized(*projections.fixed_point(x, self.bits), "fixed")
@@ -222,6 +221,9 @@ class RankSelection(Scheme):
             raise SettingsError(f"cost must be 'storage' or 'macs' but got {self.cost!r}.")
 
     def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
+        if view.groups[0] != 1:
+            # Grouped convolutions hold little; they stay as they are.
+            return Pruned(x.clone())
         folding = _folding(view, self.scheme)
         matrix = folding.fold(x.reshape(folding.shape))[0]
         left, squares = projections.factors(matrix)

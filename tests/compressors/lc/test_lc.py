@@ -23,6 +23,7 @@ from autocompress.compressors.lc import (
     Ternary,
 )
 from autocompress.errors import SettingsError, TrialError
+from autocompress.graph.costs import count_params
 from autocompress.materialize import materialize
 from autocompress.plan import Factorize, StoreEncoded
 from autocompress.training import Trainer
@@ -184,5 +185,30 @@ def test_config_refuses_values_out_of_range(options: dict[str, object], message:
 
 
 def test_encodings_must_be_carried_by_the_model(task: ac.Task) -> None:
-    with pytest.raises(TrialError, match="whose encoding the model carries but got 'fc1'"):
+    with pytest.raises(TrialError, match="that carries its encoding but got 'fc1'"):
         materialize(task.model(), (StoreEncoded("fc1", "codebook"),), task.example())
+
+
+@pytest.mark.parametrize("scheme", [Codebook(4), PruneL0(0.02), LowRank(2) + PruneL0(0.01)])
+def test_models_in_double_precision_are_stored_in_it(task: ac.Task, scheme: Scheme) -> None:
+    model = task.model().double()
+    x = task.example().double()
+    lc = Lc(tasks={"*": scheme})
+    state = lc.attach(model, replace(task, train=[(x, torch.zeros(len(x), dtype=torch.long))]))
+    done = materialize(lc.release(state), lc.plan(state), x)
+    assert done.proof < 1e-9
+    assert done.model(x).dtype == torch.float64
+
+
+def test_factors_and_codes_in_one_plan_leave_nothing_behind(task: ac.Task) -> None:
+    _, done, plan = compressed(task, Lc(tasks={"fc1": LowRank(3), "conv2": Codebook(2)}))
+    assert {type(edit) for edit in plan} == {Factorize, StoreEncoded}
+    assert not any("_autocompress_encoding" in vars(layer) for layer in done.model.modules())
+
+
+def test_parameters_are_what_the_stored_form_stands_for(task: ac.Task) -> None:
+    whole = count_params(task.model())
+    _, done, _ = compressed(task, Lc(tasks={"*": Codebook(4)}))
+    assert count_params(done.model) == whole
+    _, done, _ = compressed(task, Lc(tasks={"fc1": PruneL0(0.1)}))
+    assert count_params(done.model) == whole - 40 * 256 + round(0.1 * 40 * 256)
