@@ -1,0 +1,93 @@
+"""LC on a convolutional network: resnet20 on CIFAR-10 at 2 bits a weight, and with 10 % of its weights.
+
+    python examples/benchmarks/lc_resnet20.py --data-root DATA [--epochs 2] [--finetune 0]
+
+From the published weights (91.73 %): test accuracy of direct compression, after the L and C steps
+of so many epochs, and after fine-tuning levels and values as they are stored; bytes of
+`weights.safetensors`, biases, batch norm and levels included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+import autocompress as ac
+from autocompress.checkpoint.store import Writer
+from autocompress.compressors.lc import Codebook, Lc, PruneL0, Scheme
+from autocompress.data import load_task, with_validation
+from autocompress.materialize import materialize
+from autocompress.metrics import measure_split
+from autocompress.training import Trainer, reestimate_batch_norm
+from autocompress.trial import compress_stage, load_state, seed_everything
+
+SETUPS: dict[str, dict[str | tuple[str, ...], Scheme]] = {
+    "2 bits a weight, a codebook a layer": {"*": Codebook(4)},
+    "10 % of the weights, over all layers": {("*",): PruneL0(0.1)},
+}
+console = Console()
+
+
+def reference(task: ac.Task) -> nn.Module:
+    seed_everything(0, task)
+    model = task.model()
+    assert task.weights is not None
+    load_state(model, task.weights)
+    return model
+
+
+def judged(model: nn.Module, task: ac.Task, folder: Path) -> tuple[float, int]:
+    """Test accuracy of the loaded program and bytes of the stored weights."""
+    writer = Writer(folder)
+    try:
+        stored = writer.write(model.eval(), task.example(), "pt2")
+        assert task.test is not None
+        return measure_split(stored.load(), task.test, task)["accuracy"], stored.bytes("pt2")
+    finally:
+        writer.discard()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-root", required=True)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--finetune", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    root = arguments.data_root
+    weights = str(Path(root) / "pretrained" / "resnet20-12fca82f.th")
+    task = with_validation(load_task("cifar10", model="resnet20", root=root, weights=weights))
+    table = Table(title=f"resnet20 on CIFAR-10, {arguments.epochs} epochs of L steps; reference 91.73 %")
+    for column in ("weights", "direct", "after LC", "fine-tuned", "bytes", "of dense", "minutes"):
+        table.add_column(column)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "stored"
+        dense = judged(reference(task), task, folder)[1]
+        for name, tasks in SETUPS.items():
+            start = time.perf_counter()
+            compressor = Lc(tasks=tasks)
+            state = compressor.attach(reference(task), task)
+            direct = materialize(compressor.release(state), compressor.plan(state), task.example()).model
+            reestimate_batch_norm(direct, task.train, 50)
+            cells = [name, f"{judged(direct, task, folder)[0]:.2%}"]
+            trainer = Trainer(task, arguments.epochs + arguments.finetune)
+            model, _, _ = compress_stage(reference(task), task, compressor, trainer, arguments.epochs)
+            accuracy, size = judged(model, task, folder)
+            cells.append(f"{accuracy:.2%}")
+            trainer.fit(model, arguments.finetune)
+            cells.append(f"{judged(model, task, folder)[0]:.2%}" if arguments.finetune else "")
+            minutes = (time.perf_counter() - start) / 60
+            table.add_row(*cells, f"{size:,}", f"{size / dense:.3f}", f"{minutes:.1f}")
+            console.log(f"{name}: {accuracy:.2%}, {size:,} bytes")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
