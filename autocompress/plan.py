@@ -47,6 +47,17 @@ class DropBlock:
 
 
 @dataclass(frozen=True)
+class DropBranch:
+    """Remove a residual branch whose gate is zero; its shortcut stands for the sum.
+
+    Args:
+        gate: name of the module that gates the branch.
+    """
+
+    gate: str
+
+
+@dataclass(frozen=True)
 class Factorize:
     """Put two layers in the place of one whose weight has a low rank.
 
@@ -76,10 +87,10 @@ class StoreEncoded:
     scheme: str
 
 
-Edit = KeepChannels | DropBlock | Factorize | StoreEncoded
+Edit = KeepChannels | DropBlock | DropBranch | Factorize | StoreEncoded
 Plan = tuple[Edit, ...]
 
-_EDITS: dict[str, Any] = {cls.__name__: cls for cls in (KeepChannels, DropBlock, Factorize, StoreEncoded)}
+_EDITS: dict[str, Any] = {cls.__name__: cls for cls in (KeepChannels, DropBlock, DropBranch, Factorize, StoreEncoded)}
 
 
 def plan_to_json(plan: Plan) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from torch import fx, nn
@@ -57,9 +57,9 @@ def bridge(model: nn.Module, analysis: Analysis, bridges: Sequence[Bridge]) -> f
             call = graph.call_module(one.name, (nodes[one.start],))
         end.replace_all_uses_with(call)
         nodes[one.end] = call
-    _erase_unused(graph, between)
+    erase_unused(graph, between)
     # Not registered on the model itself: a sequential one would run what it holds.
-    holder = _holder(model)
+    holder = holder_of(model)
     for one in bridges:
         holder.add_module(one.name, one.module)
     module = graph_module(holder, graph, analysis.trace.constants)
@@ -69,7 +69,7 @@ def bridge(model: nn.Module, analysis: Analysis, bridges: Sequence[Bridge]) -> f
     return module
 
 
-def _holder(model: nn.Module) -> nn.Module:
+def holder_of(model: nn.Module) -> nn.Module:
     """What a model holds, without its code."""
     holder = nn.Module()
     holder._modules = dict(model._modules)
@@ -88,7 +88,7 @@ def tap(model: nn.Module, graph: fx.Graph, names: Sequence[str]) -> nn.Module:
     tapped.set_codegen(CodeGen())
     tapped.output(tuple(nodes[name] for name in names))
     last = max(order.index(nodes[name]) for name in names)
-    _erase_unused(tapped, set(order[last + 1 :]))
+    erase_unused(tapped, set(order[last + 1 :]))
     return fx.GraphModule(model, tapped)
 
 
@@ -115,7 +115,7 @@ def _output(graph: fx.Graph) -> fx.Node:
     return output.all_input_nodes[0]
 
 
-def _erase_unused(graph: fx.Graph, between: set[fx.Node]) -> None:
+def erase_unused(graph: fx.Graph, between: Set[fx.Node] = frozenset()) -> None:
     """Erase nodes whose results nobody uses; of those that change a tensor in place, only some.
 
     Args:

@@ -36,6 +36,7 @@ class ResidualBranch:
 
     Args:
         node: the addition.
+        side: the node whose tensor the branch brings to it.
         fork: the node where branch and shortcut part.
         name: the module in which both are added.
         shape: of the sum, without the batch.
@@ -44,6 +45,7 @@ class ResidualBranch:
     """
 
     node: str
+    side: str
     fork: str
     name: str
     shape: tuple[int, ...]
@@ -128,12 +130,12 @@ def find_residuals(graph: fx.Graph) -> tuple[ResidualBranch, ...]:
         fork = dominator[node]
         if fork is None:
             continue
-        parts = [_layers_between(fork, side) for side in sides]
+        parts = [(_layers_between(fork, side), side) for side in sides]
         # The branch is the side with more layers; a shortcut is the tensor itself or a projection.
-        shortcut, branch = sorted(parts, key=len)
+        (shortcut, _), (branch, side) = sorted(parts, key=lambda part: len(part[0]))
         if branch and not set(branch) & set(shortcut):
-            place = layer_of(node)
-            found.append(ResidualBranch(node.name, fork.name, place, shape_of(node)[1:], branch, shortcut))
+            place, shape = layer_of(node), shape_of(node)[1:]
+            found.append(ResidualBranch(node.name, side.name, fork.name, place, shape, branch, shortcut))
     return tuple(found)
 
 

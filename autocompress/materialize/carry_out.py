@@ -11,15 +11,17 @@ from torch import Tensor, nn
 from autocompress.errors import ProofError
 from autocompress.graph import TOLERANCE
 from autocompress.materialize.blocks import drop_blocks
+from autocompress.materialize.branches import drop_branches
 from autocompress.materialize.channels import keep_channels
 from autocompress.materialize.factors import factorize_layers
 from autocompress.materialize.storage import store_encoded
-from autocompress.plan import DropBlock, Factorize, KeepChannels, Plan, StoreEncoded
+from autocompress.plan import DropBlock, DropBranch, Factorize, KeepChannels, Plan, StoreEncoded
 from autocompress.weights.decoders import drop_carried
 
 # In the order of pipelines: blocks, channels, ranks, storage.
 _STEPS: tuple[tuple[type[Any], Callable[[nn.Module, Any, Tensor], tuple[nn.Module, float]]], ...] = (
     (DropBlock, drop_blocks),
+    (DropBranch, drop_branches),
     (KeepChannels, keep_channels),
     (Factorize, factorize_layers),
     (StoreEncoded, store_encoded),
