@@ -188,3 +188,98 @@ class Autoplastic(Compressor[AutoplasticState]):
         state.averages = {name: p.detach().clone() for name, p in gated.named_parameters()}
         state.hook = gated.register_forward_pre_hook(_Refresh(self, state))
         return state
+
+    def param_groups(self, state: AutoplasticState) -> list[ParamGroup]:
+        gates = [gate for gate in (state.p, state.c) if isinstance(gate, nn.Parameter)]
+        own = {id(gate) for gate in gates}
+        rest = [p for p in state.model.parameters() if p.requires_grad and id(p) not in own]
+        groups = [ParamGroup(rest)]
+        if gates:
+            groups.append(ParamGroup(gates, self.config.gate_lr_scale, weight_decay=0.0))
+        return groups
+
+    def gates(self, state: AutoplasticState) -> tuple[Tensor, Tensor]:
+        """P of each branch and C of each unit, as the model is run with them."""
+        config = self.config
+        if config.rule == "published":
+            return state.p, state.c
+        temperature = _LAST_TEMPERATURE**state.progress
+        p = config.p_min + (1 - config.p_min) * torch.sigmoid(state.p / temperature)
+        c = config.c_min + (config.c_max - config.c_min) * torch.sigmoid(state.c / temperature)
+        return p, c
+
+    def refresh(self, state: AutoplasticState) -> None:
+        """Hand each branch and each layer its gates."""
+        p, c = self.gates(state)
+        for (_, gate), value in zip(state.branches, p, strict=True):
+            gate.live = value
+        set_gates(state.sites, torch.cat([c, c.new_ones(1)]))
+
+    def penalty(self, state: AutoplasticState) -> Tensor:
+        if self.config.rule == "published":
+            return torch.zeros(())
+        p, c = self.gates(state)
+        cost: Tensor = (state.branch_cost * p).sum() + (state.unit_cost * c).sum()
+        return self.config.lambda_arch * cost
+
+    def after_step(self, state: AutoplasticState, progress: float) -> None:
+        state.progress = progress
+        detach_gates(state.sites)
+        for _, gate in state.branches:
+            gate.live = None if gate.live is None else gate.live.detach()
+        if self.config.rule == "published":
+            assert state.gradients is not None
+            state.gradients += _unit_norms(state, lambda p: p.grad)
+
+    def after_epoch(self, state: AutoplasticState, progress: float) -> Mapping[str, float]:
+        if self.config.rule == "published":
+            self._move(state)
+        with torch.no_grad():
+            p, c = self.gates(state)
+            kept = (c >= self.config.threshold).float()
+            return {
+                "effective_layers": float(p.sum()),
+                "active_channels": float(kept.mean()),
+                "mean_p": float(p.mean()) if len(p) else 1.0,
+                "mean_c": float(c.mean()),
+                "pruned": float(1 - (state.unit_cost * kept).sum() / state.unit_cost.sum().clamp_min(1e-12)),
+            }
+
+    def _move(self, state: AutoplasticState) -> None:
+        """One epoch of the published rule, then the moving averages."""
+        config = self.config
+        rule = Rule(config.epsilon, config.eta, config.p_min, config.c_min, config.c_max)
+        relative = config.stability == "relative"
+        weights = {name: p.detach() for name, p in state.model.named_parameters()}
+        stable = []
+        for branch, _ in state.branches:
+            names = [f"{layer}.weight" for layer in branch.branch if f"{layer}.weight" in state.averages]
+            now, then = (torch.cat([d[n].reshape(-1) for n in names]) for d in (weights, state.averages))
+            stable.append(stability(now, then, relative))
+        if stable:
+            state.p = rule.inclusion(state.p, torch.stack(stable))
+        assert state.gradients is not None
+        s = state.c.new_ones(len(state.c))
+        for name, units in state.makers:
+            known = units < len(state.c)
+            s[units[known]] = channel_stability(weights[name], state.averages[name], relative)[known]
+        state.c = rule.connectivity(state.c, s, state.gradients)
+        state.gradients = torch.zeros_like(state.gradients)
+        state.averages = {n: averaged(w, state.averages[n], config.decay) for n, w in weights.items()}
+
+    def plan(self, state: AutoplasticState) -> Plan:
+        """Branches and units whose gates are below the threshold; a group keeps one unit at least."""
+        with torch.no_grad():
+            p, _ = self.gates(state)
+        gone = [
+            gate_name(branch)
+            for (branch, _), value in zip(state.branches, p.tolist(), strict=True)
+            if value < self.config.threshold
+        ]
+        edits: list[Any] = [DropBranch(gate) for gate in gone]
+        kept = self._kept(state)
+        if not gone:
+            pairs = [(group, keep) for group, keep in zip(state.analysis.groups, kept, strict=True)]
+            edits += [KeepChannels(g.name, k) for g, k in pairs if len(k) < g.width]
+            return tuple(edits)
+        return tuple(edits)
