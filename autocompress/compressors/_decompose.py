@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,11 +21,13 @@ from autocompress.compressors._allocation import (
 from autocompress.compressors._patches import layer_inputs, patch_moments
 from autocompress.compressors._spectra import Measure, Spectrum, spectrum
 from autocompress.errors import TrialError
-from autocompress.graph import analyse
+from autocompress.graph import TOLERANCE, analyse
 from autocompress.graph.costs import count_params, layer_macs
+from autocompress.graph.exporting import plain_attention
 from autocompress.graph.layers import WeightLayer, weight_layers
+from autocompress.graph.proof import relative_difference
 from autocompress.task import Task
-from autocompress.weights.factored import folding_of
+from autocompress.weights.factored import folding_of, stand_in
 from autocompress.weights.folding import Folding, schemes_of
 
 
@@ -78,7 +81,9 @@ class Decomposer:
         analysis = analyse(model, example)
         macs = layer_macs(model, example)
         every = weight_layers(model, analysis, macs)
-        found = [one for one in every if one.reason is None and one.name]
+        names = [one.name for one in every if one.reason is None and one.name]
+        allowed = set(_replaceable(model, names, example.to(next(model.parameters()).device)))
+        found = [one for one in every if one.name in allowed]
         self.layers = {one.name: one for one in found}
         whole = macs[""] if settings.cost == "macs" else count_params(model)
         self.total = whole
@@ -178,3 +183,24 @@ class Decomposer:
         sizes = zip(layer.inputs, layer.outputs, folding.in_rows, strict=False)
         between = math.prod(read / made if row else 1.0 for read, made, row in sizes)
         return round(layer.positions * (first * between + second))
+
+
+def _replaceable(model: nn.Module, names: list[str], example: Tensor) -> list[str]:
+    """Layers in whose place the model's own code accepts another module.
+
+    It may read a layer's weight or ask for its class; halving finds the layers that are concerned.
+    """
+    trial = copy.deepcopy(model)
+    for name in names:
+        trial.set_submodule(name, stand_in(trial.get_submodule(name)))
+    with torch.no_grad(), plain_attention():
+        try:
+            same = relative_difference(model.eval()(example), trial.eval()(example)) <= TOLERANCE
+        except (AttributeError, TypeError):
+            same = False
+    if same:
+        return names
+    half = len(names) // 2
+    if not half:
+        return []
+    return _replaceable(model, names[:half], example) + _replaceable(model, names[half:], example)

@@ -216,3 +216,26 @@ def test_the_penalty_ends_at_zero(task: ac.Task) -> None:
         loss.backward()
         optimizer.step()
     assert 0 <= loss.item() < 0.05
+
+
+class Peeking(nn.Module):
+    """Code that reads a layer's weight, and code that asks for a layer's class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.plain, self.asked = nn.Linear(192, 40), nn.Linear(40, 40), nn.Linear(40, 40)
+        self.head = nn.Linear(40, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.enter(x.flatten(1).to(self.enter.weight.dtype)))
+        x = torch.relu(self.plain(x))
+        x = self.asked(x) if isinstance(self.asked, nn.Linear) else x
+        return self.head(x)
+
+
+def test_layers_that_the_models_code_looks_into_are_left_alone(residual_task: ac.Task) -> None:
+    task = replace(residual_task, model=Peeking)
+    _, proof, plan = compressed(task, Config(keep=0.9, cost="params"))
+    assert proof < 1e-4
+    assert {edit.layer for edit in plan} <= {"plain", "head"}
+    assert plan
