@@ -193,9 +193,11 @@ def _replaceable(model: nn.Module, names: list[str], example: Tensor) -> list[st
     trial = copy.deepcopy(model)
     for name in names:
         trial.set_submodule(name, stand_in(trial.get_submodule(name)))
-    with torch.no_grad(), plain_attention():
+    with torch.no_grad(), plain_attention(), torch.random.fork_rng():
         try:
             same = relative_difference(model.eval()(example), trial.eval()(example)) <= TOLERANCE
+            # Last, because it moves what batch norm remembers.
+            trial.train()(example)
         except (AttributeError, TypeError):
             same = False
     if same:

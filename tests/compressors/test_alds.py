@@ -227,7 +227,9 @@ class Peeking(nn.Module):
         self.head = nn.Linear(40, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.enter(x.flatten(1).to(self.enter.weight.dtype)))
+        if self.training:
+            x = x.to(self.enter.weight.dtype)
+        x = torch.relu(self.enter(x.flatten(1)))
         x = torch.relu(self.plain(x))
         x = self.asked(x) if isinstance(self.asked, nn.Linear) else x
         return self.head(x)
