@@ -7,14 +7,14 @@ from typing import cast
 import optuna
 
 from autocompress.compressors._translator import KINDS, Kind
-from autocompress.compressors.depth import Config
+from autocompress.compressors.depth import Config, Freeze
 from autocompress.task import ModelProfile
 
 MOST_CUTS = 3
 
 
 def suggest(trial: optuna.Trial, profile: ModelProfile) -> Config:
-    """Number of cuts, where each begins and how far it reaches, the translator and its refinement."""
+    """Number of cuts, where each begins and how far it reaches, the translator, what is trained."""
     last = len(profile.cut_points) - 1
     count = trial.suggest_int("depth.cuts", 1, min(MOST_CUTS, last))
     found: list[tuple[int, int]] = []
@@ -23,11 +23,22 @@ def suggest(trial: optuna.Trial, profile: ModelProfile) -> Config:
         start = trial.suggest_int(f"depth.start{k}", 0, last - 1)
         reach = trial.suggest_int(f"depth.reach{k}", 1, max(1, last // 2))
         found.append((start, min(start + reach, last)))
+    freeze = cast(Freeze, trial.suggest_categorical("depth.freeze", ["none", "backbone"]))
     return Config(
         cuts=_legal(_disjoint(sorted(found)), profile) or _first_legal(profile),
         translator=cast(Kind, trial.suggest_categorical("depth.translator", list(KINDS))),
         refine_steps=trial.suggest_int("depth.refine_steps", 0, 200, step=50),
+        freeze=freeze,
+        head_width=_head_width(trial, profile, freeze),
     )
+
+
+def _head_width(trial: optuna.Trial, profile: ModelProfile, freeze: Freeze) -> int:
+    """A frozen backbone may get a new head, where outputs are classes; one that is trained keeps its own."""
+    if freeze == "none" or len(profile.outputs) != 1:
+        return 0
+    width: int = trial.suggest_categorical("depth.head_width", [0, 16, 64, 256])
+    return width
 
 
 def _disjoint(cuts: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -24,6 +24,7 @@ from autocompress.graph.proof import relative_difference
 from autocompress.plan import DropBlock, Plan
 from autocompress.task import ModelProfile, Task
 
+Freeze = Literal["none", "backbone"]
 _PREFIX = "translator_"
 _HEAD = "translator_head"
 _MOST_ELEMENTS = 1 << 26  # of a tensor that a translator is fitted on, a quarter of a gigabyte
@@ -48,7 +49,7 @@ class Config:
     cuts: tuple[tuple[int, int], ...] = ((0, 1),)
     translator: Kind = "linear"
     refine_steps: int = 0
-    freeze: Literal["none", "backbone"] = "none"
+    freeze: Freeze = "none"
     head_width: int = 0
     calibration: int = 256
     ridge: float = 1e-3
