@@ -43,8 +43,29 @@ class Levels(nn.Module):
         return self.count
 
     def forward(self) -> Tensor:
+        codes = unpack(self.packed, self.bits, self.count)
+        if self.training and torch.is_grad_enabled():
+            return self._trained(codes)
         levels = self.levels if self.scale is None else self.levels * self.scale
-        return levels[unpack(self.packed, self.bits, self.count)]
+        return levels[codes]
+
+    def _trained(self, codes: Tensor) -> Tensor:
+        """The same, with the gradient of a step on the weights that is projected on what they can be.
+
+        A level's gradient is the mean over its weights, not their sum, which would move it as far as
+        all of them together: dl_k = mean of dw over code k; dc = Σ s dw / Σ s² where w = c·s.
+        """
+        counts = torch.bincount(codes, minlength=len(self.levels)).to(self.levels.dtype)
+        if self.scale is None:
+            return _damped(self.levels, counts)[codes]
+        norm = (counts * self.levels.square()).sum()
+        return (self.levels * _damped(self.scale, norm))[codes]
+
+
+def _damped(parameter: Tensor, divisor: Tensor) -> Tensor:
+    """The parameter itself, whose gradient is divided."""
+    fixed = parameter.detach()
+    return fixed + (parameter - fixed) / divisor.clamp_min(1)
 
 
 class Masked(nn.Module):
