@@ -7,7 +7,7 @@ from typing import cast
 import optuna
 
 from autocompress.compressors._translator import KINDS, Kind
-from autocompress.compressors.depth import Config, Freeze
+from autocompress.compressors.depth import Config
 from autocompress.task import ModelProfile
 
 MOST_CUTS = 3
@@ -23,22 +23,21 @@ def suggest(trial: optuna.Trial, profile: ModelProfile) -> Config:
         start = trial.suggest_int(f"depth.start{k}", 0, last - 1)
         reach = trial.suggest_int(f"depth.reach{k}", 1, max(1, last // 2))
         found.append((start, min(start + reach, last)))
-    freeze = cast(Freeze, trial.suggest_categorical("depth.freeze", ["none", "backbone"]))
+    head = _head_width(trial, profile)
     return Config(
         cuts=_legal(_disjoint(sorted(found)), profile) or _first_legal(profile),
         translator=cast(Kind, trial.suggest_categorical("depth.translator", list(KINDS))),
         refine_steps=trial.suggest_int("depth.refine_steps", 0, 200, step=50),
-        freeze=freeze,
-        head_width=_head_width(trial, profile, freeze),
+        freeze="backbone" if head else "none",
+        head_width=head,
     )
 
 
-def _head_width(trial: optuna.Trial, profile: ModelProfile, freeze: Freeze) -> int:
-    """A frozen backbone may get a new head, where outputs are classes; one that is trained keeps its own."""
-    if freeze == "none" or len(profile.outputs) != 1:
+def _head_width(trial: optuna.Trial, profile: ModelProfile) -> int:
+    """A frozen backbone gets a new head, where outputs are classes; one that is trained keeps its own."""
+    if len(profile.outputs) != 1 or not trial.suggest_categorical("depth.freeze", [False, True]):
         return 0
-    width: int = trial.suggest_categorical("depth.head_width", [0, 16, 64, 256])
-    return width
+    return trial.suggest_int("depth.head_width", 4, 256, log=True)
 
 
 def _disjoint(cuts: list[tuple[int, int]]) -> list[tuple[int, int]]:

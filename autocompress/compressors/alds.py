@@ -181,7 +181,7 @@ class Alds(Compressor[AldsState]):
         pair: Any = state.model.get_submodule(name)
         with torch.no_grad():
             weight = recompose(pair, folding_of(layer, choice.scheme, choice.slices))
-            layer.weight = nn.Parameter(weight.contiguous())
+            layer.weight = nn.Parameter(weight.contiguous(), requires_grad=layer.weight.requires_grad)
             if layer.bias is not None:
                 layer.bias = pair[1].bias
         state.model.set_submodule(name, layer)

@@ -218,5 +218,6 @@ def encode_weight(layer: nn.Module, encoding: Encoding) -> None:
     weight = layer.weight
     assert isinstance(weight, Tensor)
     decoder = Decoder(moved(encoding, weight), tuple(weight.shape))
+    decoder.requires_grad_(weight.requires_grad)
     # "unsafe": the empty tensor that is left has not the weight's shape, which is the point.
     parametrize.register_parametrization(layer, "weight", decoder, unsafe=True)

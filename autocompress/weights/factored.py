@@ -62,6 +62,9 @@ def factorize_layer(layer: nn.Module, scheme: int, slices: int, rank: int) -> nn
         pair = _linear(left, right, bias)
     else:
         pair = _convolutions(one, folding, left, right, bias)
+    for parameter in pair.parameters():
+        # What the user has frozen stays so.
+        parameter.requires_grad_(one.weight.requires_grad)
     return _with_sizes(pair, layer)
 
 
