@@ -200,6 +200,7 @@ class ModelProfile:
         groups: what channel removal may touch, from input to output.
         cut_points: single tensors that all paths pass through, from input to output.
         layers: linear and convolution layers, from input to output.
+        outputs: shape of what the model makes of one input; empty where that is not one tensor.
     """
 
     params: int
@@ -207,3 +208,4 @@ class ModelProfile:
     groups: tuple[GroupProfile, ...]
     cut_points: tuple[CutProfile, ...] = ()
     layers: tuple[LayerProfile, ...] = ()
+    outputs: tuple[int, ...] = ()

@@ -13,17 +13,27 @@ from autocompress.task import ModelProfile
 def suggest(trial: optuna.Trial, profile: ModelProfile) -> Config:
     """Budget, error measure, foldings, rank caps, and whether ranks are trained down before the cut."""
     blocks = min(3, len(profile.layers))
+    cost = cast(Cost, trial.suggest_categorical("alds.cost", ["macs", "params"]))
+    share = _factorable_share(profile, cost)
     return Config(
-        keep=trial.suggest_float("alds.keep", 0.15, 0.9),
-        cost=cast(Cost, trial.suggest_categorical("alds.cost", ["macs", "params"])),
+        # What is kept of layers that ranks can shrink; the rest of the model is kept anyway.
+        keep=1 - share * (1 - trial.suggest_float("alds.keep", 0.2, 0.9)),
+        cost=cost,
         measure=cast(Measure, trial.suggest_categorical("alds.measure", list(MEASURES))),
-        max_slices=trial.suggest_categorical("alds.max_slices", [1, 2, 4]),
+        max_slices=trial.suggest_categorical("alds.max_slices", [1, 4, 16]),
         schemes=cast(Schemes, trial.suggest_categorical("alds.schemes", ["first", "all"])),
         # A cap of 1 forbids nothing; lower ones keep the layers of a block dense or small.
         rank_caps=tuple(trial.suggest_float(f"alds.rank_cap{i}", 0.25, 1.0) for i in range(blocks)),
         lambda_rank=_lambda_rank(trial),
         cascade=trial.suggest_int("alds.cascade", 1, 3),
     )
+
+
+def _factorable_share(profile: ModelProfile, cost: Cost) -> float:
+    """Share of the model's cost that its factorable layers have, in (0, 1]."""
+    found: int = sum(getattr(layer, cost) for layer in profile.layers if layer.factorable)
+    whole: int = getattr(profile, cost)
+    return min(1.0, found / max(1, whole))
 
 
 def _lambda_rank(trial: optuna.Trial) -> float:

@@ -14,7 +14,7 @@ MOST_CUTS = 3
 
 
 def suggest(trial: optuna.Trial, profile: ModelProfile) -> Config:
-    """Number of cuts, where each begins and how far it reaches, the translator and its refinement."""
+    """Number of cuts, where each begins and how far it reaches, the translator, what is trained."""
     last = len(profile.cut_points) - 1
     count = trial.suggest_int("depth.cuts", 1, min(MOST_CUTS, last))
     found: list[tuple[int, int]] = []
@@ -23,11 +23,21 @@ def suggest(trial: optuna.Trial, profile: ModelProfile) -> Config:
         start = trial.suggest_int(f"depth.start{k}", 0, last - 1)
         reach = trial.suggest_int(f"depth.reach{k}", 1, max(1, last // 2))
         found.append((start, min(start + reach, last)))
+    head = _head_width(trial, profile)
     return Config(
         cuts=_legal(_disjoint(sorted(found)), profile) or _first_legal(profile),
         translator=cast(Kind, trial.suggest_categorical("depth.translator", list(KINDS))),
         refine_steps=trial.suggest_int("depth.refine_steps", 0, 200, step=50),
+        freeze="backbone" if head else "none",
+        head_width=head,
     )
+
+
+def _head_width(trial: optuna.Trial, profile: ModelProfile) -> int:
+    """A frozen backbone gets a new head, where outputs are classes; one that is trained keeps its own."""
+    if len(profile.outputs) != 1 or not trial.suggest_categorical("depth.freeze", [False, True]):
+        return 0
+    return trial.suggest_int("depth.head_width", 4, 256, log=True)
 
 
 def _disjoint(cuts: list[tuple[int, int]]) -> list[tuple[int, int]]:

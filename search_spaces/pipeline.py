@@ -37,7 +37,7 @@ def suggest(trial: optuna.Trial, profile: ModelProfile, spaces: Mapping[str, Spa
         ),
         compress_share=trial.suggest_float("compress_share", 0.3, 0.8),
         lr_scale=trial.suggest_float("lr_scale", 0.2, 2.0, log=True),
-        distill_weight=trial.suggest_float("distill_weight", 0.0, 0.9),
+        distill_weight=trial.suggest_float("distill_weight", 0.3, 0.9),
         distill_temperature=trial.suggest_float("distill_temperature", 1.0, 6.0),
     )
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from autocompress import plugins
+from autocompress.compressors import alcn, depth
 from autocompress.graph import analyse
 from autocompress.graph.costs import profile
 from autocompress.models.registry import model_factory
-from autocompress.task import ModelProfile
+from autocompress.task import LayerProfile, ModelProfile
 
 pipeline = plugins.load_module("search_spaces.pipeline")
 
@@ -33,7 +34,9 @@ def test_pipelines_go_from_structure_to_storage() -> None:
 
 
 def test_a_space_of_ones_own_may_return_a_sequence(resnet20: ModelProfile) -> None:
-    space = plugins.search_space("examples/benchmarks/int8_space.py").suggest
+    def space(trial: optuna.Trial, profile: ModelProfile) -> tuple[object, ...]:
+        return depth.Config(), alcn.Config(initial_ratio=trial.suggest_float("mine.ratio", 0.2, 0.5))
+
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     proposal = pipeline.suggest(study.ask(), resnet20, {"mine": space})
     assert [plugins.method_of(config) for config in proposal.configs] == ["depth", "alcn"]
@@ -47,16 +50,29 @@ def test_every_proposal_has_the_stages_of_its_name(resnet20: ModelProfile) -> No
         proposal = pipeline.suggest(trial, resnet20, spaces)
         names = [plugins.method_of(config) for config in proposal.configs]
         assert "+".join(names) == trial.params["method"]
-        assert 0 <= proposal.distill_weight <= 0.9
+        assert 0.3 <= proposal.distill_weight <= 0.9
 
 
 def test_depth_proposes_disjoint_cuts_that_can_be_bridged(resnet20: ModelProfile) -> None:
     suggest = plugins.search_space("depth").suggest
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    seen = set()
+    seen, heads = set(), set()
     for _ in range(50):
         config = suggest(study.ask(), resnet20)
         assert config.cuts
         assert all(b in resnet20.cut_points[a].partners for a, b in config.cuts)
         seen.add(len(config.cuts))
+        heads.add((config.freeze, config.head_width > 0))
     assert seen == {1, 2, 3}
+    # A head of its own comes with a frozen backbone.
+    assert heads == {("none", False), ("backbone", True)}
+
+
+def test_alds_proposes_budgets_that_can_be_met() -> None:
+    layers = (LayerProfile("a", "Linear", 600, 600, True), LayerProfile("b", "Linear", 300, 300, False))
+    model = ModelProfile(1000, 900, (), layers=layers)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(30):
+        config = plugins.search_space("alds").suggest(study.ask(), model)
+        rest = {"params": 400 / 1000, "macs": 300 / 900}[config.cost]
+        assert rest + 0.2 * (1 - rest) <= config.keep <= rest + 0.9 * (1 - rest)

@@ -59,7 +59,10 @@ Space = Annotated[
 ]
 Objectives = Annotated[
     str,
-    typer.Option(help="At most 3 of accuracy, bytes, params, macs, latency; ':max'/':min'."),
+    typer.Option(
+        help="At most 3 of accuracy, bytes, params, macs, latency, acc_comp (tau·accuracy + "
+        "(1 − tau)·share of params saved), the task's own metrics; ':max'/':min'."
+    ),
 ]
 Constraints = Annotated[
     list[str] | None,
@@ -82,6 +85,7 @@ Artifact = Annotated[
 ]
 LatencyBatchSize = Annotated[int, Whole(help="Inputs per measured call.")]
 LatencyThreads = Annotated[int, Whole(help="Threads of the measured process.")]
+Tau = Annotated[float, Number(help="Weight of accuracy in acc_comp, 0 to 1.")]
 Out = Annotated[str | None, typer.Option(help="RUN. [default: runs/<task>-<model>]")]
 Storage = Annotated[str | None, typer.Option(help="Optuna storage URL. [default: SQLite in RUN]")]
 RayAddress = Annotated[str | None, typer.Option(help="Of a running Ray cluster.")]

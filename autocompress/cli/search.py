@@ -50,6 +50,7 @@ def search(
     artifact: opt.Artifact = "pt2",
     latency_batch_size: opt.LatencyBatchSize = 1,
     latency_threads: opt.LatencyThreads = 1,
+    tau: opt.Tau = 0.5,
     out: opt.Out = None,
     storage: opt.Storage = None,
     ray_address: opt.RayAddress = None,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,33 +19,19 @@ from autocompress.compressors._allocation import (
     allocate_within,
 )
 from autocompress.compressors._patches import layer_inputs, patch_moments
-from autocompress.compressors._spectra import Measure, Spectrum, spectrum
+from autocompress.compressors._spectra import Spectrum, spectrum
 from autocompress.errors import TrialError
-from autocompress.graph import analyse
+from autocompress.graph import TOLERANCE, analyse
 from autocompress.graph.costs import count_params, layer_macs
+from autocompress.graph.exporting import plain_attention
 from autocompress.graph.layers import WeightLayer, weight_layers
+from autocompress.graph.proof import relative_difference
 from autocompress.task import Task
-from autocompress.weights.factored import folding_of
+from autocompress.weights.factored import folding_of, stand_in
 from autocompress.weights.folding import Folding, schemes_of
 
-
-class Settings(Protocol):
-    """What of ALDS' configuration decides an allocation."""
-
-    @property
-    def cost(self) -> str: ...
-    @property
-    def epsilon(self) -> float: ...
-    @property
-    def measure(self) -> Measure: ...
-    @property
-    def max_slices(self) -> int: ...
-    @property
-    def schemes(self) -> str: ...
-    @property
-    def rank_caps(self) -> tuple[float, ...]: ...
-    @property
-    def calibration(self) -> int: ...
+if TYPE_CHECKING:
+    from autocompress.compressors.alds import Config
 
 
 @dataclass(frozen=True)
@@ -69,25 +56,31 @@ class Decomposer:
     Args:
         model: its weights are read anew at each allocation.
         task: whose data "data" measures on.
-        settings: cost, measure and which foldings are tried.
+        settings: of ALDS.
+
+    Attributes:
+        inputs: the calibration inputs, `(B, ...)`.
     """
 
-    def __init__(self, model: nn.Module, task: Task, settings: Settings) -> None:
+    def __init__(self, model: nn.Module, task: Task, settings: Config) -> None:
         self.model, self.settings = model, settings
         example = task.example()
         analysis = analyse(model, example)
         macs = layer_macs(model, example)
         every = weight_layers(model, analysis, macs)
-        found = [one for one in every if one.reason is None and one.name]
+        names = [one.name for one in every if one.reason is None and one.name]
+        allowed = set(_replaceable(model, names, example.to(next(model.parameters()).device)))
+        found = [one for one in every if one.name in allowed]
         self.layers = {one.name: one for one in found}
         whole = macs[""] if settings.cost == "macs" else count_params(model)
         self.total = whole
         self.fixed = whole - sum(self._dense(one) for one in found)
-        self.inputs: dict[str, Tensor] = {}
+        batch = torch.cat(task.calibration(settings.calibration))[: settings.calibration]
+        self.inputs = batch.to(next(model.parameters()).device)
+        self._received: dict[str, Tensor] = {}
+        self._moments: dict[tuple[str, Folding], Tensor] = {}
         if settings.measure == "data":
-            device = next(model.parameters()).device
-            batch = torch.cat(task.calibration(settings.calibration))[: settings.calibration]
-            self.inputs = layer_inputs(model, list(self.layers), batch.to(device))
+            self._received = layer_inputs(model, list(self.layers), self.inputs)
 
     def allocate(self, keep: float) -> Allocation:
         """The allocation of the model's present weights, by ε or by the share that is kept.
@@ -152,10 +145,15 @@ class Decomposer:
     def _spectrum(self, name: str, scheme: int, slices: int) -> Spectrum:
         layer: Any = self.model.get_submodule(name)
         folding = folding_of(layer, scheme, slices)
-        moments = None
-        if self.settings.measure == "data":
-            moments = patch_moments(layer, self.inputs[name], folding)
-        return spectrum(layer.weight, folding, moments)
+        return spectrum(layer.weight, folding, self._moments_of(name, layer, folding))
+
+    def _moments_of(self, name: str, layer: nn.Module, folding: Folding) -> Tensor | None:
+        """Σ of a folding's inputs, for "data" alone; the inputs stay those of the first model."""
+        if self.settings.measure != "data":
+            return None
+        if (name, folding) not in self._moments:
+            self._moments[name, folding] = patch_moments(layer, self._received[name], folding)
+        return self._moments[name, folding]
 
     def _schemes(self, layer: WeightLayer) -> tuple[int, ...]:
         return (0,) if self.settings.schemes == "first" else schemes_of(layer.shape)
@@ -178,3 +176,26 @@ class Decomposer:
         sizes = zip(layer.inputs, layer.outputs, folding.in_rows, strict=False)
         between = math.prod(read / made if row else 1.0 for read, made, row in sizes)
         return round(layer.positions * (first * between + second))
+
+
+def _replaceable(model: nn.Module, names: list[str], example: Tensor) -> list[str]:
+    """Layers in whose place the model's own code accepts another module.
+
+    It may read a layer's weight or ask for its class; halving finds the layers that are concerned.
+    """
+    trial = copy.deepcopy(model)
+    for name in names:
+        trial.set_submodule(name, stand_in(trial.get_submodule(name)))
+    with torch.no_grad(), plain_attention(), torch.random.fork_rng():
+        try:
+            same = relative_difference(model.eval()(example), trial.eval()(example)) <= TOLERANCE
+            # Last, because it moves what batch norm remembers.
+            trial.train()(example)
+        except (AttributeError, TypeError):
+            same = False
+    if same:
+        return names
+    half = len(names) // 2
+    if not half:
+        return []
+    return _replaceable(model, names[:half], example) + _replaceable(model, names[half:], example)

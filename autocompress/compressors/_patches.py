@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from autocompress.graph.exporting import plain_attention
 from autocompress.weights.folding import Folding
 
 MOST_PATCHES = 8192
@@ -26,15 +27,20 @@ def layer_inputs(model: nn.Module, names: Sequence[str], inputs: Tensor) -> dict
             found.setdefault(name, (args or tuple(kwargs.values()))[0].detach())
 
         hooks.append(model.get_submodule(name).register_forward_pre_hook(keep, with_kwargs=True))
+    run_hooked(model, inputs, hooks)
+    return found
+
+
+def run_hooked(model: nn.Module, inputs: Tensor, hooks: Sequence[RemovableHandle]) -> None:
+    """The model once, in eval mode, with hooks that go afterwards."""
     was_training = model.training
     try:
-        with torch.no_grad():
+        with torch.no_grad(), plain_attention():
             model.eval()(inputs)
     finally:
         model.train(was_training)
         for hook in hooks:
             hook.remove()
-    return found
 
 
 def patch_moments(layer: nn.Module, inputs: Tensor, folding: Folding) -> Tensor:
@@ -45,14 +51,51 @@ def patch_moments(layer: nn.Module, inputs: Tensor, folding: Folding) -> Tensor:
         inputs: it receives, `(B, ..., c)` or `(B, c, *grid)`.
         folding: of its weight; kernel dimensions among the rows make no patches.
     """
+    rows = patch_rows(layer, inputs, folding)
+    return torch.einsum("npc,npd->pcd", rows, rows) / len(rows)
+
+
+def patch_rows(layer: nn.Module, inputs: Tensor, folding: Folding) -> Tensor:
+    """What each folded matrix multiplies, at `sampled` positions, in double.
+
+    Args:
+        layer: linear or convolution.
+        inputs: it receives.
+        folding: of its weight.
+
+    Returns:
+        `(positions, groups · slices, columns)`.
+    """
     parts = folding.groups * folding.slices
     if isinstance(layer, nn.Linear):
-        flat = inputs.flatten(0, -2)
-        rows = flat.reshape(len(flat), parts, -1)
-    else:
-        rows = _patches(layer, inputs, folding, parts)
-    rows = rows[:: max(1, math.ceil(len(rows) / MOST_PATCHES))].double()
-    return torch.einsum("npc,npd->pcd", rows, rows) / len(rows)
+        flat = inputs.reshape(-1, parts, inputs.shape[-1] // parts)
+        return flat[sampled(len(flat))].double()
+    found: list[Tensor] = []
+    index: Tensor | None = None
+    seen = 0
+    for chunk in torch.split(inputs, 16):
+        rows = _patches(layer, chunk, folding, parts)
+        if index is None:
+            index = sampled(len(rows) // len(chunk) * len(inputs))
+        mine = index[(index >= seen) & (index < seen + len(rows))] - seen
+        found.append(rows[mine].double())
+        seen += len(rows)
+    return torch.cat(found)
+
+
+def output_rows(layer: nn.Module, outputs: Tensor) -> Tensor:
+    """What a layer makes at `sampled` positions, `(B, ..., f)` or `(B, f, *grid)` → `(positions, f)`."""
+    channels_last = outputs if isinstance(layer, nn.Linear) else outputs.movedim(1, -1)
+    rows = channels_last.reshape(-1, channels_last.shape[-1])
+    return rows[sampled(len(rows))].double()
+
+
+def sampled(positions: int) -> Tensor:
+    """At most `MOST_PATCHES` of so many positions, increasing, the same ones each time."""
+    if positions <= MOST_PATCHES:
+        return torch.arange(positions)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randperm(positions, generator=generator)[:MOST_PATCHES].sort().values
 
 
 def _patches(layer: Any, inputs: Tensor, folding: Folding, parts: int) -> Tensor:

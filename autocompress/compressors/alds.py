@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from autocompress.compressors._allocation import Allocation, Choice
 from autocompress.compressors._base import Compressor, CompressorState
 from autocompress.compressors._decompose import Decomposer, Tail
+from autocompress.compressors._refit import dense_outputs, refit
 from autocompress.compressors._spectra import MEASURES, Measure
 from autocompress.errors import SettingsError
 from autocompress.plan import Factorize, Plan
@@ -44,19 +45,22 @@ class Config:
         lambda_rank: weight of the penalty on what the allocated ranks would cut off; 0 decomposes
             before the training and trains the factors.
         cascade: budgets that lead to `keep` in equal factors, one after the other, while training.
-        calibration: training inputs that "data" measures on.
+        refit: second factors are fitted, by least squares, to what the dense layers make of the
+            calibration inputs; where the model is decomposed before the training.
+        calibration: training inputs that "data" measures on and factors are refitted on.
     """
 
     keep: float = 0.5
     cost: Cost = "macs"
     epsilon: float = 0.0
-    measure: Measure = "operator"
-    max_slices: int = 4
+    measure: Measure = "slices"
+    max_slices: int = 16
     schemes: Schemes = "all"
     rank_caps: tuple[float, ...] = (1.0,)
     lambda_rank: float = 0.0
     cascade: int = 1
-    calibration: int = 64
+    refit: bool = True
+    calibration: int = 256
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rank_caps", tuple(self.rank_caps))
@@ -113,11 +117,7 @@ class Alds(Compressor[AldsState]):
             decomposer.allocate(config.keep)  # so that a budget that cannot be met is told now
         state = AldsState(model, decomposer, decomposer.allocate(self._keep(0)))
         if config.lambda_rank == 0 and config.cascade == 1:
-            for name, choice in state.allocation.choices.items():
-                decomposer.project(name, choice)
-                layer = state.dense[name] = model.get_submodule(name)
-                pair = factorize_layer(layer, choice.scheme, choice.slices, choice.rank)
-                model.set_submodule(name, pair)
+            self._factorize(state)
         else:
             self._watch(state)
         return state
@@ -165,12 +165,23 @@ class Alds(Compressor[AldsState]):
                 state.decomposer.project(name, choice)
         return state.model
 
+    def _factorize(self, state: AldsState) -> None:
+        """Factors in the layers' places, which are trained as such."""
+        model, chosen = state.model, state.allocation.choices
+        wanted = dense_outputs(model, list(chosen), state.decomposer.inputs) if self.config.refit else {}
+        for name, choice in chosen.items():
+            state.decomposer.project(name, choice)
+            layer = state.dense[name] = model.get_submodule(name)
+            model.set_submodule(name, factorize_layer(layer, choice.scheme, choice.slices, choice.rank))
+        if wanted:
+            refit(model, wanted, state.decomposer.inputs)
+
     def _put_back(self, state: AldsState, name: str, choice: Choice) -> None:
         layer: Any = state.dense[name]
         pair: Any = state.model.get_submodule(name)
         with torch.no_grad():
             weight = recompose(pair, folding_of(layer, choice.scheme, choice.slices))
-            layer.weight = nn.Parameter(weight.contiguous())
+            layer.weight = nn.Parameter(weight.contiguous(), requires_grad=layer.weight.requires_grad)
             if layer.bias is not None:
                 layer.bias = pair[1].bias
         state.model.set_submodule(name, layer)

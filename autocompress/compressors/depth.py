@@ -24,6 +24,7 @@ from autocompress.graph.proof import relative_difference
 from autocompress.plan import DropBlock, Plan
 from autocompress.task import ModelProfile, Task
 
+Freeze = Literal["none", "backbone"]
 _PREFIX = "translator_"
 _HEAD = "translator_head"
 _MOST_ELEMENTS = 1 << 26  # of a tensor that a translator is fitted on, a quarter of a gigabyte
@@ -38,7 +39,8 @@ class Config:
             deleted. Disjoint and increasing.
         translator: "identity", "linear", "pooled" (with a ReLU, as published) or "residual".
         refine_steps: steps of local training after the closed-form fit.
-        freeze: "backbone" trains translators and a new head only, as in transfer learning.
+        freeze: "backbone" trains translators and a new head only, to the end of the trial, as in
+            transfer learning.
         head_width: hidden width of a new head in place of all layers after the last cut point; 0
             keeps the model's own.
         calibration: training inputs that translators are fitted on, fewer where their tensors are large.
@@ -48,7 +50,7 @@ class Config:
     cuts: tuple[tuple[int, int], ...] = ((0, 1),)
     translator: Kind = "linear"
     refine_steps: int = 0
-    freeze: Literal["none", "backbone"] = "none"
+    freeze: Freeze = "none"
     head_width: int = 0
     calibration: int = 256
     ridge: float = 1e-3
@@ -63,6 +65,8 @@ class Config:
             raise SettingsError(f"translator must be one of {', '.join(KINDS)} but got {self.translator!r}.")
         if self.freeze not in ("none", "backbone"):
             raise SettingsError(f"freeze must be 'none' or 'backbone' but got {self.freeze!r}.")
+        if self.freeze == "backbone" and self.translator == "identity" and not self.head_width:
+            raise SettingsError("freeze must be 'none' where nothing else could be trained.")
         for name in ("refine_steps", "head_width"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"{name} must be at least 0 but got {getattr(self, name)}.")
@@ -126,7 +130,8 @@ class Depth(Compressor[DepthState]):
         if self.config.head_width:
             self._add(state, analysis, self._head(model, analysis, task, device))
         state.model = bridge(model, analysis, [one for one, _ in state.bridges])
-        self._choose_trained(state)
+        if self.config.freeze == "backbone":
+            self._freeze(state)
         return state
 
     def after_epoch(self, state: DepthState, progress: float) -> Mapping[str, float]:
@@ -142,8 +147,6 @@ class Depth(Compressor[DepthState]):
         )
 
     def release(self, state: DepthState) -> nn.Module:
-        for parameter in state.model.parameters():
-            parameter.requires_grad_(True)
         return state.model
 
     def _ends(self, analysis: Analysis, a: int, b: int) -> tuple[CutPoint, CutPoint]:
@@ -167,15 +170,11 @@ class Depth(Compressor[DepthState]):
         head = Head(last.shape, self.config.head_width, int(classes[0])).to(device)
         return Bridge(last.node, OUTPUT, _HEAD, head)
 
-    def _choose_trained(self, state: DepthState) -> None:
-        """What nothing uses is not trained; with a frozen backbone, nor is the rest of it."""
-        graph: Any = state.model.graph
-        used = used_layers(graph)
+    def _freeze(self, state: DepthState) -> None:
+        """Train the bridges alone, to the end of the trial."""
         own = {one.name for one, _ in state.bridges}
         for name, parameter in state.model.named_parameters():
-            new = name.partition(".")[0] in own
-            called = name.rpartition(".")[0] in used
-            parameter.requires_grad_(new or (called and self.config.freeze == "none"))
+            parameter.requires_grad_(name.partition(".")[0] in own)
 
 
 def _check_graph(model: nn.Module, analysis: Analysis, example: Tensor) -> None:

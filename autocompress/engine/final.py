@@ -10,6 +10,7 @@ from autocompress.engine.prepare import Prepared
 from autocompress.errors import DivergedError
 from autocompress.metrics import measure_split
 from autocompress.metrics.latency import measure_latency
+from autocompress.metrics.score import SCORE, acc_comp
 from autocompress.report import Progress
 from autocompress.result import ParetoModel, SearchResult
 from autocompress.study import SearchStudy
@@ -61,12 +62,17 @@ def report_on_test(prepared: Prepared, result: SearchResult, study: SearchStudy,
     if task.test is None:
         return
     found = {}
+    whole, tau = result.reference.metrics["params"], prepared.measuring.tau
     for point in [result.reference, *result.front]:
         if not point.test_metrics:
             program = point.checkpoint().program(prepared.settings.artifact)
             try:
-                found[point.trial] = measure_split(program, task.test, task)
+                values = measure_split(program, task.test, task)
             except DivergedError as error:
                 progress.note(f"trial {point.trial} on the test split: {error}")
+                continue
+            if SCORE in prepared.measuring.metrics:
+                values[SCORE] = acc_comp(values["accuracy"], point.metrics["params"], whole, tau)
+            found[point.trial] = values
     if found:
         study.set_test_metrics(found)

@@ -104,6 +104,7 @@ def prepare(task: Task | str, settings: Settings) -> Prepared:
             tuple(dict.fromkeys(measured)),
             settings.artifact,
             latency.quick(),
+            settings.tau,
         ),
         latency=latency,
         out=Path(settings.out or f"runs/{_slug(task.name)}-{_slug(task.model_name)}"),

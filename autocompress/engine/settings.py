@@ -11,6 +11,7 @@ import torch
 
 from autocompress.checkpoint import ARTIFACTS
 from autocompress.errors import SettingsError
+from autocompress.metrics.score import TAU
 from autocompress.study import SAMPLERS
 
 # What executes a run may change when it is continued; everything else says which run it is.
@@ -60,6 +61,7 @@ class Settings:
     artifact: str = "pt2"
     latency_batch_size: int = 1
     latency_threads: int = 1
+    tau: float = TAU
     out: str | None = None
     storage: str | None = None
     ray_address: str | None = None
@@ -87,6 +89,8 @@ class Settings:
             raise SettingsError(f"sampler must be one of {', '.join(SAMPLERS)} but got {self.sampler!r}.")
         if self.artifact not in ARTIFACTS:
             raise SettingsError(f"artifact must be one of {', '.join(ARTIFACTS)} but got {self.artifact!r}.")
+        if not 0 <= self.tau <= 1:
+            raise SettingsError(f"tau must be in [0, 1] but got {self.tau}.")
         if not 0 <= self.seed < 2**32:
             raise SettingsError(f"seed must be in [0, 2^32) but got {self.seed}.")
 

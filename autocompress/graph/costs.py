@@ -15,6 +15,7 @@ from autocompress.graph.exporting import plain_attention
 from autocompress.graph.layers import weight_layers
 from autocompress.graph.structure import Analysis
 from autocompress.graph.topology import why_illegal
+from autocompress.graph.tracing import shape_of
 from autocompress.task import CutProfile, GroupProfile, LayerProfile, ModelProfile
 from autocompress.weights.decoders import Decoder
 
@@ -105,7 +106,13 @@ def profile(model: nn.Module, example: Tensor, analysis: Analysis) -> ModelProfi
         groups=tuple(groups),
         cut_points=_cut_profiles(model, example, analysis),
         layers=layers,
+        outputs=_output_shape(analysis),
     )
+
+
+def _output_shape(analysis: Analysis) -> tuple[int, ...]:
+    made = list(analysis.trace.graph.nodes)[-1].all_input_nodes
+    return shape_of(made[0])[1:] if len(made) == 1 else ()
 
 
 def _cut_profiles(model: nn.Module, example: Tensor, analysis: Analysis) -> tuple[CutProfile, ...]:

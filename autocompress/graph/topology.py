@@ -78,7 +78,10 @@ def parameters_of(node: fx.Node) -> list[str]:
 
 
 def find_cut_points(graph: fx.Graph) -> tuple[CutPoint, ...]:
-    """Cut points between uses of layers, from input to output; of a run without any the last one."""
+    """Cut points between uses of layers, from input to output; of a run without any the last one.
+
+    Tensors in which the batch is not the first dimension, or a part of it, are none.
+    """
     nodes = data_nodes(graph)
     position = {node: i for i, node in enumerate(nodes)}
     last_use = [max((position[u] for u in n.users if u in position), default=i) for i, n in enumerate(nodes)]
@@ -90,7 +93,7 @@ def find_cut_points(graph: fx.Graph) -> tuple[CutPoint, ...]:
             weighing += 1
             layers.update(dict.fromkeys(parameters_of(node)))
         # All earlier tensors have had their last use: this one alone goes on.
-        alone = furthest <= i and isinstance(node.meta["val"], Tensor)
+        alone = furthest <= i and _batch_first(node, nodes[0])
         furthest = max(furthest, last_use[i])
         if alone and node.op != "placeholder" and layers:
             name = layer_of(node) or list(layers)[-1]
@@ -180,6 +183,15 @@ def _weighs(node: fx.Node) -> bool:
         s.op == "get_attr" and isinstance(s.meta.get("val"), Tensor) and s.meta["val"].dim() > 1
         for s in node.all_input_nodes
     )
+
+
+def _batch_first(node: fx.Node, start: fx.Node) -> bool:
+    """Whether a node yields one tensor whose first dimension is the batch, as the input's is."""
+    output = node.meta["val"]
+    if not isinstance(output, Tensor) or not output.dim():
+        return False
+    sizes = [str(tensor.shape[0]) for tensor in (output, start.meta["val"])]
+    return sizes[0] == sizes[1]
 
 
 def _operator(node: fx.Node) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from autocompress.errors import DivergedError
 from autocompress.graph.costs import count_params, layer_macs
 from autocompress.metrics.accuracy import accuracy
 from autocompress.metrics.latency import LatencySettings, measure_latency
+from autocompress.metrics.score import SCORE, TAU, acc_comp
 from autocompress.task import Batches, MetricFn, Task
 from autocompress.training import Clock, predict
 
@@ -35,7 +36,8 @@ class Subject:
         bytes: size of the file that counts.
         example: `(B, ...)`.
         reference: the reference's program file, None where the subject is the reference.
-        reference_latency: milliseconds, with `reference`.
+        reference_metrics: the reference's, empty where the subject is the reference.
+        tau: weight of accuracy in `acc_comp`.
     """
 
     program: Callable[[Tensor], Tensor]
@@ -44,7 +46,8 @@ class Subject:
     bytes: int
     example: Tensor
     reference: Path | None = None
-    reference_latency: float | None = None
+    reference_metrics: Mapping[str, float] = field(default_factory=dict)
+    tau: float = TAU
 
 
 def task_metrics(task: Task) -> Mapping[str, MetricFn]:
@@ -55,7 +58,10 @@ def task_metrics(task: Task) -> Mapping[str, MetricFn]:
 def known_metrics(task: Task) -> dict[str, str]:
     """Metric name → direction for Optuna; "" where the name does not tell."""
     directions = dict.fromkeys(MINIMISED, "minimize") | dict.fromkeys(MAXIMISED, "maximize")
-    return {name: directions.get(name, "") for name in (*task_metrics(task), *STATIC)}
+    own = task_metrics(task)
+    # The score is of accuracy and size together.
+    score = {SCORE: "maximize"} if "accuracy" in own else {}
+    return {name: directions.get(name, "") for name in (*own, *STATIC)} | score
 
 
 def measure_split(program: Callable[[Tensor], Tensor], batches: Batches, task: Task) -> dict[str, float]:
@@ -88,7 +94,9 @@ def measure(
         if subject.reference is None:
             values["latency"] = found.milliseconds
         else:
-            assert subject.reference_latency is not None
-            values["latency"] = found.ratio * subject.reference_latency
+            values["latency"] = found.ratio * subject.reference_metrics["latency"]
         values["latency_spread"] = found.spread
+    if SCORE in wanted:
+        whole = subject.reference_metrics.get("params", values["params"])
+        values[SCORE] = acc_comp(values["accuracy"], values["params"], whole, subject.tau)
     return values

@@ -19,6 +19,7 @@ from autocompress.distillation import Distillation
 from autocompress.errors import TaskError
 from autocompress.metrics import Subject, measure
 from autocompress.metrics.latency import LatencySettings
+from autocompress.metrics.score import TAU
 from autocompress.task import Task
 from autocompress.training import Trainer
 from autocompress.trial.config import TrialConfig
@@ -41,11 +42,12 @@ class Reference:
 
 @dataclass(frozen=True)
 class Measuring:
-    """What to measure: the wanted metrics, the artefact that counts, and latency's settings."""
+    """What to measure: the wanted metrics, the artefact that counts, latency's settings, `acc_comp`'s τ."""
 
     metrics: tuple[str, ...] = ("accuracy", "bytes")
     artifact: str = "pt2"
     latency: LatencySettings = field(default_factory=LatencySettings)
+    tau: float = TAU
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,8 @@ def _measured(
         bytes=checkpoint.bytes(measuring.artifact),
         example=example,
         reference=reference.program if reference else None,
-        reference_latency=reference.metrics.get("latency") if reference else None,
+        reference_metrics=reference.metrics if reference else {},
+        tau=measuring.tau,
     )
     return measure(subject, task, measuring.metrics, measuring.latency, trainer.clock)
 

@@ -43,8 +43,29 @@ class Levels(nn.Module):
         return self.count
 
     def forward(self) -> Tensor:
+        codes = unpack(self.packed, self.bits, self.count)
+        if self.training and torch.is_grad_enabled():
+            return self._trained(codes)
         levels = self.levels if self.scale is None else self.levels * self.scale
-        return levels[unpack(self.packed, self.bits, self.count)]
+        return levels[codes]
+
+    def _trained(self, codes: Tensor) -> Tensor:
+        """The same, with the gradient of a step on the weights that is projected on what they can be.
+
+        A level's gradient is the mean over its weights, not their sum, which would move it as far as
+        all of them together: dl_k = mean of dw over code k; dc = Σ s dw / Σ s² where w = c·s.
+        """
+        counts = torch.bincount(codes, minlength=len(self.levels)).to(self.levels.dtype)
+        if self.scale is None:
+            return _damped(self.levels, counts)[codes]
+        norm = (counts * self.levels.square()).sum()
+        return (self.levels * _damped(self.scale, norm))[codes]
+
+
+def _damped(parameter: Tensor, divisor: Tensor) -> Tensor:
+    """The parameter itself, whose gradient is divided."""
+    fixed = parameter.detach()
+    return fixed + (parameter - fixed) / divisor.clamp_min(1)
 
 
 class Masked(nn.Module):
@@ -197,5 +218,6 @@ def encode_weight(layer: nn.Module, encoding: Encoding) -> None:
     weight = layer.weight
     assert isinstance(weight, Tensor)
     decoder = Decoder(moved(encoding, weight), tuple(weight.shape))
+    decoder.requires_grad_(weight.requires_grad)
     # "unsafe": the empty tensor that is left has not the weight's shape, which is the point.
     parametrize.register_parametrization(layer, "weight", decoder, unsafe=True)

@@ -62,6 +62,18 @@ def factorize_layer(layer: nn.Module, scheme: int, slices: int, rank: int) -> nn
         pair = _linear(left, right, bias)
     else:
         pair = _convolutions(one, folding, left, right, bias)
+    for parameter in pair.parameters():
+        # What the user has frozen stays so.
+        parameter.requires_grad_(one.weight.requires_grad)
+    return _with_sizes(pair, layer)
+
+
+def stand_in(layer: nn.Module) -> nn.Sequential:
+    """What the model's own code would find in the layer's place, computing the same."""
+    return _with_sizes(nn.Sequential(layer), layer)
+
+
+def _with_sizes(pair: nn.Sequential, layer: nn.Module) -> nn.Sequential:
     for name in _SIZES:
         # The model's own code may ask the layer for them.
         if hasattr(layer, name):

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import torch
+from published import reference, resnet20
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -22,25 +23,16 @@ from torch import nn
 import autocompress as ac
 from autocompress.checkpoint.store import Writer
 from autocompress.compressors.lc import Codebook, Lc, PruneL0, Scheme
-from autocompress.data import load_task, with_validation
 from autocompress.materialize import materialize
 from autocompress.metrics import measure_split
 from autocompress.training import Trainer, reestimate_batch_norm
-from autocompress.trial import compress_stage, load_state, seed_everything
+from autocompress.trial import compress_stage
 
 SETUPS: dict[str, dict[str | tuple[str, ...], Scheme]] = {
     "2 bits a weight, a codebook a layer": {"*": Codebook(4)},
     "10 % of the weights, over all layers": {("*",): PruneL0(0.1)},
 }
 console = Console()
-
-
-def reference(task: ac.Task) -> nn.Module:
-    seed_everything(0, task)
-    model = task.model()
-    assert task.weights is not None
-    load_state(model, task.weights)
-    return model
 
 
 def judged(model: nn.Module, task: ac.Task, folder: Path) -> tuple[float, int]:
@@ -61,9 +53,7 @@ def main() -> None:
     parser.add_argument("--finetune", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    root = arguments.data_root
-    weights = str(Path(root) / "pretrained" / "resnet20-12fca82f.th")
-    task = with_validation(load_task("cifar10", model="resnet20", root=root, weights=weights))
+    task = resnet20(arguments.data_root)
     table = Table(title=f"resnet20 on CIFAR-10, {arguments.epochs} epochs of L steps; reference 91.73 %")
     for column in ("weights", "direct", "after LC", "fine-tuned", "bytes", "of dense", "minutes"):
         table.add_column(column)

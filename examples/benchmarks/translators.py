@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
+from published import accuracy, reference, resnet20
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -23,22 +23,12 @@ from torch import nn
 import autocompress as ac
 from autocompress.compressors._translator import relative_error
 from autocompress.compressors.depth import KINDS, Config, Depth
-from autocompress.data import load_task, with_validation
 from autocompress.graph import analyse
 from autocompress.graph.bridging import bridge, tap
-from autocompress.metrics import measure_split
 from autocompress.training import Trainer, reestimate_batch_norm
-from autocompress.trial import load_state, seed_everything
 
 WAYS = ("closed form", "random", "5 local epochs")
 console = Console()
-
-
-def reference(task: ac.Task) -> nn.Module:
-    model = task.model()
-    assert task.weights is not None
-    load_state(model, task.weights)
-    return model.eval()
 
 
 def tapped(task: ac.Task, pair: tuple[int, int]) -> nn.Module:
@@ -62,13 +52,7 @@ def train_locally(translator: nn.Module, taps: nn.Module, task: ac.Task, epochs:
             optimizer.step()
 
 
-def accuracy(model: nn.Module, task: ac.Task) -> float:
-    assert task.test is not None
-    return measure_split(model.eval(), task.test, task)["accuracy"]
-
-
 def row(task: ac.Task, pair: tuple[int, int], kind: Any, way: str) -> list[str]:
-    seed_everything(0, task)
     taps = tapped(task, pair)
     model = reference(task)
     start = time.perf_counter()
@@ -101,9 +85,7 @@ def main() -> None:
     parser.add_argument("--kind", default="linear", choices=KINDS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    root = arguments.data_root
-    weights = str(Path(root) / "pretrained" / "resnet20-12fca82f.th")
-    task = with_validation(load_task("cifar10", model="resnet20", root=root, weights=weights))
+    task = resnet20(arguments.data_root)
     table = Table(title=f"Translators of kind {arguments.kind}, resnet20 on CIFAR-10 (reference 91.7 %)")
     for column in ("A, B", "translator", "error", "accuracy as bridged", "after 1 epoch", "seconds"):
         table.add_column(column)

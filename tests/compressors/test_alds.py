@@ -103,7 +103,7 @@ def test_the_penalty_brings_ranks_down(task: ac.Task) -> None:
 
 
 def test_epsilon_bounds_every_layers_error(task: ac.Task) -> None:
-    compressor = Alds(Config(epsilon=0.3, measure="frobenius"))
+    compressor = Alds(Config(epsilon=0.3, measure="frobenius", refit=False))
     model = task.model()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     state = compressor.attach(model, task)
@@ -216,3 +216,28 @@ def test_the_penalty_ends_at_zero(task: ac.Task) -> None:
         loss.backward()
         optimizer.step()
     assert 0 <= loss.item() < 0.05
+
+
+class Peeking(nn.Module):
+    """Code that reads a layer's weight, and code that asks for a layer's class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.plain, self.asked = nn.Linear(192, 40), nn.Linear(40, 40), nn.Linear(40, 40)
+        self.head = nn.Linear(40, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            x = x.to(self.enter.weight.dtype)
+        x = torch.relu(self.enter(x.flatten(1)))
+        x = torch.relu(self.plain(x))
+        x = self.asked(x) if isinstance(self.asked, nn.Linear) else x
+        return self.head(x)
+
+
+def test_layers_that_the_models_code_looks_into_are_left_alone(residual_task: ac.Task) -> None:
+    task = replace(residual_task, model=Peeking)
+    _, proof, plan = compressed(task, Config(keep=0.9, cost="params"))
+    assert proof < 1e-4
+    assert {edit.layer for edit in plan} <= {"plain", "head"}
+    assert plan

@@ -12,7 +12,7 @@ from autocompress.engine import final
 from autocompress.metrics.latency import Latency
 
 
-def test_latency_of_the_front_is_measured_again_at_the_end(
+def test_the_front_is_measured_and_scored_again_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     programs = []
@@ -22,14 +22,17 @@ def test_latency_of_the_front_is_measured_again_at_the_end(
         return Latency(ratio=0.5, spread=0.01, milliseconds=1.0)
 
     monkeypatch.setattr(final, "measure_latency", fixed)
-    options = {"objectives": ["accuracy", "latency", "bytes"], "trials": 2, "epochs": 2, "workers": 1}
-    result = ac.search("digits", **options, artifact="onnx-int8", out=tmp_path / "run")
+    options = {"objectives": ["acc_comp", "latency", "bytes"], "trials": 2, "epochs": 2, "workers": 1}
+    result = ac.search("digits", **options, artifact="onnx-int8", tau=0.8, out=tmp_path / "run")
     compressed = [p for p in result.front if p.trial != 0]
     assert compressed
     assert set(programs) == {("model.onnx", "reference")}
     for point in compressed:
         assert point.metrics["latency"] == pytest.approx(0.5 * result.reference.metrics["latency"])
         assert point.metrics["latency_spread"] == 0.01
+        saved = 1 - point.metrics["params"] / result.reference.metrics["params"]
+        for values in (point.metrics, point.test_metrics):
+            assert values["acc_comp"] == pytest.approx(0.8 * values["accuracy"] + 0.2 * saved)
         manifest = json.loads((point.path / "manifest.json").read_text())
         assert manifest["artifact"] == "onnx-int8"
         assert point.metrics["bytes"] == (point.path / "model.onnx").stat().st_size

@@ -24,10 +24,21 @@ def trials(out: Path) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name=STUDY_NAME, storage=sqlite_url(out)).trials
 
 
-def worker_pids() -> list[int]:
-    """Processes of this search that are training a trial."""
-    listing = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    return [int(m[1]) for m in re.finditer(r"^\s*(\d+) ray::\S*train", listing, re.MULTILINE | re.IGNORECASE)]
+def worker_pids(driver: int) -> list[int]:
+    """Processes below a driver that are training a trial; other searches may run on the machine."""
+    listing = subprocess.run(
+        ["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True
+    ).stdout
+    lines = [line.split(None, 2) for line in listing.splitlines()[1:]]
+    parents = {int(pid): int(parent) for pid, parent, *_ in lines}
+
+    def ours(pid: int) -> bool:
+        while pid in parents and pid != driver:
+            pid = parents[pid]
+        return pid == driver
+
+    training = [int(pid) for pid, _, *args in lines if args and re.match(r"(?i)ray::\S*train", args[0])]
+    return [pid for pid in training if ours(pid)]
 
 
 def test_killed_driver_resumes_without_zombies_and_without_redoing_trials(tmp_path: Path) -> None:
@@ -64,7 +75,7 @@ def test_a_killed_worker_fails_its_trial_alone(tmp_path: Path) -> None:
     wait_for_complete(out, 1)
     killed: list[int] = []
     for _ in range(50):
-        killed = worker_pids()
+        killed = worker_pids(driver.pid)
         if killed:
             os.kill(killed[0], signal.SIGKILL)
             break

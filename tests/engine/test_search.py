@@ -106,7 +106,8 @@ def test_failing_trials_do_not_end_the_search(tmp_path: Path, digits: ac.Task) -
             return self.head(torch.relu(self.first(x.flatten(1))))
 
     task = replace(digits, model=Fragile, name="fragile", recipe=ac.Recipe(epochs=2))
-    result = ac.search(task, trials=8, sampler="random", constraints=[], out=tmp_path / "run")
+    options = {"trials": 8, "methods": ["alcn"], "sampler": "random", "constraints": []}
+    result = ac.search(task, **options, out=tmp_path / "run")
     states = [t.state.name for t in result.study.trials[1:]]
     assert set(states) == {"COMPLETE", "FAIL"}
     failed = [t for t in result.study.trials if t.state.name == "FAIL"]

@@ -53,6 +53,27 @@ def test_every_block_of_a_transformer_ends_in_a_cut_point() -> None:
     assert len(tokens) >= 6
 
 
+class _SequenceFirst(nn.Module):
+    """`(B, 4, T)` → classes, with its attention between two transpositions to `(T, B, 12)`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.attention = nn.Conv1d(4, 12, 3, padding=1), nn.MultiheadAttention(12, 3)
+        self.middle, self.head = nn.Linear(12, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x)).permute(2, 0, 1)
+        x = self.attention(x, x, x, need_weights=False)[0]
+        y: Tensor = self.head(self.middle(x).relu().permute(1, 2, 0).mean(2))
+        return y
+
+
+def test_a_tensor_whose_first_dimension_is_not_the_batch_is_no_cut_point() -> None:
+    cuts = analyse(_SequenceFirst().eval(), torch.randn(2, 4, 10)).cut_points
+    # What the heads make is (B, 3, T, 4); what their attention returns is (T, B, 12).
+    assert [cut.shape for cut in cuts] == [(12, 10), (3, 10, 4), (12,)]
+
+
 def test_macs_before_a_cut_point_add_up(residual: nn.Module, images: Tensor) -> None:
     analysis = analyse(residual, images)
     counts = node_macs(residual, images, analysis)

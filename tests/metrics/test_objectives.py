@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+import autocompress as ac
 from autocompress.errors import SettingsError
-from autocompress.metrics import parse_objectives
+from autocompress.metrics import known_metrics, parse_objectives
+from autocompress.metrics.score import acc_comp
 
 KNOWN = {"accuracy": "maximize", "bytes": "minimize", "macs": "minimize", "params": "minimize"}
 
@@ -38,3 +42,14 @@ def test_metrics_of_unknown_direction_must_say_it() -> None:
     with pytest.raises(SettingsError, match="must say its direction, 'score:min' or 'score:max'"):
         parse_objectives(["score"], {"score": ""})
     assert not parse_objectives(["score:min"], {"score": ""})[0].maximised
+
+
+def test_acc_comp_is_known_where_accuracy_is(residual_task: ac.Task) -> None:
+    assert known_metrics(residual_task)["acc_comp"] == "maximize"
+    regression = replace(residual_task, metrics={"mse": lambda outputs, targets: 0.0})
+    assert "acc_comp" not in known_metrics(regression)
+
+
+def test_acc_comp_weighs_accuracy_against_parameters_saved() -> None:
+    assert acc_comp(0.9, 25, 100, 0.8) == pytest.approx(0.8 * 0.9 + 0.2 * 0.75)
+    assert acc_comp(0.9, 100, 100, 0.8) == pytest.approx(0.8 * 0.9)

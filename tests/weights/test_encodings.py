@@ -123,6 +123,25 @@ def test_training_moves_levels_and_values_but_not_what_is_tied() -> None:
         assert len(after.unique()) == len(before.unique())
 
 
+@pytest.mark.parametrize("tied", ["free", "scale"])
+def test_levels_move_as_the_nearest_step_of_the_weights_would(tied: str) -> None:
+    torch.manual_seed(0)
+    levels, codes = torch.tensor([-0.5, 0.0, 0.5]), torch.randint(0, 3, (60,))
+    layer = nn.Linear(6, 10)
+    encode_weight(layer, Quantized(levels, codes, tied))
+    direction = torch.randn(10, 6)
+    (layer.train().weight * direction).sum().backward()
+    step = direction.flatten().numpy()
+    # argmin ‖A θ − step‖², where A θ are the weights that the levels can make.
+    table = np.eye(3) if tied == "free" else np.array([[-1.0], [0.0], [1.0]])
+    expected = np.linalg.lstsq(table[codes.numpy()], step, rcond=None)[0]
+    part = layer.parametrizations.weight[0].parts[0]
+    found = part.levels.grad if tied == "free" else part.scale.grad
+    np.testing.assert_allclose(found.reshape(-1), expected, rtol=1e-5)
+    trained = layer.weight.detach().clone()
+    assert torch.equal(trained, layer.eval().weight)
+
+
 def test_levels_take_the_bits_they_claim() -> None:
     levels = Levels(encodings((100, 80))["quantized"])
     assert levels.packed.numel() == 8000 * 3 // 8

@@ -104,3 +104,9 @@ def test_factors_train_and_export(name: str, tmp_path: Path) -> None:
     for file in ("model.pt2", "model.onnx"):
         with torch.no_grad():
             assert torch.allclose(load_program(tmp_path / file)(x[:1]), pair(x[:1]), atol=1e-5)
+
+
+def test_factors_of_a_frozen_layer_are_frozen() -> None:
+    frozen, free = nn.Linear(6, 6).requires_grad_(False), nn.Linear(6, 6)
+    assert [p.requires_grad for p in factorize_layer(frozen, 0, 1, 2).parameters()] == [False] * 3
+    assert [p.requires_grad for p in factorize_layer(free, 0, 1, 2).parameters()] == [True] * 3

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autocompress.compressors.lc.schemes import Scheme, View, scheme_from
+from autocompress.compressors.lc.scheme import Scheme, View
+from autocompress.compressors.lc.schemes import scheme_from
 from autocompress.errors import SettingsError, TrialError
 from autocompress.graph.layers import WeightLayer
 

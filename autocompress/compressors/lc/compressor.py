@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from autocompress.compressors._base import Compressor, CompressorState
 from autocompress.compressors.lc.assignment import Assignment, Tasks, assignments, resolve, view_of
-from autocompress.compressors.lc.schemes import Codebook, Scheme, View
+from autocompress.compressors.lc.quantization import Codebook
+from autocompress.compressors.lc.scheme import Scheme, View
 from autocompress.errors import SettingsError, TrialError
 from autocompress.graph import analyse
 from autocompress.graph.costs import layer_macs
@@ -165,8 +166,9 @@ class Lc(Compressor[LcState]):
     def plan(self, state: LcState) -> Plan:
         edits: list[Any] = []
         for one in state.compressions:
+            encodings = one.encodings()
             for layer in one.layers:
-                encoding = one.encodings()[layer.name]
+                encoding = encodings[layer.name]
                 if _factors(layer, encoding):
                     assert isinstance(encoding, Factored)
                     edits.append(Factorize(layer.name, encoding.folding.scheme, 1, encoding.rank))

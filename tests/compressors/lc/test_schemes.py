@@ -24,7 +24,8 @@ from autocompress.compressors.lc import (
     Sum,
     Ternary,
 )
-from autocompress.compressors.lc.schemes import SCHEMES, View, scheme_from
+from autocompress.compressors.lc.scheme import View
+from autocompress.compressors.lc.schemes import SCHEMES, scheme_from
 from autocompress.errors import SettingsError
 from autocompress.weights.encodings import Factored
 

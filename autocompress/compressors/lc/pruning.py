@@ -1,0 +1,70 @@
+"""Schemes whose weights are mostly zero: constraints on their number or sum, and penalties."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from autocompress.compressors.lc import _projections as projections
+from autocompress.compressors.lc.scheme import Scheme, View, at_least_0
+from autocompress.errors import SettingsError
+from autocompress.weights.encodings import Encoding, Pruned
+
+
+@dataclass(frozen=True)
+class PruneL0(Scheme):
+    """At most κ = keep·n weights that are not zero (CVPR 2018)."""
+
+    kind: str = field(init=False, default="prune_l0")
+    keep: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.keep <= 1:
+            raise SettingsError(f"keep must be in [0, 1] but got {self.keep}.")
+
+    def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
+        return Pruned(projections.keep_largest(x, round(self.keep * len(x))))
+
+
+@dataclass(frozen=True)
+class PruneL1(Scheme):
+    """Σ|w| at most `share` of what it was before training."""
+
+    kind: str = field(init=False, default="prune_l1")
+    share: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not self.share >= 0:
+            raise SettingsError(f"share must be at least 0 but got {self.share}.")
+
+    def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
+        return Pruned(projections.l1_ball(x, self.share * view.reference_l1))
+
+
+@dataclass(frozen=True)
+class PenaltyL0(Scheme):
+    """α for each weight that is not zero: those with x² ≤ 2α/μ are."""
+
+    kind: str = field(init=False, default="penalty_l0")
+    alpha: float = 1e-6
+
+    def __post_init__(self) -> None:
+        at_least_0("alpha", self.alpha)
+
+    def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
+        return Pruned(projections.hard_threshold(x, (2 * self.alpha / mu) ** 0.5))
+
+
+@dataclass(frozen=True)
+class PenaltyL1(Scheme):
+    """α·Σ|w|: weights shrink by α/μ."""
+
+    kind: str = field(init=False, default="penalty_l1")
+    alpha: float = 1e-6
+
+    def __post_init__(self) -> None:
+        at_least_0("alpha", self.alpha)
+
+    def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
+        return Pruned(projections.soft_threshold(x, self.alpha / mu))

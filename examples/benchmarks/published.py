@@ -1,0 +1,33 @@
+"""The published resnet20 for CIFAR-10 (91.7 % test accuracy), which several benchmarks start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+import autocompress as ac
+from autocompress.data import load_task, with_validation
+from autocompress.metrics import measure_split
+from autocompress.trial import load_state, seed_everything
+
+
+def resnet20(root: str) -> ac.Task:
+    """CIFAR-10 with a validation split, and the weights in ROOT/pretrained."""
+    weights = str(Path(root) / "pretrained" / "resnet20-12fca82f.th")
+    return with_validation(load_task("cifar10", model="resnet20", root=root, weights=weights))
+
+
+def reference(task: ac.Task) -> nn.Module:
+    """The task's model with its weights, if it has any; everything random starts anew."""
+    seed_everything(0, task)
+    model = task.model()
+    if task.weights is not None:
+        load_state(model, task.weights)
+    return model.eval()
+
+
+def accuracy(model: nn.Module, task: ac.Task) -> float:
+    """Of a model on the test split, in [0, 1]."""
+    assert task.test is not None
+    return measure_split(model.eval(), task.test, task)["accuracy"]
