@@ -47,12 +47,14 @@ class LayerOptions:
 
     def cheapest(self, epsilon: float, measure: Measure) -> Choice | None:
         """The cheapest choice with an error of at most ε; None where dense is no dearer."""
+        # What each folding costs at least; most of them are dearer than the best one costs.
+        floors = [o.unit_cost * o.spectrum.rank_bounds(epsilon, measure)[0] for o in self.options]
         best: Choice | None = None
-        for option in self.options:
-            limit = self.dense if best is None else best.cost
+        for i in sorted(range(len(floors)), key=floors.__getitem__):
+            option, limit = self.options[i], self.dense if best is None else best.cost
             # No rank from here on is cheaper than what there is.
             most = min(option.most, (limit - 1) // option.unit_cost)
-            if most < 1:
+            if most < 1 or floors[i] >= limit:
                 continue
             rank = option.spectrum.least_rank(epsilon, measure, most)
             if rank is not None:

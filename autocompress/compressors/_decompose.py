@@ -19,7 +19,7 @@ from autocompress.compressors._allocation import (
     allocate_within,
 )
 from autocompress.compressors._patches import layer_inputs, patch_moments
-from autocompress.compressors._spectra import Spectrum, spectrum
+from autocompress.compressors._spectra import Spectrum, digest, project, spectrum
 from autocompress.errors import TrialError
 from autocompress.graph import TOLERANCE, analyse
 from autocompress.graph.costs import count_params, layer_macs
@@ -81,6 +81,7 @@ class Decomposer:
         self._moments: dict[tuple[str, Folding], Tensor] = {}
         if settings.measure == "data":
             self._received = layer_inputs(model, list(self.layers), self.inputs)
+        self._input_keys = {name: digest(received) for name, received in self._received.items()}
 
     def allocate(self, keep: float) -> Allocation:
         """The allocation of the model's present weights, by ε or by the share that is kept.
@@ -106,8 +107,11 @@ class Decomposer:
         caps = self.settings.rank_caps
         for position, layer in enumerate(self.layers.values()):
             cap = caps[position * len(caps) // len(self.layers)]
+            weight = self.model.get_submodule(layer.name).weight
+            assert isinstance(weight, Tensor)
+            key = digest(weight)
             foldings = [
-                self._option(layer, scheme, slices, cap)
+                self._option(layer, scheme, slices, cap, key)
                 for scheme in self._schemes(layer)
                 for slices in self._slices(layer)
             ]
@@ -123,9 +127,9 @@ class Decomposer:
         """Cut a layer's weight to a rank, in place."""
         layer: Any = self.model.get_submodule(name)
         folding = folding_of(layer, choice.scheme, choice.slices)
-        weight = folding.unfold(self._spectrum(name, choice.scheme, choice.slices).project(choice.rank))
         with torch.no_grad():
-            layer.weight.copy_(weight)
+            moments = self._moments_of(name, layer, folding)
+            layer.weight.copy_(folding.unfold(project(folding.fold(layer.weight), choice.rank, moments)))
 
     def tail(self, name: str, choice: Choice) -> Tail:
         """What a rank would cut off a layer's present weight."""
@@ -137,15 +141,18 @@ class Decomposer:
             left, right = u[:, :, choice.rank :].to(matrices), vh[:, choice.rank :].to(matrices)
             return Tail(folding, left, right, float(s.sum().clamp_min(1e-12)))
 
-    def _option(self, layer: WeightLayer, scheme: int, slices: int, cap: float) -> Option:
-        found = self._spectrum(layer.name, scheme, slices)
+    def _option(self, layer: WeightLayer, scheme: int, slices: int, cap: float, key: str) -> Option:
+        found = self._spectrum(layer.name, scheme, slices, key)
         full = found.values.shape[1]
         return Option(scheme, slices, found, self._unit_cost(layer, scheme, slices), max(1, int(cap * full)))
 
-    def _spectrum(self, name: str, scheme: int, slices: int) -> Spectrum:
+    def _spectrum(self, name: str, scheme: int, slices: int, key: str) -> Spectrum:
         layer: Any = self.model.get_submodule(name)
         folding = folding_of(layer, scheme, slices)
-        return spectrum(layer.weight, folding, self._moments_of(name, layer, folding))
+        moments = self._moments_of(name, layer, folding)
+        # Equal weights may see other inputs.
+        key = key if moments is None else key + self._input_keys[name]
+        return spectrum(layer.weight, folding, self.settings.measure, moments, key)
 
     def _moments_of(self, name: str, layer: nn.Module, folding: Folding) -> Tensor | None:
         """Σ of a folding's inputs, for "data" alone; the inputs stay those of the first model."""

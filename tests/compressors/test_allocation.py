@@ -12,7 +12,7 @@ from torch import nn
 
 from autocompress.compressors._allocation import LayerOptions, Option, allocate
 from autocompress.compressors._patches import layer_inputs, patch_moments
-from autocompress.compressors._spectra import _DENSE, MEASURES, Measure, Spectrum, spectrum
+from autocompress.compressors._spectra import _DENSE, MEASURES, Measure, Spectrum, project, spectrum
 from autocompress.weights.folding import Folding
 
 
@@ -48,7 +48,7 @@ def test_errors_equal_numpys_on_the_reconstructed_weight(
         assert found.error(rank, measure) == pytest.approx(
             reference(matrices, groups, rank, measure), rel=1e-5
         )
-        assert np.allclose(found.project(rank).numpy(), cut(matrices, rank), atol=1e-8)
+        assert np.allclose(project(torch.from_numpy(matrices), rank).numpy(), cut(matrices, rank), atol=1e-8)
     assert found.error(min(rows, columns), measure) == 0.0
 
 
@@ -78,14 +78,16 @@ def test_data_error_is_that_of_the_outputs(layer: nn.Module) -> None:
     folding = Folding(tuple(layer.weight.shape), 0, getattr(layer, "groups", 1))
     model = nn.Sequential(layer)
     inputs = layer_inputs(model, ["0"], x)["0"]
-    found = spectrum(layer.weight, folding, patch_moments(layer, inputs, folding))
+    moments = patch_moments(layer, inputs, folding)
+    matrices = folding.fold(layer.weight.detach())
+    found = spectrum(layer.weight, folding, "data", moments)
     for rank in (1, 2):
-        weight = folding.unfold(found.project(rank))
+        weight = folding.unfold(project(matrices, rank, moments))
         with torch.no_grad():
             bias = torch.zeros_like(layer.bias)
             whole = torch.func.functional_call(layer, {"weight": layer.weight, "bias": bias}, (x,))
             small = torch.func.functional_call(layer, {"weight": weight, "bias": bias}, (x,))
-            plain = folding.unfold(spectrum(layer.weight, folding).project(rank))
+            plain = folding.unfold(project(matrices, rank))
             naive = torch.func.functional_call(layer, {"weight": plain, "bias": bias}, (x,))
         assert found.error(rank, "data") == pytest.approx(
             float((whole - small).norm() / whole.norm()), rel=1e-3
@@ -105,7 +107,9 @@ def small_layers(seed: int) -> list[LayerOptions]:
                 folding = Folding(shape, scheme, 1, slices)
                 kernel = math.prod(folding.column_kernel), math.prod(folding.row_kernel)
                 unit = shape[1] * kernel[0] + shape[0] * slices * kernel[1]
-                options.append(Option(scheme, slices, spectrum(weight, folding), unit, folding.full_rank))
+                options.append(
+                    Option(scheme, slices, spectrum(weight, folding, "operator"), unit, folding.full_rank)
+                )
         layers.append(LayerOptions(name, math.prod(shape), tuple(options)))
     return layers
 
