@@ -4,7 +4,8 @@
 
 First table: resnet20 (published CIFAR-10 weights in DATA/pretrained), and torchvision's resnet18 and
 mobilenet_v2 with random weights. The error is the operator norm of the whole residual, of the layer
-where it is greatest, computed from the reconstructed weights.
+where it is greatest, computed from the reconstructed weights. torchprune reaches 0.213 (by its own measure,
+"slices"; truly 0.464) on resnet20 at keep 0.5, and 0.442 (truly 0.906) at 0.1.
 Second table: resnet20's test accuracy without retraining, as cut and with second factors refitted on
 256 training images (least squares, no gradient), beside the original's (torchprune, same weights:
 82.5 % at keep 0.5 and 15.2 % at keep 0.1 of the parameters).
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -36,7 +38,7 @@ from autocompress.weights.factored import folding_of
 
 BUDGETS = (0.7, 0.5, 0.3, 0.1)
 ORIGINAL = {0.5: "82.5 %", 0.1: "15.2 %"}
-console = Console()
+console = Console(width=130)
 
 
 def table(title: str, *columns: str) -> Table:
@@ -47,8 +49,9 @@ def table(title: str, *columns: str) -> Table:
 
 
 def settings(measure: Measure, **options: Any) -> Config:
-    """ALDS' defaults, but for the operator norm, which takes long with many slices."""
-    return Config(measure=measure, max_slices=4 if measure == "operator" else 16, **options)
+    """As many slices as the original tries; none for the operator norm of the whole residual, which
+    they lower by 1 % and take a hundred times as long."""
+    return Config(measure=measure, max_slices=1 if measure == "operator" else 64, **options)
 
 
 def true_error(model: nn.Module, decomposer: Decomposer, choices: dict[str, Any]) -> float:
@@ -70,7 +73,7 @@ def true_error(model: nn.Module, decomposer: Decomposer, choices: dict[str, Any]
 def allocations(tasks: dict[str, ac.Task]) -> None:
     found = table(
         "Allocations by budget (share of parameters kept)",
-        "model", "measure", "keep", "error", "true error", "rank / full rank", "k", "dense", "seconds",
+        "model", "measure", "keep", "error", "true error", "rank / full rank", "layers × k", "dense", "seconds",
     )  # fmt: skip
     for name, task in tasks.items():
         # What "data" measures on random inputs says nothing.
@@ -94,7 +97,7 @@ def allocations(tasks: dict[str, ac.Task]) -> None:
                     name, measure, f"{keep:g}", f"{allocation.error:.3f}",
                     f"{true_error(model, decomposer, choices):.3f}",
                     f"{min(shares):.2f} to {max(shares):.2f}" if shares else "",
-                    " ".join(str(c.slices) for c in choices.values()),
+                    ", ".join(f"{n} × {k}" for k, n in sorted(Counter(c.slices for c in choices.values()).items())),
                     str(len(decomposer.layers) - len(choices)), f"{seconds:.2f}",
                 )  # fmt: skip
     console.print(found)
