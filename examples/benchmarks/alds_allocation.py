@@ -73,7 +73,8 @@ def true_error(model: nn.Module, decomposer: Decomposer, choices: dict[str, Any]
 def allocations(tasks: dict[str, ac.Task]) -> None:
     found = table(
         "Allocations by budget (share of parameters kept)",
-        "model", "measure", "keep", "error", "true error", "rank / full rank", "layers × k", "dense", "seconds",
+        "model", "measure", "keep", "error", "true error", "rank / full rank", "layers × k", "dense",
+        "seconds",
     )  # fmt: skip
     for name, task in tasks.items():
         # What "data" measures on random inputs says nothing.
@@ -93,11 +94,12 @@ def allocations(tasks: dict[str, ac.Task]) -> None:
                 seconds = time.perf_counter() - start
                 choices = allocation.choices
                 shares = [c.rank / decomposer.full_rank(n, c) for n, c in choices.items()]
+                slices = Counter(choice.slices for choice in choices.values())
                 found.add_row(
                     name, measure, f"{keep:g}", f"{allocation.error:.3f}",
                     f"{true_error(model, decomposer, choices):.3f}",
                     f"{min(shares):.2f} to {max(shares):.2f}" if shares else "",
-                    ", ".join(f"{n} × {k}" for k, n in sorted(Counter(c.slices for c in choices.values()).items())),
+                    ", ".join(f"{n} × {k}" for k, n in sorted(slices.items())),
                     str(len(decomposer.layers) - len(choices)), f"{seconds:.2f}",
                 )  # fmt: skip
     console.print(found)
