@@ -39,7 +39,8 @@ class Config:
         measure: of a layer's error: "slices" (the greatest over its slices, as published),
             "operator" (of the whole residual), "frobenius", or "data" (of its outputs on
             calibration inputs).
-        max_slices: most parts that a layer's input channels are cut into.
+        max_slices: most parts that a layer's input channels are cut into. "operator" takes long
+            with more than one, and gains little.
         schemes: "first" folds f × (c·k1·k2) alone, "all" every way.
         rank_caps: highest rank relative to full rank; spread over the layers from first to last.
         lambda_rank: weight of the penalty on what the allocated ranks would cut off; 0 decomposes

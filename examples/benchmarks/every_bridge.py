@@ -44,7 +44,7 @@ def tensors(model: nn.Module, analysis: Analysis, inputs: Tensor) -> dict[str, T
 
 
 def tried(size: int, make: Callable[[int], nn.Module], analysis: Analysis, pair: tuple[int, int]) -> str:
-    """ "right", or what went wrong."""
+    """What went wrong with a pair, or "right" if nothing did."""
     torch.manual_seed(0)
     start, end = (analysis.cut_points[i] for i in pair)
     model, inputs = make(size).eval(), torch.randn(3, 3, size, size)

@@ -35,8 +35,7 @@ class PruneL1(Scheme):
     share: float = 0.1
 
     def __post_init__(self) -> None:
-        if not self.share >= 0:
-            raise SettingsError(f"share must be at least 0 but got {self.share}.")
+        at_least_0("share", self.share)
 
     def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
         return Pruned(projections.l1_ball(x, self.share * view.reference_l1))
