@@ -29,9 +29,8 @@ class Distillation:
     weight: float
     temperature: float
 
-    def __call__(self, task: Task, inputs: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of a batch."""
-        own: Tensor = task.loss(outputs, targets)
+    def __call__(self, task: Task, inputs: Tensor, outputs: Tensor, own: Tensor) -> Tensor:
+        """The loss of a batch, of which `own` is the task's."""
         with torch.no_grad():
             wanted = self.teacher(inputs)
         if isinstance(task.loss, nn.CrossEntropyLoss):

@@ -48,7 +48,7 @@ class DropBlock:
 
 @dataclass(frozen=True)
 class DropBranch:
-    """Remove a residual branch whose gate is zero; its shortcut stands for the sum.
+    """Remove a branch whose gate is zero; the other side of the sum it goes to stands for it.
 
     Args:
         gate: name of the module that gates the branch.
@@ -90,7 +90,9 @@ class StoreEncoded:
 Edit = KeepChannels | DropBlock | DropBranch | Factorize | StoreEncoded
 Plan = tuple[Edit, ...]
 
-_EDITS: dict[str, Any] = {cls.__name__: cls for cls in (KeepChannels, DropBlock, DropBranch, Factorize, StoreEncoded)}
+_EDITS: dict[str, Any] = {
+    cls.__name__: cls for cls in (KeepChannels, DropBlock, DropBranch, Factorize, StoreEncoded)
+}
 
 
 def plan_to_json(plan: Plan) -> list[dict[str, Any]]:

@@ -14,6 +14,8 @@ from autocompress.errors import SettingsError, TaskError
 Batch = tuple[Tensor, Tensor]
 Batches = Iterable[Batch]
 MetricFn = Callable[[Tensor, Tensor], float]
+LossFn = Callable[[Tensor, Tensor], Tensor]
+AUGMENTATIONS = ("none", "crop-flip", "crop-flip-erase")
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,11 @@ class Recipe:
         warmup: share of the steps over which the rate rises linearly; cosine to 0 follows.
         grad_clip: greatest gradient norm, None to leave gradients alone.
         channels_last: train models with 2-d convolutions in that memory format.
-        augment: "none", or "crop-flip": images shifted by up to an eighth and mirrored at random.
+        augment: "none", "crop-flip": images shifted by up to an eighth and mirrored at random, or
+            "crop-flip-erase": a rectangle of every second one is blanked out besides.
+        label_smoothing: share of a target that is spread over all classes; of `nn.CrossEntropyLoss` alone.
+        mixup: α of the Beta distribution that inputs are mixed by, two by two; 0 mixes none.
+        mixed_precision: bfloat16 where PyTorch's autocast deems it safe.
     """
 
     epochs: int = 10
@@ -42,7 +48,10 @@ class Recipe:
     warmup: float = 0.1
     grad_clip: float | None = None
     channels_last: bool = True
-    augment: Literal["none", "crop-flip"] = "none"
+    augment: Literal["none", "crop-flip", "crop-flip-erase"] = "none"
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    mixed_precision: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -55,8 +64,14 @@ class Recipe:
             raise SettingsError(f"optimizer must be 'adamw' or 'sgd' but got {self.optimizer!r}.")
         if not 0 <= self.warmup < 1:
             raise SettingsError(f"warmup must be in [0, 1) but got {self.warmup}.")
-        if self.augment not in ("none", "crop-flip"):
-            raise SettingsError(f"augment must be 'none' or 'crop-flip' but got {self.augment!r}.")
+        if self.augment not in AUGMENTATIONS:
+            raise SettingsError(
+                f"augment must be one of {', '.join(AUGMENTATIONS)} but got {self.augment!r}."
+            )
+        if not 0 <= self.label_smoothing < 1:
+            raise SettingsError(f"label_smoothing must be in [0, 1) but got {self.label_smoothing}.")
+        if not self.mixup >= 0:
+            raise SettingsError(f"mixup must be at least 0 but got {self.mixup}.")
 
 
 @dataclass(frozen=True)
@@ -103,13 +118,20 @@ class Task:
     train: Batches
     val: Batches | None = None
     test: Batches | None = None
-    loss: Callable[[Tensor, Tensor], Tensor] = field(default_factory=nn.CrossEntropyLoss)
+    loss: LossFn = field(default_factory=nn.CrossEntropyLoss)
     metrics: Mapping[str, MetricFn] | None = None
     recipe: Recipe = Recipe()
     weights: Mapping[str, Tensor] | None = None
     name: str = "task"
     model_name: str = "model"
     input: InputSpec | None = None
+
+    def __post_init__(self) -> None:
+        if self.recipe.label_smoothing and not isinstance(self.loss, nn.CrossEntropyLoss):
+            raise TaskError(
+                "label_smoothing must be 0 where the loss is not nn.CrossEntropyLoss "
+                f"but got {self.recipe.label_smoothing}."
+            )
 
     def with_recipe(self, **changes: Any) -> Task:
         """The same task with fields of its recipe replaced."""
@@ -201,6 +223,7 @@ class ModelProfile:
         cut_points: single tensors that all paths pass through, from input to output.
         layers: linear and convolution layers, from input to output.
         outputs: shape of what the model makes of one input; empty where that is not one tensor.
+        mixing_blocks: blocks that mix a path of convolutions with one of attention.
     """
 
     params: int
@@ -209,3 +232,4 @@ class ModelProfile:
     cut_points: tuple[CutProfile, ...] = ()
     layers: tuple[LayerProfile, ...] = ()
     outputs: tuple[int, ...] = ()
+    mixing_blocks: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,10 +13,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from autocompress.augment import augmented
+from autocompress.augment import augmented, mixed
 from autocompress.distillation import Distillation
 from autocompress.errors import DivergedError
-from autocompress.task import Batches, Recipe, Task
+from autocompress.task import Batches, LossFn, Recipe, Task
 
 EpochReport = Callable[[Mapping[str, float]], None]
 
@@ -135,20 +136,41 @@ class Trainer:
         targets: Tensor,
     ) -> Tensor:
         """One optimiser step; the loss without the penalty, which trials weigh differently."""
-        device = next(model.parameters()).device
+        device, recipe = next(model.parameters()).device, self.task.recipe
         optimizer.zero_grad(set_to_none=True)
-        inputs = augmented(inputs.to(device), self.task.recipe.augment)
-        outputs, targets = model(inputs), targets.to(device)
-        if self.distillation is None:
-            loss = self.task.loss(outputs, targets)
-        else:
-            loss = self.distillation(self.task, inputs, outputs, targets)
+        inputs = augmented(inputs.to(device), recipe.augment)
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.mixed_precision):
+            loss = self._loss(model, inputs, targets.to(device))
         (loss + hooks.penalty().to(device)).backward()  # type: ignore[no-untyped-call]
-        clip = self.task.recipe.grad_clip
+        clip = recipe.grad_clip
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
         return loss.detach()
+
+    def _loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Of a batch, mixed two by two where the recipe says so, with what is learned from the reference."""
+        loss_of = smoothed(self.task.loss, self.task.recipe.label_smoothing)
+        if self.task.recipe.mixup:
+            inputs, order, share = mixed(inputs, self.task.recipe.mixup)
+            outputs = model(inputs)
+            loss = share * loss_of(outputs, targets) + (1 - share) * loss_of(outputs, targets[order])
+        else:
+            outputs = model(inputs)
+            loss = loss_of(outputs, targets)
+        return loss if self.distillation is None else self.distillation(self.task, inputs, outputs, loss)
+
+
+def smoothed(loss: LossFn, share: float) -> LossFn:
+    """Cross entropy against targets of which a share is spread over all classes; others as they are.
+
+    Szegedy et al., *Rethinking the Inception Architecture*, arXiv 1512.00567, section 7.
+    """
+    if not share or not isinstance(loss, nn.CrossEntropyLoss):
+        return loss
+    made = copy.copy(loss)
+    made.label_smoothing = share
+    return made
 
 
 def make_optimizer(hooks: TrainingHooks, recipe: Recipe, lr_scale: float) -> torch.optim.Optimizer:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
-from autocompress.augment import augmented, random_crop, random_flip
+from autocompress.augment import augmented, mixed, random_crop, random_erase, random_flip
+from autocompress.errors import TaskError
 
 
 def test_crops_are_shifts_of_the_padded_image() -> None:
@@ -29,6 +31,32 @@ def test_flips_mirror_about_half_of_the_images() -> None:
     kept = [torch.equal(f, i) for f, i in zip(found, images, strict=True)]
     assert all(m != k for m, k in zip(mirrored, kept, strict=True))
     assert 60 < sum(mirrored) < 140
+
+
+def test_erasing_blanks_one_rectangle_of_about_half_of_the_images() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(200, 2, 8, 6) + 1
+    found = random_erase(images)
+    blank = (found == 0).numpy()
+    assert torch.equal(found[found != 0], images[found != 0])
+    assert 60 < blank.any((1, 2, 3)).sum() < 140
+    for image in blank[blank.any((1, 2, 3))]:
+        rows, columns = np.nonzero(image.any((0, 2)))[0], np.nonzero(image.any((0, 1)))[0]
+        assert image[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+        assert len(rows) <= 4
+        assert len(columns) <= 3
+
+
+def test_mixed_inputs_are_convex_combinations_with_one_share() -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(6, 3)
+    found, order, share = mixed(inputs, 0.2)
+    expected = share * inputs.numpy() + (1 - share) * inputs.numpy()[order.numpy()]
+    assert 0 <= share <= 1
+    assert sorted(order.tolist()) == list(range(6))
+    assert np.allclose(found.numpy(), expected, atol=1e-6)
+    with pytest.raises(TaskError, match="mixup must be 0 where inputs are not floating-point"):
+        mixed(torch.ones(2, 2, dtype=torch.long), 0.2)
 
 
 def test_inputs_that_are_no_images_stay_as_they_are() -> None:

@@ -20,6 +20,7 @@ from autocompress.training import (
     predict,
     reestimate_batch_norm,
     set_lr,
+    smoothed,
 )
 
 
@@ -99,11 +100,45 @@ def test_predict_covers_the_whole_split(residual_task: ac.Task) -> None:
         ({"lr": 0.0}, r"lr must be greater than 0 but got 0\.0"),
         ({"optimizer": "lion"}, "optimizer must be 'adamw' or 'sgd' but got 'lion'"),
         ({"warmup": 1.0}, r"warmup must be in \[0, 1\) but got 1\.0"),
+        ({"augment": "cutmix"}, "augment must be one of none, crop-flip, crop-flip-erase but got 'cutmix'"),
+        ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\) but got 1\.0"),
+        ({"mixup": -0.1}, r"mixup must be at least 0 but got -0\.1"),
     ],
 )
 def test_recipes_refuse_values_out_of_range(options: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         ac.Recipe(**options)
+
+
+def test_smoothed_cross_entropy_equals_the_numpy_reference() -> None:
+    torch.manual_seed(0)
+    outputs, targets = torch.randn(6, 5), torch.randint(0, 5, (6,))
+    wanted = np.full((6, 5), 0.1 / 5)
+    wanted[np.arange(6), targets.numpy()] += 0.9
+    logs = outputs.numpy() - np.log(np.exp(outputs.numpy()).sum(1, keepdims=True))
+    loss = nn.CrossEntropyLoss()
+    assert smoothed(loss, 0.1)(outputs, targets).item() == pytest.approx(
+        -(wanted * logs).sum(1).mean(), rel=1e-5
+    )
+    assert loss.label_smoothing == 0
+
+
+def test_label_smoothing_of_other_losses_is_refused(residual_task: ac.Task) -> None:
+    with pytest.raises(ac.AutocompressError, match=r"label_smoothing must be 0 where the loss is not"):
+        replace(residual_task, loss=nn.L1Loss(), recipe=ac.Recipe(label_smoothing=0.1))
+
+
+def test_every_extra_of_the_recipe_trains(residual_task: ac.Task) -> None:
+    torch.manual_seed(0)
+    recipe = ac.Recipe(augment="crop-flip-erase", label_smoothing=0.1, mixup=0.2, mixed_precision=True)
+    task = replace(residual_task, recipe=recipe)
+    model, seen = task.model(), []
+    model.head.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    trainer = Trainer(task, 4)
+    trainer.fit(model, 4)
+    assert set(seen) == {torch.bfloat16}
+    assert trainer.history[-1]["loss"] < trainer.history[0]["loss"]
+    assert next(model.parameters()).dtype == torch.float32
 
 
 def test_distillation_equals_the_numpy_reference(residual_task: ac.Task) -> None:
@@ -120,7 +155,9 @@ def test_distillation_equals_the_numpy_reference(residual_task: ac.Task) -> None
     found = softened(outputs.numpy().astype(np.float64))
     kl = (wanted * np.log(wanted / found)).sum(1).mean()
     own = torch.nn.functional.cross_entropy(outputs, targets).item()
-    loss = Distillation(teacher, 0.7, 3.0)(residual_task, inputs, outputs, targets)
+    loss = Distillation(teacher, 0.7, 3.0)(
+        residual_task, inputs, outputs, residual_task.loss(outputs, targets)
+    )
     assert loss.item() == pytest.approx(0.3 * own + 0.7 * 9 * kl, rel=1e-5)
 
 
@@ -128,5 +165,5 @@ def test_distillation_of_other_losses_is_the_distance_of_the_outputs(residual_ta
     task = replace(residual_task, loss=nn.L1Loss())
     teacher = nn.Linear(3, 2)
     inputs, outputs, targets = torch.randn(4, 3), torch.randn(4, 2), torch.randn(4, 2)
-    loss = Distillation(teacher, 1.0, 3.0)(task, inputs, outputs, targets)
+    loss = Distillation(teacher, 1.0, 3.0)(task, inputs, outputs, task.loss(outputs, targets))
     assert loss.item() == pytest.approx((teacher(inputs) - outputs).square().mean().item(), rel=1e-5)

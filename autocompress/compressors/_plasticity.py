@@ -32,10 +32,12 @@ def averaged(weight: Tensor, average: Tensor, decay: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Rule:
+class Plasticity:
     """The rates and bounds of the published rule.
 
     Args:
+        relative: whether stability is over ‖W̄‖_F; absolute as published.
+        decay: d of the moving averages.
         epsilon: below which a block or channel counts as unstable.
         eta: η_a, the largest step of a gate in an epoch.
         p_min: floor of P; its ceiling is 1.
@@ -43,11 +45,13 @@ class Rule:
         c_max: ceiling of C.
     """
 
-    epsilon: float = 0.85
-    eta: float = 0.005
-    p_min: float = 0.5
-    c_min: float = 0.4
-    c_max: float = 0.995
+    relative: bool
+    decay: float
+    epsilon: float
+    eta: float
+    p_min: float
+    c_min: float
+    c_max: float
 
     def inclusion(self, p: Tensor, s: Tensor) -> Tensor:
         """P rises by η·max(0.05, 1 − S) where S < ε, else falls by η·max(0.05, S); `(L,)`."""

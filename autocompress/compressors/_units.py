@@ -1,4 +1,4 @@
-"""The rows of weights that make each unit of the coupled channel groups, and units across analyses."""
+"""The rows of weights that make each unit of the coupled channel groups."""
 
 from __future__ import annotations
 
@@ -61,29 +61,3 @@ def unit_norms(makers: Sequence[Maker], tensor: Callable[[str], Tensor | None], 
             rows = value.detach().movedim(maker.dim, 0).flatten(1).float().square().sum(1)
             squares = squares.index_add(0, maker.units, rows)
     return squares[:units].sqrt()
-
-
-def old_units(old: Analysis, new: Analysis) -> list[list[list[int]]]:
-    """For each unit of each group of a reduced model, the units that it was in the whole one.
-
-    Groups may have split or gone where branches were dropped; their tensors say what they were.
-    """
-    offsets = unit_offsets(old)
-    known: dict[tuple[str, int], np.ndarray] = {}
-    for group, offset in zip(old.groups, offsets, strict=False):
-        for member in group.members:
-            index = known.setdefault((member.tensor, member.dim), np.full(len(member.unit_of), -1))
-            mine = member.unit_of >= 0
-            index[mine] = member.unit_of[mine] + offset
-    found = []
-    for group in new.groups:
-        units: list[set[int]] = [set() for _ in range(group.width)]
-        for member in group.members:
-            before = known.get((member.tensor, member.dim))
-            if before is None:
-                continue
-            for position, unit in enumerate(member.unit_of.tolist()):
-                if unit >= 0 and before[position] >= 0:
-                    units[unit].add(int(before[position]))
-        found.append([sorted(one) for one in units])
-    return found

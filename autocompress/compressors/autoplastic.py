@@ -1,4 +1,4 @@
-"""Autoplastic: which residual blocks and channels stay, by how stable they are or by gradient.
+"""Autoplastic: which residual blocks, channels and paths stay, by how stable they are or by gradient.
 
 Korban, Youngs, Acton, *Autoplastic Neural Network*, 2025.
 """
@@ -7,29 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from autocompress.compressors._base import Compressor, CompressorState, ParamGroup
-from autocompress.compressors._gates import (
-    GateSite,
-    detach_gates,
-    fold_gates,
-    insert_gates,
-    set_gates,
-    unit_offsets,
-)
-from autocompress.compressors._plasticity import Rule, averaged, channel_stability, stability
+from autocompress.compressors._memory import Memory
+from autocompress.compressors._plasticity import Plasticity
+from autocompress.compressors._switches import Switches, Values, add_attention, install
 from autocompress.errors import SettingsError
-from autocompress.graph import Analysis, ResidualBranch, analyse
-from autocompress.graph.branches import gate_branches, gate_name
-from autocompress.graph.costs import profile
-from autocompress.plan import DropBranch, KeepChannels, Plan
+from autocompress.plan import Plan
 from autocompress.task import ModelProfile, Task
 
+Rule = Literal["gradient", "published"]
+RULES: tuple[Rule, ...] = get_args(Rule)
 _PREFIX = "autoplastic_"
+_LAST_TEMPERATURE = 0.02  # of the sigmoids under the "gradient" rule; 1 at the start
 
 
 @dataclass(frozen=True)
@@ -47,53 +42,55 @@ class Config:
         c_init: C to start with.
         c_min: floor of C.
         c_max: ceiling of C.
+        c_spread: how far C starts from c_init for each standard deviation by which a channel is read
+            more strongly than others, in logits, for the "gradient" rule.
+        alpha_init: α of mixing blocks to start with; None leaves each its own, and 0.9 where attention
+            is added.
+        add_attention: put an attention path beside each convolution of a residual branch.
         decay: of the moving average of the weights, each epoch.
         threshold: blocks and channels whose gate ends below it are removed.
+        alpha_threshold: paths whose share ends below it are removed.
         lambda_arch: weight of the share of the cost that gates leave, for the "gradient" rule.
-        gate_lr_scale: learning rate of P and C relative to the weights'.
+        gate_lr_scale: learning rate of P, C and α relative to the weights', for the "gradient" rule.
     """
 
-    rule: Literal["gradient", "published"] = "gradient"
+    rule: Rule = "gradient"
     stability: Literal["relative", "absolute"] = "relative"
     epsilon: float = 0.85
     eta: float = 0.005
     p_init: float = 0.9
     p_min: float = 0.0
-    c_init: float = 0.9
+    c_init: float = 0.7
     c_min: float = 0.0
     c_max: float = 1.0
+    c_spread: float = 1.0
+    alpha_init: float | None = None
+    add_attention: bool = False
     decay: float = 0.9
     threshold: float = 0.5
+    alpha_threshold: float = 0.1
     lambda_arch: float = 0.1
     gate_lr_scale: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.rule not in ("gradient", "published"):
+        if self.rule not in RULES:
             raise SettingsError(f"rule must be 'gradient' or 'published' but got {self.rule!r}.")
         if self.stability not in ("relative", "absolute"):
             raise SettingsError(f"stability must be 'relative' or 'absolute' but got {self.stability!r}.")
-        for name in ("epsilon", "p_init", "p_min", "c_init", "c_min", "c_max", "decay", "threshold"):
-            if not 0 <= getattr(self, name) <= 1:
+        for name in (
+            "epsilon", "p_init", "p_min", "c_init", "c_min", "c_max", "alpha_init", "decay", "threshold"
+        ):  # fmt: skip
+            if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise SettingsError(f"{name} must be in [0, 1] but got {getattr(self, name)}.")
-        for name in ("eta", "lambda_arch"):
+        if not self.c_min < self.c_max:
+            raise SettingsError(f"c_min must be below c_max = {self.c_max} but got {self.c_min}.")
+        if not 0 <= self.alpha_threshold < 0.5:
+            raise SettingsError(f"alpha_threshold must be in [0, 0.5) but got {self.alpha_threshold}.")
+        for name in ("eta", "c_spread", "lambda_arch"):
             if not getattr(self, name) >= 0:
                 raise SettingsError(f"{name} must be at least 0 but got {getattr(self, name)}.")
         if not self.gate_lr_scale > 0:
             raise SettingsError(f"gate_lr_scale must be positive but got {self.gate_lr_scale}.")
-
-
-class Inclusion(nn.Module):
-    """P of a residual branch; `(B, ...)` → `(B, ...)`."""
-
-    value: Tensor
-
-    def __init__(self, value: float) -> None:
-        super().__init__()
-        self.register_buffer("value", torch.tensor(value))
-        self.live: Tensor | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * (self.value if self.live is None else self.live)
 
 
 @dataclass
@@ -101,30 +98,17 @@ class AutoplasticState(CompressorState):
     """The gated model, its gates, and what the published rule remembers of weights and gradients.
 
     Args:
-        analysis: of the gated model.
-        branches: each with its gate.
-        sites: where channels are gated.
-        p: of each branch, `(L,)`: logits under the "gradient" rule, values under the published one.
-        c: of each unit of all groups, `(U,)`, likewise.
-        branch_cost: share of the model's MACs in each branch, `(L,)`.
-        unit_cost: share of the model's MACs of each unit, `(U,)`.
-        makers: of each group the weights whose rows make its units, with the unit of each row.
-        averages: moving averages of the weights, by parameter name.
-        gradients: accumulated gradient norm of each unit, `(U,)`.
+        switches: the gates on the model.
+        raw: P, C and α as they are stored: logits under the "gradient" rule, values under the published.
+        memory: of weights and gradients, for the published rule.
+        progress: share of the training that is done.
     """
 
-    analysis: Analysis
-    branches: list[tuple[ResidualBranch, Inclusion]]
-    sites: list[GateSite]
-    p: Tensor
-    c: Tensor
-    branch_cost: Tensor
-    unit_cost: Tensor
-    makers: list[tuple[str, Tensor]]
-    averages: dict[str, Tensor] = field(default_factory=dict)
-    gradients: Tensor | None = None
+    switches: Switches
+    raw: Values
+    memory: Memory
     progress: float = 0.0
-    hook: Any = None
+    hook: RemovableHandle | None = field(default=None)
 
 
 class _Refresh:
@@ -134,15 +118,15 @@ class _Refresh:
         self.compressor, self.state = compressor, state
 
     def __call__(self, module: nn.Module, args: Any) -> None:
-        self.compressor.refresh(self.state)
+        self.state.switches.turn(self.compressor.values(self.state))
 
 
 class Autoplastic(Compressor[AutoplasticState]):
-    """P on every residual branch and C on every unit of every coupled channel group.
+    """P on every residual branch, C on every unit of every coupled channel group, α on mixing blocks.
 
     Under the "gradient" rule the loss gains λ_arch · Σ cost·gate, gates being σ(logit/T) with T falling
-    from 1 to 0.02, so that what is trained becomes what is kept. Under the published rule gates move
-    once an epoch by how stable the weights are.
+    from 1 to 0.02, so that what is trained becomes what is kept. Under the published rule P and C move
+    once an epoch by how stable the weights are, and α is trained in unstable blocks alone.
     """
 
     Config: ClassVar[type[Config]] = Config
@@ -153,133 +137,123 @@ class Autoplastic(Compressor[AutoplasticState]):
         return None if profile.groups else "no channel group of the model can be removed"
 
     def attach(self, model: nn.Module, task: Task) -> AutoplasticState:
-        config, example = self.config, task.example()
-        plain = analyse(model, example)
-        device = next(model.parameters()).device
-        branches = [(branch, Inclusion(config.p_init)) for branch in plain.residuals]
-        gated = gate_branches(model, plain, {branch.node: gate for branch, gate in branches}).to(device)
-        analysis = analyse(gated, example)
-        calibration = task.example(64).to(device)
-        strength = _strength(gated, analysis, calibration)
-        costs = profile(gated, example, analysis)
-        macs = layer_macs(model, example)
-        total = max(costs.macs, 1)
-        unit_cost = [g.macs / total / g.width for g in costs.groups for _ in range(g.width)]
-        branch_cost = [sum(macs.get(n, 0) for n in branch.branch) / total for branch, _ in branches]
-        sites = insert_gates(gated, analysis, calibration)
-        state = AutoplasticState(
-            model=gated,
-            analysis=analysis,
-            branches=branches,
-            sites=sites,
-            p=torch.full((len(branches),), config.p_init, device=device),
-            c=torch.full((unit_offsets(analysis)[-1],), config.c_init, device=device),
-            branch_cost=torch.tensor(branch_cost, device=device),
-            unit_cost=torch.tensor(unit_cost, device=device),
-            makers=_makers(gated, analysis, device),
+        config = self.config
+        if config.add_attention:
+            add_attention(model, task)
+        switches = install(model, task)
+        like = switches.strength
+        raw = Values(
+            like.new_full((len(switches.branches),), config.p_init),
+            like.new_full((len(like),), config.c_init),
+            switches.alphas()
+            if config.alpha_init is None
+            else like.new_full((len(switches.mixings),), config.alpha_init),
         )
-        if config.rule == "gradient":
-            # Channels that are used little start lower, so that they are the first to go.
-            state.p = nn.Parameter(torch.logit(state.p, eps=0.02))
-            state.c = nn.Parameter(torch.logit(state.c, eps=0.02) + strength)
-            gated.register_parameter(f"{_PREFIX}p", state.p)
-            gated.register_parameter(f"{_PREFIX}c", state.c)
-        state.gradients = torch.zeros_like(state.c, requires_grad=False)
-        state.averages = {name: p.detach().clone() for name, p in gated.named_parameters()}
-        state.hook = gated.register_forward_pre_hook(_Refresh(self, state))
+        state = AutoplasticState(
+            model=switches.model,
+            switches=switches,
+            raw=raw if config.rule == "published" else self._logits(raw, switches),
+            memory=Memory.of(switches),
+        )
+        for name in switches.mixings:
+            # Its own α is written back at the end.
+            switches.gate(f"{name}.conv_share").weight.requires_grad_(False)
+        for name in self._trained:
+            gate = nn.Parameter(getattr(state.raw, name))
+            state.model.register_parameter(_PREFIX + name, gate)
+            state.raw = state.raw._replace(**{name: gate})
+        state.hook = state.model.register_forward_pre_hook(_Refresh(self, state))
         return state
 
+    @property
+    def _plasticity(self) -> Plasticity:
+        config = self.config
+        names = ("decay", "epsilon", "eta", "p_min", "c_min", "c_max")
+        return Plasticity(config.stability == "relative", *(getattr(config, name) for name in names))
+
+    @property
+    def _trained(self) -> tuple[str, ...]:
+        """Gates that are parameters; the published rule moves P and C itself."""
+        return Values._fields if self.config.rule == "gradient" else ("alpha",)
+
+    def _logits(self, raw: Values, switches: Switches) -> Values:
+        """What σ makes the gates of; channels that are read little start lower, so that they go first."""
+        p, c, alpha = (torch.logit(gate, eps=0.02) for gate in raw)
+        return Values(p, c + self.config.c_spread * switches.strength, alpha)
+
     def param_groups(self, state: AutoplasticState) -> list[ParamGroup]:
-        gates = [gate for gate in (state.p, state.c) if isinstance(gate, nn.Parameter)]
+        gates = [gate for gate in state.raw if isinstance(gate, nn.Parameter)]
         own = {id(gate) for gate in gates}
         rest = [p for p in state.model.parameters() if p.requires_grad and id(p) not in own]
-        groups = [ParamGroup(rest)]
-        if gates:
-            groups.append(ParamGroup(gates, self.config.gate_lr_scale, weight_decay=0.0))
-        return groups
+        # η_a = η_w / 20 as published.
+        scale = self.config.gate_lr_scale if self.config.rule == "gradient" else 1 / 20
+        return [ParamGroup(rest), ParamGroup(gates, scale, weight_decay=0.0)]
 
-    def gates(self, state: AutoplasticState) -> tuple[Tensor, Tensor]:
-        """P of each branch and C of each unit, as the model is run with them."""
-        config = self.config
+    def values(self, state: AutoplasticState) -> Values:
+        """P, C and α as the model is run with them."""
+        config, (p, c, alpha) = self.config, state.raw
         if config.rule == "published":
-            return state.p, state.c
+            return Values(p, c, torch.where(state.memory.open, alpha, alpha.detach()).clamp(0, 1))
         temperature = _LAST_TEMPERATURE**state.progress
-        p = config.p_min + (1 - config.p_min) * torch.sigmoid(state.p / temperature)
-        c = config.c_min + (config.c_max - config.c_min) * torch.sigmoid(state.c / temperature)
-        return p, c
+        p, c, alpha = (torch.sigmoid(gate / temperature) for gate in (p, c, alpha))
+        return Values(
+            config.p_min + (1 - config.p_min) * p,
+            config.c_min + (config.c_max - config.c_min) * c,
+            alpha,
+        )
 
-    def refresh(self, state: AutoplasticState) -> None:
-        """Hand each branch and each layer its gates."""
-        p, c = self.gates(state)
-        for (_, gate), value in zip(state.branches, p, strict=True):
-            gate.live = value
-        set_gates(state.sites, torch.cat([c, c.new_ones(1)]))
+    def final(self, state: AutoplasticState) -> Values:
+        """Gates with those below the thresholds at 0; of a path that stays alone the share is 1."""
+        with torch.no_grad():
+            p, c, alpha = self.values(state)
+            t, edge = self.config.threshold, self.config.alpha_threshold
+            ends = torch.where(alpha < edge, 0.0, torch.where(alpha > 1 - edge, 1.0, alpha))
+            return Values(torch.where(p < t, 0.0, p), torch.where(c < t, 0.0, c), ends)
 
     def penalty(self, state: AutoplasticState) -> Tensor:
         if self.config.rule == "published":
             return torch.zeros(())
-        p, c = self.gates(state)
-        cost: Tensor = (state.branch_cost * p).sum() + (state.unit_cost * c).sum()
-        return self.config.lambda_arch * cost
+        penalty: Tensor = self.config.lambda_arch * state.switches.cost(self.values(state))
+        return penalty
 
     def after_step(self, state: AutoplasticState, progress: float) -> None:
         state.progress = progress
-        detach_gates(state.sites)
-        for _, gate in state.branches:
-            gate.live = None if gate.live is None else gate.live.detach()
+        self._hand_out(state)
         if self.config.rule == "published":
-            assert state.gradients is not None
-            state.gradients += _unit_norms(state, lambda p: p.grad)
+            state.memory.collect(state.model)
 
     def after_epoch(self, state: AutoplasticState, progress: float) -> Mapping[str, float]:
+        """The paper's log line: L_eff, share of active channels, P, α, mean C, share of MACs pruned."""
         if self.config.rule == "published":
-            self._move(state)
+            state.raw = state.memory.epoch(state.raw, state.switches, self._plasticity)
+            self._hand_out(state)
+        kept = self.final(state)
         with torch.no_grad():
-            p, c = self.gates(state)
-            kept = (c >= self.config.threshold).float()
-            return {
-                "effective_layers": float(p.sum()),
-                "active_channels": float(kept.mean()),
-                "mean_p": float(p.mean()) if len(p) else 1.0,
-                "mean_c": float(c.mean()),
-                "pruned": float(1 - (state.unit_cost * kept).sum() / state.unit_cost.sum().clamp_min(1e-12)),
-            }
+            values = self.values(state)
+        share = state.switches.costs.c
+        pruned = 1 - (share * (kept.c > 0)).sum() / share.sum().clamp_min(1e-12)
+        line = {
+            "effective_layers": values.p.sum(),
+            "active_channels": (kept.c > 0).float().mean(),
+            "mean_c": values.c.mean(),
+            "pruned": pruned,
+        }
+        line |= {f"p/{name}": p for name, p in zip(state.switches.branches, values.p, strict=True)}
+        line |= {f"alpha/{name}": a for name, a in zip(state.switches.mixings, values.alpha, strict=True)}
+        return {name: float(value) for name, value in line.items()}
 
-    def _move(self, state: AutoplasticState) -> None:
-        """One epoch of the published rule, then the moving averages."""
-        config = self.config
-        rule = Rule(config.epsilon, config.eta, config.p_min, config.c_min, config.c_max)
-        relative = config.stability == "relative"
-        weights = {name: p.detach() for name, p in state.model.named_parameters()}
-        stable = []
-        for branch, _ in state.branches:
-            names = [f"{layer}.weight" for layer in branch.branch if f"{layer}.weight" in state.averages]
-            now, then = (torch.cat([d[n].reshape(-1) for n in names]) for d in (weights, state.averages))
-            stable.append(stability(now, then, relative))
-        if stable:
-            state.p = rule.inclusion(state.p, torch.stack(stable))
-        assert state.gradients is not None
-        s = state.c.new_ones(len(state.c))
-        for name, units in state.makers:
-            known = units < len(state.c)
-            s[units[known]] = channel_stability(weights[name], state.averages[name], relative)[known]
-        state.c = rule.connectivity(state.c, s, state.gradients)
-        state.gradients = torch.zeros_like(state.gradients)
-        state.averages = {n: averaged(w, state.averages[n], config.decay) for n, w in weights.items()}
+    def _hand_out(self, state: AutoplasticState) -> None:
+        """Give each gate its value without the graph of the last step, which it would hold."""
+        with torch.no_grad():
+            state.switches.turn(self.values(state))
 
     def plan(self, state: AutoplasticState) -> Plan:
-        """Branches and units whose gates are below the threshold; a group keeps one unit at least."""
-        with torch.no_grad():
-            p, _ = self.gates(state)
-        gone = [
-            gate_name(branch)
-            for (branch, _), value in zip(state.branches, p.tolist(), strict=True)
-            if value < self.config.threshold
-        ]
-        edits: list[Any] = [DropBranch(gate) for gate in gone]
-        kept = self._kept(state)
-        if not gone:
-            pairs = [(group, keep) for group, keep in zip(state.analysis.groups, kept, strict=True)]
-            edits += [KeepChannels(g.name, k) for g, k in pairs if len(k) < g.width]
-            return tuple(edits)
-        return tuple(edits)
+        return state.switches.plan(self.final(state))
+
+    def release(self, state: AutoplasticState) -> nn.Module:
+        assert state.hook is not None
+        state.hook.remove()
+        final = self.final(state)
+        for name in self._trained:
+            delattr(state.model, _PREFIX + name)
+        return state.switches.fold(final)

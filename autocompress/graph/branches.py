@@ -1,26 +1,48 @@
-"""Gates on residual branches, and branches that are taken out of a model's graph."""
+"""Gates on branches of a model's graph: put in, folded into the layers before them, taken out."""
 
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
+import torch
 from torch import fx, nn
 
+from autocompress.graph.branch_gate import BranchGate
 from autocompress.graph.bridging import erase_unused, holder_of
+from autocompress.graph.corrections import operator_name
 from autocompress.graph.rewriting import call_layers
 from autocompress.graph.structure import Analysis, graph_module
 from autocompress.graph.topology import ResidualBranch
 
+# What multiplies its inputs by a factor when its output is to be multiplied by it.
+_PASSING = {
+    "dropout", "feature_dropout", "view", "reshape", "flatten", "permute", "transpose", "contiguous",
+    "unflatten", "unsqueeze", "squeeze", "clone", "slice", "roll", "_unsafe_view", "upsample_nearest2d",
+    "upsample_bilinear2d", "avg_pool2d", "adaptive_avg_pool2d", "mean",
+}  # fmt: skip
+_SCALING = {"mul", "div"}
+_SUMS = {"add"}
+_AFFINE = (
+    nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
+    nn.LayerNorm, nn.GroupNorm,
+)  # fmt: skip
 
-def gate_branches(model: nn.Module, analysis: Analysis, gates: Mapping[str, nn.Module]) -> fx.GraphModule:
+
+def gate_name(branch: ResidualBranch) -> str:
+    """Name under which a branch's gate is registered."""
+    return f"gate_{branch.node}"
+
+
+def gate_branches(model: nn.Module, analysis: Analysis, gates: Mapping[str, BranchGate]) -> fx.GraphModule:
     """A graph module in which a gate stands between each branch and the addition it goes to.
 
     Args:
         model: whose layers and parameters the result shares.
         analysis: of this model.
-        gates: name of a branch's addition node → module that takes and gives its tensor, registered as
-            `gate_<node>`.
+        gates: name of a branch's addition node → its gate, registered as `gate_<node>`.
     """
     traced = analysis.trace.graph
     graph = copy.deepcopy(traced)
@@ -38,21 +60,79 @@ def gate_branches(model: nn.Module, analysis: Analysis, gates: Mapping[str, nn.M
     return graph_module(holder, graph, analysis.trace.constants)
 
 
-def gate_name(branch: ResidualBranch) -> str:
-    """Name under which a branch's gate is registered."""
-    return f"gate_{branch.node}"
+def gates_in(graph: fx.Graph, model: nn.Module) -> dict[str, fx.Node]:
+    """Name of each gate that a graph calls → its call."""
+    gates = {name for name, module in model.named_modules() if isinstance(module, BranchGate)}
+    return {node.target: node for node in graph.nodes if node.op == "call_module" and node.target in gates}
 
 
-def drop_branch(graph: fx.Graph, gate: str) -> None:
-    """Let a gated branch's shortcut stand for the sum, in place; what made the branch goes."""
-    call = next(node for node in graph.nodes if node.op == "call_module" and node.target == gate)
+def drop_branch(graph: fx.Graph, call: fx.Node) -> None:
+    """Let the other side of the sum that a gated branch goes to stand for it, in place.
+
+    What made the branch and nothing else uses goes.
+    """
     addition = next(iter(call.users))
-    shortcut = next(side for side in addition.all_input_nodes if side is not call)
+    other = next(side for side in addition.all_input_nodes if side is not call)
     # What changes a tensor in place inside the branch goes with it.
-    inside = _before(call) - _before(shortcut)
-    addition.replace_all_uses_with(shortcut)
+    inside = _before(call) - _before(other)
+    addition.replace_all_uses_with(other)
     graph.erase_node(addition)
     erase_unused(graph, inside)
+
+
+def fold_gate(graph: fx.Graph, call: fx.Node, model: nn.Module) -> bool:
+    """Multiply a gate's factor into the layers before it and take the gate out of the graph.
+
+    Returns:
+        Whether that could be done: a gate behind a non-linearity, or behind layers that are called
+        more than once or share their parameters, stays.
+    """
+    gate: Any = model.get_submodule(str(call.target))
+    factor = float(gate.factor.detach())
+    source = call.all_input_nodes[0]
+    layers = [] if factor == 1 else _scalable(source, model, _calls(graph))
+    if layers is None:
+        return False
+    with torch.no_grad():
+        for layer in layers:
+            for name in ("weight", "bias"):
+                if getattr(layer, name, None) is not None:
+                    getattr(layer, name).mul_(factor)
+    call.replace_all_uses_with(source)
+    graph.erase_node(call)
+    return True
+
+
+def _scalable(node: fx.Node, model: nn.Module, calls: Counter[str]) -> list[Any] | None:
+    """Layers whose parameters, multiplied by a factor, multiply a node's tensor; None if there are none."""
+    if len(node.users) != 1:
+        return None
+    if node.op == "call_module":
+        module: Any = model.get_submodule(str(node.target))
+        if isinstance(module, _AFFINE):
+            own = getattr(module, "weight", None) is not None and calls[str(node.target)] == 1
+            return [module] if own and not _shared(model, module) else None
+        if isinstance(module, (nn.Dropout, nn.Identity, BranchGate)):
+            return _scalable(node.all_input_nodes[0], model, calls)
+        return None
+    name = operator_name(node)
+    sources = [source for source in node.all_input_nodes if source.op != "get_attr"]
+    if (name in _PASSING or name in _SCALING) and len(sources) == 1:
+        return _scalable(sources[0], model, calls) if node.args[0] is sources[0] else None
+    if name in _SUMS and len(sources) == len(node.all_input_nodes) == 2:
+        parts = [_scalable(source, model, calls) for source in sources]
+        return None if None in parts else [layer for part in parts for layer in part or ()]
+    return None
+
+
+def _calls(graph: fx.Graph) -> Counter[str]:
+    return Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+
+
+def _shared(model: nn.Module, module: nn.Module) -> bool:
+    own = {id(p) for p in module.parameters()}
+    everyone = [id(p) for _, p in model.named_parameters(remove_duplicate=False)]
+    return sum(p in own for p in everyone) > len(own)
 
 
 def _before(node: fx.Node) -> set[fx.Node]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from autocompress.graph.branch_gate import BranchGate
 from autocompress.graph.exporting import plain_attention
 from autocompress.graph.layers import weight_layers
 from autocompress.graph.structure import Analysis
@@ -31,13 +32,12 @@ def layer_macs(model: nn.Module, example: Tensor) -> dict[str, int]:
         except (RuntimeError, NotImplementedError):
             # Models that hold tensors besides parameters and buffers cannot move to the meta device.
             counter = _count(model, example[:1])
-    root = type(model).__name__
     counts: dict[str, int] = defaultdict(int)
     for name, operators in counter.get_flop_counts().items():
-        if name == "Global":
-            counts[""] = sum(operators.values()) // 2
-        elif name.startswith(f"{root}."):
-            counts[name[len(root) + 1 :]] = sum(operators.values()) // 2
+        # Names begin with the root's class, which a copy of a graph module does not keep.
+        module = name.partition(".")[2]
+        if module or name == "Global":
+            counts[module] = sum(operators.values()) // 2
     return counts
 
 
@@ -107,6 +107,7 @@ def profile(model: nn.Module, example: Tensor, analysis: Analysis) -> ModelProfi
         cut_points=_cut_profiles(model, example, analysis),
         layers=layers,
         outputs=_output_shape(analysis),
+        mixing_blocks=sum(isinstance(m, BranchGate) and m.complement for m in model.modules()),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from autocompress.graph.branch_gate import BranchGate
 from autocompress.graph.corrections import correct, operator_name
 from autocompress.graph.removal import remove_channels
 from autocompress.graph.structure import Analysis, Keep, graph_module
@@ -80,6 +81,9 @@ def call_layers(copies: Mapping[fx.Node, fx.Node], graph: fx.Graph, model: nn.Mo
 def _as_module(old: fx.Node, new: fx.Node, model: nn.Module) -> None:
     """Call the module that an operator came from, so that it trains as before."""
     name = operator_name(old)
+    if name == "mul" and isinstance(model.get_submodule(layer_of(old)), BranchGate):
+        new.op, new.target, new.args, new.kwargs = "call_module", layer_of(old), (new.args[0],), {}
+        return
     # A linear layer has no settings: whoever calls it, its module is as good.
     owner = _owner(old.args[1]) if name == "linear" else layer_of(old)
     if name not in _MODULES or not owner:

@@ -18,11 +18,12 @@ from autocompress.materialize.storage import store_encoded
 from autocompress.plan import DropBlock, DropBranch, Factorize, KeepChannels, Plan, StoreEncoded
 from autocompress.weights.decoders import drop_carried
 
-# In the order of pipelines: blocks, channels, ranks, storage.
+# In the order of pipelines: blocks, channels, ranks, storage. Branches after channels, whose groups are
+# those of the model with all of its branches.
 _STEPS: tuple[tuple[type[Any], Callable[[nn.Module, Any, Tensor], tuple[nn.Module, float]]], ...] = (
     (DropBlock, drop_blocks),
-    (DropBranch, drop_branches),
     (KeepChannels, keep_channels),
+    (DropBranch, drop_branches),
     (Factorize, factorize_layers),
     (StoreEncoded, store_encoded),
 )

@@ -11,6 +11,7 @@ import torchvision
 from torch import nn
 
 from autocompress.errors import TaskError, one_line
+from autocompress.models.autoplastic import AutoplasticNet
 from autocompress.models.mlp import Mlp
 from autocompress.models.resnet_cifar import ResNetCifar
 from autocompress.models.small_cnn import SmallCnn
@@ -24,6 +25,7 @@ BUILT_IN: dict[str, Callable[[Shape, int], nn.Module]] = {
     "small_cnn": lambda shape, classes: SmallCnn(shape[0], classes),
     "resnet20": lambda shape, classes: ResNetCifar(3, shape[0], classes),
     "resnet56": lambda shape, classes: ResNetCifar(9, shape[0], classes),
+    "autoplastic": lambda shape, classes: AutoplasticNet(shape[0], classes),
 }
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 from torch import Tensor, nn
 
 from autocompress.graph import analyse
+from autocompress.graph.bridging import bridge
 from autocompress.graph.costs import count_params, layer_macs, profile
 
 
@@ -14,6 +17,11 @@ def test_macs_equal_the_sum_by_hand(residual: nn.Module, images: Tensor) -> None
     counts = layer_macs(residual, images)
     assert counts[""] == expected
     assert counts["branch"] == pixels * 8 * 8 * 9
+
+
+def test_macs_of_a_copied_graph_module_are_those_of_its_layers(residual: nn.Module, images: Tensor) -> None:
+    bridged = copy.deepcopy(bridge(residual, analyse(residual, images), []))
+    assert layer_macs(bridged, images) == layer_macs(residual, images)
 
 
 def test_params_count_shared_ones_once() -> None:

@@ -1,0 +1,41 @@
+"""What may vary in Autoplastic."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import optuna
+
+from autocompress.compressors.autoplastic import RULES, Config, Rule
+from autocompress.task import ModelProfile
+
+
+def suggest(trial: optuna.Trial, profile: ModelProfile) -> Config:
+    """The rule and its rates, where gates start, their floors, and below what they are removed."""
+    rule = cast(Rule, trial.suggest_categorical("autoplastic.rule", list(RULES)))
+    alpha = trial.suggest_float("autoplastic.alpha_init", 0.1, 0.9) if profile.mixing_blocks else None
+    own = _gradient(trial) if rule == "gradient" else _published(trial)
+    threshold = trial.suggest_float("autoplastic.threshold", 0.3, 0.7)
+    return Config(rule=rule, alpha_init=alpha, threshold=threshold, **own)
+
+
+def _gradient(trial: optuna.Trial) -> dict[str, Any]:
+    return {
+        "p_init": trial.suggest_float("autoplastic.p_init", 0.6, 0.98),
+        "c_init": trial.suggest_float("autoplastic.c_init", 0.3, 0.95),
+        "c_spread": trial.suggest_float("autoplastic.c_spread", 0.0, 2.0),
+        "lambda_arch": trial.suggest_float("autoplastic.lambda_arch", 1e-3, 1.0, log=True),
+    }
+
+
+def _published(trial: optuna.Trial) -> dict[str, Any]:
+    """Steps of up to 0.3 an epoch: with the published 0.005 no gate gets anywhere."""
+    return {
+        "stability": trial.suggest_categorical("autoplastic.stability", ["relative", "absolute"]),
+        "epsilon": trial.suggest_float("autoplastic.epsilon", 0.5, 0.99),
+        "eta": trial.suggest_float("autoplastic.eta", 0.005, 0.3, log=True),
+        "p_init": trial.suggest_float("autoplastic.published_p_init", 0.5, 1.0),
+        "p_min": trial.suggest_float("autoplastic.p_min", 0.0, 0.5),
+        "c_init": trial.suggest_float("autoplastic.published_c_init", 0.5, 0.995),
+        "c_min": trial.suggest_float("autoplastic.c_min", 0.0, 0.4),
+    }
