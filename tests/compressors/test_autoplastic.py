@@ -1,0 +1,255 @@
+"""Autoplastic: rules, what they remove, and that the compact model computes what the gated one does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision.models as tv
+from torch import nn
+
+import autocompress as ac
+from autocompress.compressors._switches import Values
+from autocompress.compressors.autoplastic import Autoplastic, AutoplasticState, Config
+from autocompress.errors import SettingsError
+from autocompress.graph.costs import count_params
+from autocompress.graph.proof import relative_difference
+from autocompress.materialize import materialize
+from autocompress.models.autoplastic import AutoplasticNet
+from autocompress.models.mixing import Mixing, PooledAttention
+from autocompress.models.resnet_cifar import ResNetCifar
+from autocompress.plan import DropBranch, KeepChannels
+from autocompress.training import Trainer
+from autocompress.trial import CompressorHooks
+
+
+class Blocks(nn.Module):
+    """Two mixing blocks with shortcuts around them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.first, self.second = (
+            Mixing(nn.Conv2d(8, 8, 3, padding=1), PooledAttention(8, 8), 0.6) for _ in range(2)
+        )
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x))
+        x = torch.relu(x + self.first(x))
+        x = torch.relu(x + self.second(x))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.fixture
+def task(residual_task: ac.Task) -> ac.Task:
+    return replace(residual_task, model=Blocks)
+
+
+def attached(model: nn.Module, task: ac.Task, **options: Any) -> tuple[Autoplastic, AutoplasticState]:
+    compressor = Autoplastic(Config(**options))
+    return compressor, compressor.attach(model, task)
+
+
+def set_gates(state: AutoplasticState, config: Config, **shut: list[int]) -> None:
+    """Half-open gates, those that are named shut; α by "alpha0" and "alpha1"."""
+    ends = (-20.0, 20.0) if config.rule == "gradient" else (0.0, 1.0)
+    with torch.no_grad():
+        for name in ("p", "c"):
+            getattr(state.raw, name)[shut.get(name, [])] = ends[0]
+        state.raw.alpha[shut.get("alpha0", [])] = ends[0]
+        state.raw.alpha[shut.get("alpha1", [])] = ends[1]
+
+
+def thresholded(compressor: Autoplastic, state: AutoplasticState, inputs: torch.Tensor) -> torch.Tensor:
+    """What the gated model computes with its final gates."""
+    assert state.hook is not None
+    state.hook.remove()
+    state.switches.turn(compressor.final(state))
+    with torch.no_grad():
+        outputs: torch.Tensor = state.model.eval()(inputs)
+    return outputs
+
+
+@pytest.mark.parametrize("rule", ["gradient", "published"])
+@pytest.mark.parametrize(
+    ("make", "size"),
+    [(lambda: ResNetCifar(3, 3, 5), 8), (lambda: tv.mobilenet_v2(num_classes=5), 32)],
+    ids=["resnet20", "mobilenet_v2"],
+)
+def test_blocks_and_channels_that_are_shut_are_gone_and_outputs_stay(
+    make: Callable[[], nn.Module], size: int, rule: Any, residual_task: ac.Task
+) -> None:
+    torch.manual_seed(0)
+    images, targets = torch.randn(16, 3, size, size), torch.randint(0, 5, (16,))
+    task = replace(residual_task, model=make, train=[(images, targets)], val=[(images, targets)], input=None)
+    model = make()
+    compressor, state = attached(model, task, rule=rule)
+    Trainer(task, 1).fit(state.model, 1, CompressorHooks(compressor, state))
+    set_gates(state, compressor.config, p=[1, 3], c=list(range(0, len(state.raw.c), 4)))
+    plan = compressor.plan(state)
+    wanted = thresholded(compressor, state, images)
+    done = materialize(compressor.release(state), plan, task.example())
+    with torch.no_grad():
+        assert relative_difference(wanted, done.model.eval()(images)) < 1e-5
+    names = list(state.switches.branches)
+    assert [edit.gate for edit in plan if isinstance(edit, DropBranch)] == [names[1], names[3]]
+    assert sum(isinstance(edit, KeepChannels) for edit in plan) > 5
+    assert count_params(done.model) < 0.75 * count_params(make())
+    kept = {name for name, _ in done.model.named_modules()}
+    for gone in (names[1], names[3]):
+        assert not kept & set(state.switches.branches[gone])
+    assert not any("gate" in name for name in kept)
+
+
+@pytest.mark.parametrize(
+    ("end", "kept", "gone"), [("alpha0", "attention", "conv"), ("alpha1", "conv", "attention")]
+)
+def test_a_path_whose_share_is_zero_leaves_none_of_its_operators(
+    end: str, kept: str, gone: str, task: ac.Task
+) -> None:
+    torch.manual_seed(0)
+    compressor, state = attached(Blocks(), task)
+    set_gates(state, compressor.config, **{end: [0, 1]})
+    plan = compressor.plan(state)
+    images = torch.randn(5, 3, 8, 8)
+    wanted = thresholded(compressor, state, images)
+    done = materialize(compressor.release(state), plan, task.example())
+    with torch.no_grad():
+        assert relative_difference(wanted, done.model.eval()(images)) < 1e-5
+    names = [name for name, _ in done.model.named_parameters()]
+    assert any(f".{kept}." in name for name in names)
+    assert not any(f".{gone}." in name or "share" in name for name in names)
+    program = torch.export.export(done.model.eval(), (images,))
+    operators = " ".join(str(node.target) for node in program.graph.nodes)
+    assert ("softmax" in operators) == (kept == "attention")
+    convolutions = operators.count("conv2d")
+    assert convolutions == (3 if kept == "conv" else 1)
+
+
+def test_shares_between_the_ends_are_folded_into_both_paths(task: ac.Task) -> None:
+    torch.manual_seed(0)
+    compressor, state = attached(Blocks(), task, alpha_init=0.3)
+    images = torch.randn(5, 3, 8, 8)
+    wanted = thresholded(compressor, state, images)
+    released = compressor.release(state)
+    with torch.no_grad():
+        assert relative_difference(wanted, released.eval()(images)) < 1e-5
+    assert not any("share" in name or "gate" in name for name, _ in released.named_modules())
+
+
+def test_the_published_rule_moves_gates_once_an_epoch_as_its_equations_say(task: ac.Task) -> None:
+    torch.manual_seed(0)
+    compressor, state = attached(Blocks(), task, rule="published", stability="absolute", c_max=0.995)
+    before = {n: p.detach().numpy().copy() for n, p in state.model.named_parameters() if p.dim() > 1}
+    hooks = CompressorHooks(compressor, state)
+    Trainer(task, 1).fit(state.model, 1, hooks)
+    after = {n: p.detach().numpy() for n, p in state.model.named_parameters()}
+    for gate, layers, found in zip(
+        ("first", "second"), state.switches.branches.values(), state.raw.p, strict=True
+    ):
+        names = [f"{layer}.weight" for layer in layers if f"{layer}.weight" in before]
+        assert any(name.startswith(gate) for name in names)
+        s = np.exp(-np.sqrt(sum(((after[n] - before[n]) ** 2).sum() for n in names)))
+        step = 0.005 * max(0.05, 1 - s) if s < 0.85 else -0.005 * max(0.05, s)
+        assert found.item() == pytest.approx(0.9 + step, abs=1e-6)
+    for name, average in state.memory.averages.items():
+        assert np.allclose(average.numpy(), 0.9 * before[name] + 0.1 * after[name], atol=1e-6)
+
+
+def test_alpha_is_trained_while_its_block_is_unstable(task: ac.Task) -> None:
+    torch.manual_seed(0)
+    compressor, state = attached(Blocks(), task, rule="published", epsilon=0.0)
+    hooks = CompressorHooks(compressor, state)
+    Trainer(task, 1).fit(state.model, 1, hooks)
+    assert not state.memory.open.any()
+    moved = state.raw.alpha.detach().clone()
+    assert (moved != 0.6).all()
+    Trainer(task, 1).fit(state.model, 1, hooks)
+    assert torch.equal(state.raw.alpha.detach(), moved)
+
+
+def test_a_greater_lambda_leaves_less(residual_task: ac.Task) -> None:
+    left = []
+    for strength in (1e-3, 10.0):
+        torch.manual_seed(0)
+        compressor, state = attached(
+            ResNetCifar(3, 3, 5), residual_task, lambda_arch=strength, gate_lr_scale=300.0
+        )
+        Trainer(residual_task, 2).fit(state.model, 2, CompressorHooks(compressor, state))
+        left.append(float(state.switches.cost(compressor.final(state))))
+    assert left[1] < left[0] - 0.2
+
+
+def test_a_group_keeps_one_unit_at_least(task: ac.Task) -> None:
+    compressor, state = attached(Blocks(), task)
+    set_gates(state, compressor.config, c=list(range(len(state.raw.c))))
+    plan = compressor.plan(state)
+    assert all(len(edit.keep) == 1 for edit in plan if isinstance(edit, KeepChannels))
+    assert materialize(compressor.release(state), plan, task.example()).proof < 1e-4
+
+
+def test_attention_that_is_added_starts_with_little_share_and_trains(residual_task: ac.Task) -> None:
+    torch.manual_seed(0)
+    task = replace(residual_task, model=lambda: ResNetCifar(3, 3, 5))
+    compressor, state = attached(task.model(), task, add_attention=True)
+    assert len(state.switches.mixings) == 18
+    assert state.switches.alphas().tolist() == pytest.approx([0.9] * 18)
+    Trainer(task, 1).fit(state.model, 1, CompressorHooks(compressor, state))
+    plan = compressor.plan(state)
+    assert materialize(compressor.release(state), plan, task.example()).proof < 1e-4
+
+
+def test_the_log_line_says_what_the_gates_are(task: ac.Task) -> None:
+    compressor, state = attached(Blocks(), task, p_init=0.75)
+    line = compressor.after_epoch(state, 0.0)
+    assert line["effective_layers"] == pytest.approx(1.5)
+    assert line["alpha/first"] == pytest.approx(0.6, abs=1e-3)
+    assert 0 < line["active_channels"] < 1
+    assert 0 < line["pruned"] < 1
+
+
+def test_the_paper_network_has_six_blocks_that_mix() -> None:
+    model = AutoplasticNet(3, 10)
+    assert sum(isinstance(module, Mixing) for module in model.modules()) == 6
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_a_mixing_block_is_the_weighted_sum_of_its_paths() -> None:
+    torch.manual_seed(0)
+    block = Mixing(nn.Conv2d(4, 6, 3, 2, 1), PooledAttention(4, 6, 2), 0.3)
+    x = torch.randn(2, 4, 11, 11)
+    expected = 0.3 * block.conv(x) + 0.7 * block.attention(x)
+    assert torch.allclose(block(x), expected, atol=1e-6)
+    assert sum(parameter is block.alpha for parameter in block.parameters()) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rule": "hebb"}, "rule must be 'gradient' or 'published' but got 'hebb'"),
+        ({"stability": "none"}, "stability must be 'relative' or 'absolute' but got 'none'"),
+        ({"epsilon": 1.1}, r"epsilon must be in \[0, 1\] but got 1\.1"),
+        ({"c_min": 1.0}, r"c_min must be below c_max = 1\.0 but got 1\.0"),
+        ({"alpha_threshold": 0.5}, r"alpha_threshold must be in \[0, 0\.5\) but got 0\.5"),
+        ({"lambda_arch": -1.0}, r"lambda_arch must be at least 0 but got -1\.0"),
+        ({"gate_lr_scale": 0.0}, r"gate_lr_scale must be positive but got 0\.0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        Config(**options)
+
+
+def test_values_are_between_their_floors_and_ceilings(task: ac.Task) -> None:
+    compressor, state = attached(Blocks(), task, p_min=0.2, c_min=0.3, c_max=0.9)
+    set_gates(state, compressor.config, p=[0], c=[0])
+    with torch.no_grad():
+        values: Values = compressor.values(state)
+    assert values.p[0] == pytest.approx(0.2, abs=1e-4)
+    assert values.c.min() == pytest.approx(0.3, abs=1e-4)
+    assert values.c.max() <= 0.9
