@@ -46,7 +46,7 @@ BAD = [
     (["search", "digits", "--workers", "two"], "must be a whole number but got 'two'"),
     (["front", "nowhere"], "RUN must be a folder that a search wrote"),
     (["inspect", "no_such_module:make"], "must be importable"),
-    (["inspect", "random:3x4"], "random:SHAPE must read like random:3x224x224"),
+    (["inspect", "random:3x0"], "random:SHAPE must read like random:3x224x224"),
 ]
 
 

@@ -40,21 +40,22 @@ class Translator(nn.Module):
     """Pools to the later tensor's size, then maps channels: x̂_B = act(W·pool(x_A) + b) [+ pool(x_A)].
 
     Args:
-        start: shape of x_A without the batch, `(C, ...)` or `(T, C)`.
+        start: shape of x_A without the batch, `(C, ...)`, or `(T, C)` for tokens.
         end: shape of x_B.
         kind: "identity" maps nothing; "linear" W and b; "pooled" a ReLU after them, as published;
             "residual" adds W and b to the pooled tensor, where both have as many channels.
+        tokens: x_A is a sequence of tokens.
     """
 
-    def __init__(self, start: Shape, end: Shape, kind: Kind) -> None:
+    def __init__(self, start: Shape, end: Shape, kind: Kind, tokens: bool = False) -> None:
         super().__init__()
-        self.tokens, self.flat = len(start) == 2, len(end) == 1 and len(start) > 1
-        channels = [shape[-1] if len(shape) <= 2 else shape[0] for shape in (start, end)]
+        self.tokens, self.flat = tokens, len(end) == 1 and len(start) > 1
+        channels = [shape[-1 if tokens else 0] for shape in (start, end)]
         same = channels[0] == channels[1]
         self.kind: Kind = kind if same or kind in ("linear", "pooled") else "linear"
-        shrinks = len(start) > 2 and len(end) > 2 and start[1:] != end[1:]
+        shrinks = not tokens and len(end) > 1 and start[1:] != end[1:]
         self.pool = Pool(start[1:], end[1:]) if shrinks else nn.Identity()
-        grid = 0 if len(end) == 1 or self.tokens else len(end) - 1
+        grid = 0 if tokens else len(end) - 1
         self.map = nn.Identity() if self.kind == "identity" else _channel_map(grid, *channels)
 
     def forward(self, x: Tensor) -> Tensor:

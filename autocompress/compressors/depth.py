@@ -79,10 +79,10 @@ class Config:
 class Head(nn.Module):
     """A new top: global average pooling → hidden layer → outputs; `(B, ...)` → `(B, classes)`."""
 
-    def __init__(self, start: tuple[int, ...], width: int, classes: int) -> None:
+    def __init__(self, start: CutPoint, width: int, classes: int) -> None:
         super().__init__()
-        self.pool = Translator(start, start[-1:] if len(start) == 2 else start[:1], "identity")
-        channels = start[-1] if len(start) <= 2 else start[0]
+        channels = start.shape[-1 if start.tokens else 0]
+        self.pool = Translator(start.shape, (channels,), "identity", start.tokens)
         self.hidden, self.last = nn.Linear(channels, width), nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,7 +117,8 @@ class Depth(Compressor[DepthState]):
         state = DepthState(model)
         for a, b in self.config.cuts:
             start, end = self._ends(analysis, a, b)
-            translator = Translator(start.shape, end.shape, self.config.translator).to(device)
+            kind = self.config.translator
+            translator = Translator(start.shape, end.shape, kind, start.tokens).to(device)
             name = f"{_PREFIX}{a}_{b}"
             most = max(16, _MOST_ELEMENTS // max(math.prod(start.shape), math.prod(end.shape)))
             bridges = [one for one, _ in state.bridges]
@@ -153,7 +154,7 @@ class Depth(Compressor[DepthState]):
         cuts = analysis.cut_points
         if b >= len(cuts):
             raise TrialError(f"cuts must be below the model's {len(cuts)} cut points but got {b}.")
-        reason = why_illegal(cuts[a].shape, cuts[b].shape)
+        reason = why_illegal(cuts[a], cuts[b])
         if reason is not None:
             raise TrialError(f"cuts ({a}, {b}) cannot be bridged: {reason}.")
         return cuts[a], cuts[b]
@@ -167,7 +168,7 @@ class Depth(Compressor[DepthState]):
             classes = model.eval()(task.example().to(device)).shape[1:]
         if len(classes) != 1:
             raise TrialError(f"head_width must be 0 where outputs are not (B, classes) but {classes}.")
-        head = Head(last.shape, self.config.head_width, int(classes[0])).to(device)
+        head = Head(last, self.config.head_width, int(classes[0])).to(device)
         return Bridge(last.node, OUTPUT, _HEAD, head)
 
     def _freeze(self, state: DepthState) -> None:

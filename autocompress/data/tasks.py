@@ -77,7 +77,7 @@ def load_task(
     elif kind == "imagefolder" and location:
         task = _folder_task(location, model, image_size)
     elif kind == "random" and location:
-        task = _array_task("random", _random_arrays(location), model, "random")
+        task = _array_task("random", _random_arrays(location, model), model, "random")
     elif ":" in name and location:
         task = _own_task(name, model)
     else:
@@ -94,14 +94,17 @@ def _arrays(name: str, root: str | Path | None) -> Arrays:
     return digits() if name == "digits" else torchvision_arrays(name, folder)
 
 
-def _random_arrays(shape: str) -> Arrays:
-    """Random inputs of a shape like 3x224x224 and ten random classes: to inspect architectures with."""
+def _random_arrays(shape: str, model: str | None) -> Arrays:
+    """Random inputs of a shape like 3x224x224, to inspect architectures with.
+
+    Of ten classes; of one where the user's own model has as many as it likes.
+    """
     sizes = shape.split("x")
-    if len(sizes) not in (1, 3) or not all(size.isdigit() and int(size) > 0 for size in sizes):
+    if not all(size.isdigit() and int(size) > 0 for size in sizes):
         raise TaskError(f"random:SHAPE must read like random:3x224x224 or random:20 but got {shape!r}.")
     rng = np.random.default_rng(0)
     x = rng.standard_normal((20, *map(int, sizes)), dtype=np.float32)
-    y = np.arange(20, dtype=np.int64) % 10
+    y = np.arange(20, dtype=np.int64) % (1 if model is not None and ":" in model else 10)
     return x, y, x, y
 
 
@@ -115,7 +118,8 @@ def _spec(name: str, x: np.ndarray) -> InputSpec:
 def _array_task(kind: str, arrays: Arrays, model: str | None, name: str) -> Task:
     defaults = BUILT_IN[kind]
     x_train, y_train, x_test, y_test = arrays
-    x_train, x_test = channels_first(x_train), channels_first(x_test)
+    if kind != "random":  # whose shape is as given
+        x_train, x_test = channels_first(x_train), channels_first(x_test)
     spec = _spec(kind, x_train)
     classes = int(y_train.max()) + 1
     model_name = model or ("small_cnn" if kind == "npz" and x_train.ndim == 4 else defaults.model)

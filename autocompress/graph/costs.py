@@ -119,10 +119,9 @@ def _output_shape(analysis: Analysis) -> tuple[int, ...]:
 def _cut_profiles(model: nn.Module, example: Tensor, analysis: Analysis) -> tuple[CutProfile, ...]:
     counts = node_macs(model, example, analysis)
     before = dict(zip(counts, itertools.accumulate(counts.values()), strict=True))
-    shapes = [cut.shape for cut in analysis.cut_points]
-    found = []
-    for position, cut in enumerate(analysis.cut_points):
-        later = range(position + 1, len(shapes))
-        partners = tuple(b for b in later if why_illegal(cut.shape, shapes[b]) is None)
+    cuts, found = analysis.cut_points, []
+    for position, cut in enumerate(cuts):
+        later = range(position + 1, len(cuts))
+        partners = tuple(b for b in later if why_illegal(cut, cuts[b]) is None)
         found.append(CutProfile(cut.name, cut.shape, before[cut.node], partners))
     return tuple(found)

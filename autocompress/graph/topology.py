@@ -20,13 +20,15 @@ class CutPoint:
     Args:
         node: the graph node that makes it.
         name: the module that makes it; the last layer before it where that is the model's own code.
-        shape: without the batch, `(C, H, W)`, `(T, C)` or `(C,)`.
+        shape: without the batch, `(C, H, W)` and other grids, `(T, C)` or `(C,)`.
+        tokens: two dimensions are `(T, C)`; otherwise `(C, L)`, as 1-d convolutions make.
         layers: layers with parameters that ran before, in order.
     """
 
     node: str
     name: str
     shape: tuple[int, ...]
+    tokens: bool
     layers: tuple[str, ...]
 
 
@@ -97,25 +99,41 @@ def find_cut_points(graph: fx.Graph) -> tuple[CutPoint, ...]:
         furthest = max(furthest, last_use[i])
         if alone and node.op != "placeholder" and layers:
             name = layer_of(node) or list(layers)[-1]
-            found[weighing] = CutPoint(node.name, name, shape_of(node)[1:], tuple(layers))
+            found[weighing] = CutPoint(node.name, name, shape_of(node)[1:], _is_sequence(node), tuple(layers))
     # After the last layer comes the output.
     found.pop(sum(map(_weighs, nodes)), None)
     return tuple(found.values())
 
 
-def why_illegal(start: tuple[int, ...], end: tuple[int, ...]) -> str | None:
-    """Why no translator leads from one shape to another, batch left out; None where one does.
+def _is_sequence(node: fx.Node) -> bool:
+    """Whether a tensor of two dimensions is `(T, C)`, judged by the last operator that settles it."""
+    if len(shape_of(node)) != 3:
+        return False
+    while node.op == "call_function" and node.all_input_nodes:
+        if _operator(node) in ("conv1d", "conv_transpose1d", "batch_norm"):
+            return False
+        if _operator(node) in ("linear", "layer_norm", "transpose", "permute", "matmul", "bmm"):
+            return True
+        node = node.all_input_nodes[0]
+    return True
+
+
+def why_illegal(start: CutPoint, end: CutPoint) -> str | None:
+    """Why no translator leads from one cut point to another; None where one does.
 
     `(C, H, W)` and other grids may shrink, `(T, C)` keeps its T, and all may be pooled to `(C,)`.
     """
-    if len(end) == 1 or start == end:
+    if len(end.shape) == 1 or (start.shape, start.tokens) == (end.shape, end.tokens):
         return None
-    if len(start) != len(end):
-        return f"tensors of {len(start)} dimensions do not lead to {len(end)}"
-    if len(start) == 2:
-        return None if start[0] == end[0] else f"{start[0]} tokens do not lead to {end[0]}"
-    if any(b > a for a, b in zip(start[1:], end[1:], strict=True)):
-        return f"a grid of {start[1:]} does not lead to a larger one of {end[1:]}"
+    if len(start.shape) != len(end.shape):
+        return f"tensors of {len(start.shape)} dimensions do not lead to {len(end.shape)}"
+    if start.tokens != end.tokens:
+        return "a sequence of tokens and a grid do not lead to each other"
+    if start.tokens:
+        same = start.shape[0] == end.shape[0]
+        return None if same else f"{start.shape[0]} tokens do not lead to {end.shape[0]}"
+    if any(b > a for a, b in zip(start.shape[1:], end.shape[1:], strict=True)):
+        return f"a grid of {start.shape[1:]} does not lead to a larger one of {end.shape[1:]}"
     return None
 
 

@@ -51,7 +51,7 @@ def tried(size: int, make: Callable[[int], nn.Module], analysis: Analysis, pair:
     kind: Kind = KINDS[sum(pair) % len(KINDS)]
     try:
         made = tensors(model, analysis, inputs)
-        translator = Translator(start.shape, end.shape, kind)
+        translator = Translator(start.shape, end.shape, kind, start.tokens)
         fit(translator, made[start.node], made[end.node])
         bridged = bridge(model, analysis, [Bridge(start.node, end.node, "translator", translator)])
         loss = nn.functional.cross_entropy(bridged.train()(inputs), torch.tensor([0, 1, 2]))
@@ -81,10 +81,7 @@ def main() -> None:
             make = MODELS[name]
             cuts = (analysis := analyse(make(size).eval(), torch.randn(2, 3, size, size))).cut_points
             pairs = [
-                (a, b)
-                for b in range(len(cuts))
-                for a in range(b)
-                if why_illegal(cuts[a].shape, cuts[b].shape) is None
+                (a, b) for b in range(len(cuts)) for a in range(b) if why_illegal(cuts[a], cuts[b]) is None
             ]
             found = Counter(tried(size, make, analysis, pair) for pair in track(pairs, f"{name} {size}"))
             for reason in set(found) - {"right"}:

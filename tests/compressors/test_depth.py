@@ -19,7 +19,7 @@ from autocompress.checkpoint import export_program, load_program
 from autocompress.compressors._translator import KINDS, Pool, Translator, fit, refine, ridge
 from autocompress.compressors.depth import Config, Depth
 from autocompress.errors import SettingsError, TrialError
-from autocompress.graph import analyse, why_illegal
+from autocompress.graph import CutPoint, analyse, why_illegal
 from autocompress.graph.bridging import bridge
 from autocompress.graph.proof import relative_difference
 from autocompress.materialize import materialize
@@ -43,15 +43,19 @@ def test_ridge_equals_scikit_learn() -> None:
     assert np.allclose(offset.numpy(), reference.intercept_, atol=1e-8)
 
 
-@pytest.mark.parametrize("shape", [(6, 8, 8), (12, 6), (9,)], ids=["grid", "tokens", "flat"])
-def test_a_linear_map_is_recovered_exactly(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("shape", "tokens"),
+    [((6, 8, 8), False), ((6, 12), False), ((12, 6), True), ((9,), False)],
+    ids=["grid", "signal", "tokens", "flat"],
+)
+def test_a_linear_map_is_recovered_exactly(shape: tuple[int, ...], tokens: bool) -> None:
     torch.manual_seed(0)
-    channels = shape[-1] if len(shape) <= 2 else shape[0]
-    end = (*shape[:-1], 5) if len(shape) <= 2 else (5, *shape[1:])
+    channels = shape[-1 if tokens else 0]
+    end = (*shape[:-1], 5) if tokens else (5, *shape[1:])
     a = torch.randn(40, *shape)
     mixing = torch.randn(channels, 5)
-    b = a @ mixing + 1 if len(shape) <= 2 else torch.einsum("bchw,cd->bdhw", a, mixing) + 1
-    translator = Translator(shape, end, "linear")
+    b = a @ mixing + 1 if tokens else torch.einsum("bc...,cd->bd...", a, mixing) + 1
+    translator = Translator(shape, end, "linear", tokens)
     assert fit(translator, a, b, strength=1e-9) < 1e-4
 
 
@@ -75,13 +79,19 @@ def test_refining_a_fit_does_not_make_it_worse_and_a_random_one_better() -> None
     assert refine(drawn, a, b, 0) > 2 * start
 
 
+def cut(*shape: int, tokens: bool = False) -> CutPoint:
+    return CutPoint("", "", shape, tokens, ())
+
+
 def test_illegal_pairs_say_why() -> None:
-    assert why_illegal((8, 16, 16), (4, 8, 8)) is None
-    assert why_illegal((8, 16, 16), (4,)) is None
-    assert why_illegal((10, 8), (10, 6)) is None
-    assert "10 tokens do not lead to 5" in why_illegal((10, 8), (5, 8))
-    assert "larger one" in why_illegal((8, 4, 4), (8, 8, 8))
-    assert "dimensions" in why_illegal((8, 4, 4), (16, 8))
+    assert why_illegal(cut(8, 16, 16), cut(4, 8, 8)) is None
+    assert why_illegal(cut(8, 16, 16), cut(4)) is None
+    assert why_illegal(cut(8, 16), cut(4, 8)) is None
+    assert why_illegal(cut(10, 8, tokens=True), cut(10, 6, tokens=True)) is None
+    assert "10 tokens do not lead to 5" in why_illegal(cut(10, 8, tokens=True), cut(5, 8, tokens=True))
+    assert "sequence of tokens" in why_illegal(cut(10, 8), cut(10, 8, tokens=True))
+    assert "larger one" in why_illegal(cut(8, 4, 4), cut(8, 8, 8))
+    assert "dimensions" in why_illegal(cut(8, 4, 4), cut(16, 8))
 
 
 SMALL = {
@@ -101,7 +111,7 @@ def test_bridged_models_run_train_and_lose_the_layers_between(name: str, tmp_pat
         (a, b)
         for a in range(len(cuts))
         for b in range(a + 1, len(cuts))
-        if why_illegal(cuts[a].shape, cuts[b].shape) is None
+        if why_illegal(cuts[a], cuts[b]) is None
     ]
     assert legal
     # All pairs of small models, a spread of them for those with hundreds.

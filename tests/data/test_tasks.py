@@ -24,6 +24,13 @@ def test_digits_needs_no_download_and_leaves_the_test_split_alone() -> None:
     check_labels(task, task.model())
 
 
+def test_random_inputs_have_the_shape_as_given_and_labels_that_suit_any_model() -> None:
+    task = load_task("random:1x128", model="torch.nn:Flatten")
+    assert task.input_spec().shape == (1, 128)
+    assert load_task("random:6x4x9").input_spec().shape == (6, 4, 9)
+    check_labels(task, task.model())
+
+
 def write_npz(path: Path, labels: tuple[int, int] = (0, 3)) -> Path:
     rng = np.random.default_rng(0)
     x = rng.integers(0, 255, (40, 8, 8, 3), dtype=np.uint8)

@@ -38,6 +38,23 @@ def test_residual_branches_are_told_from_their_shortcuts(resnet20: nn.Module) ->
     ]
 
 
+@pytest.mark.parametrize(
+    ("layers", "shape", "tokens"),
+    [
+        ((nn.Conv1d(2, 6, 3), nn.BatchNorm1d(6), nn.ReLU(), nn.Conv1d(6, 4, 3)), (2, 9), False),
+        ((nn.Linear(9, 6), nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 4)), (5, 9), True),
+    ],
+    ids=["signal", "tokens"],
+)
+def test_signals_and_tokens_are_told_apart(
+    layers: tuple[nn.Module, ...], shape: tuple[int, int], tokens: bool
+) -> None:
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(20, 3)).eval()
+    cuts = analyse(model, torch.randn(2, *shape)).cut_points
+    assert [len(cut.shape) for cut in cuts] == [2, 1]
+    assert cuts[0].tokens == tokens
+
+
 def test_a_long_skip_leaves_cut_points_outside_it_alone() -> None:
     cuts = analyse(UNet().eval(), torch.randn(2, 3, 8, 8)).cut_points
     # Before the fork, after the join with the skip, and before the last layer.
