@@ -24,7 +24,7 @@ def _gradient(trial: optuna.Trial) -> dict[str, Any]:
         "p_init": trial.suggest_float("autoplastic.p_init", 0.6, 0.98),
         "c_init": trial.suggest_float("autoplastic.c_init", 0.3, 0.95),
         "c_spread": trial.suggest_float("autoplastic.c_spread", 0.0, 2.0),
-        "lambda_arch": trial.suggest_float("autoplastic.lambda_arch", 1e-3, 1.0, log=True),
+        "lambda_arch": trial.suggest_float("autoplastic.lambda_arch", 0.03, 10.0, log=True),
     }
 
 

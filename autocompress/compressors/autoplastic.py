@@ -69,7 +69,7 @@ class Config:
     decay: float = 0.9
     threshold: float = 0.5
     alpha_threshold: float = 0.1
-    lambda_arch: float = 0.1
+    lambda_arch: float = 1.0
     gate_lr_scale: float = 10.0
 
     def __post_init__(self) -> None:
