@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import optuna
 
@@ -11,15 +11,13 @@ from autocompress.task import ModelProfile
 
 
 def suggest(trial: optuna.Trial, profile: ModelProfile) -> Config:
-    """Budget, error measure, foldings, rank caps, and whether ranks are trained down before the cut."""
+    """Budget or error, its measure, foldings, rank caps, and whether ranks are trained down before the cut."""
     blocks = min(3, len(profile.layers))
     cost = cast(Cost, trial.suggest_categorical("alds.cost", ["macs", "params"]))
     measure = cast(Measure, trial.suggest_categorical("alds.measure", list(MEASURES)))
     slices = trial.suggest_categorical("alds.max_slices", [1, 4, 16])
-    share = _factorable_share(profile, cost)
     return Config(
-        # What is kept of layers that ranks can shrink; the rest of the model is kept anyway.
-        keep=1 - share * (1 - trial.suggest_float("alds.keep", 0.2, 0.9)),
+        **_limit(trial, _factorable_share(profile, cost)),
         cost=cost,
         measure=measure,
         # Slices lower the operator norm of the whole residual by 1 % and take a hundred times as long.
@@ -30,6 +28,14 @@ def suggest(trial: optuna.Trial, profile: ModelProfile) -> Config:
         lambda_rank=_lambda_rank(trial),
         cascade=trial.suggest_int("alds.cascade", 1, 3),
     )
+
+
+def _limit(trial: optuna.Trial, share: float) -> dict[str, Any]:
+    """A budget, or the error that every layer may have."""
+    if trial.suggest_categorical("alds.limit", ["budget", "error"]) == "error":
+        return {"epsilon": trial.suggest_float("alds.epsilon", 0.1, 0.7)}
+    # What is kept of layers that ranks can shrink; the rest of the model is kept anyway.
+    return {"keep": 1 - share * (1 - trial.suggest_float("alds.keep", 0.2, 0.9))}
 
 
 def _factorable_share(profile: ModelProfile, cost: Cost) -> float:

@@ -72,7 +72,8 @@ def test_alds_proposes_budgets_that_can_be_met() -> None:
     layers = (LayerProfile("a", "Linear", 600, 600, True), LayerProfile("b", "Linear", 300, 300, False))
     model = ModelProfile(1000, 900, (), layers=layers)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    for _ in range(30):
-        config = plugins.search_space("alds").suggest(study.ask(), model)
+    found = [plugins.search_space("alds").suggest(study.ask(), model) for _ in range(30)]
+    assert {config.epsilon > 0 for config in found} == {False, True}
+    for config in (one for one in found if not one.epsilon):
         rest = {"params": 400 / 1000, "macs": 300 / 900}[config.cost]
         assert rest + 0.2 * (1 - rest) <= config.keep <= rest + 0.9 * (1 - rest)
