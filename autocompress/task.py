@@ -191,12 +191,14 @@ class CutProfile:
     Args:
         name: the module that makes it.
         shape: without the batch.
+        params: of the layers up to here.
         macs: of one input, up to here.
         partners: later cut points that a translator can lead to, as positions in the list.
     """
 
     name: str
     shape: tuple[int, ...]
+    params: int
     macs: int
     partners: tuple[int, ...]
 

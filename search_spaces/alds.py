@@ -11,7 +11,7 @@ from autocompress.task import ModelProfile
 
 
 def suggest(trial: optuna.Trial, profile: ModelProfile) -> Config:
-    """Budget or error, its measure, foldings, rank caps, and whether ranks are trained down before the cut."""
+    """Budget or error, its measure, foldings, rank caps, and whether ranks are trained down first."""
     blocks = min(3, len(profile.layers))
     cost = cast(Cost, trial.suggest_categorical("alds.cost", ["macs", "params"]))
     measure = cast(Measure, trial.suggest_categorical("alds.measure", list(MEASURES)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
 from typing import cast
 
 import optuna
@@ -11,10 +13,26 @@ from autocompress.compressors.depth import Config
 from autocompress.task import ModelProfile
 
 MOST_CUTS = 3
+Cuts = tuple[tuple[int, int], ...]
 
 
 def suggest(trial: optuna.Trial, profile: ModelProfile) -> Config:
-    """Number of cuts, where each begins and how far it reaches, the translator, what is trained."""
+    """What goes, the translator in its place, and what is trained."""
+    head = _head_width(trial, profile)
+    blocks = _blocks(profile)
+    choose = trial.suggest_categorical("depth.choose", ["blocks", "ends"]) if blocks else "ends"
+    cuts = _dropped(trial, blocks) if choose == "blocks" else _free(trial, profile)
+    return Config(
+        cuts=cuts,
+        translator=cast(Kind, trial.suggest_categorical("depth.translator", list(KINDS))),
+        refine_steps=trial.suggest_int("depth.refine_steps", 0, 200, step=50),
+        freeze="backbone" if head else "none",
+        head_width=head,
+    )
+
+
+def _free(trial: optuna.Trial, profile: ModelProfile) -> Cuts:
+    """Some cuts, where each begins and how far it reaches."""
     last = len(profile.cut_points) - 1
     count = trial.suggest_int("depth.cuts", 1, min(MOST_CUTS, last))
     found: list[tuple[int, int]] = []
@@ -23,14 +41,43 @@ def suggest(trial: optuna.Trial, profile: ModelProfile) -> Config:
         start = trial.suggest_int(f"depth.start{k}", 0, last - 1)
         reach = trial.suggest_int(f"depth.reach{k}", 1, max(1, last // 2))
         found.append((start, min(start + reach, last)))
-    head = _head_width(trial, profile)
-    return Config(
-        cuts=_legal(_disjoint(sorted(found)), profile) or _first_legal(profile),
-        translator=cast(Kind, trial.suggest_categorical("depth.translator", list(KINDS))),
-        refine_steps=trial.suggest_int("depth.refine_steps", 0, 200, step=50),
-        freeze="backbone" if head else "none",
-        head_width=head,
-    )
+    return _legal(_disjoint(sorted(found)), profile) or _first_legal(profile)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Layers between neighbouring cut points of one shape, in a run of such layers.
+
+    Args:
+        run: first and last cut point of the run.
+        worth: MACs that each of its parameters costs.
+    """
+
+    run: tuple[int, int]
+    worth: float
+
+
+def _blocks(profile: ModelProfile) -> list[Block]:
+    """Blocks that could go, those first that cost most MACs for each parameter; one of each run stays."""
+    cuts, found, start = profile.cut_points, [], 0
+    for end in range(1, len(cuts) + 1):
+        if end < len(cuts) and cuts[end].shape == cuts[start].shape and end in cuts[start].partners:
+            continue
+        pairs = [(cuts[i], cuts[i + 1]) for i in range(start, end - 1)]
+        worth = [(b.macs - a.macs) / max(1, b.params - a.params) for a, b in pairs]
+        found += [Block((start, end - 1), one) for one in sorted(worth)[1:]]
+        start = end
+    return sorted(found, key=lambda block: -block.worth)
+
+
+def _dropped(trial: optuna.Trial, blocks: list[Block]) -> Cuts:
+    """Of each run the first or the last blocks; as with smaller variants of a model, all stages stay."""
+    count = trial.suggest_int("depth.drop", 1, len(blocks))
+    kept = trial.suggest_categorical("depth.kept", ["first", "last"])
+    gone = Counter(block.run for block in blocks[:count])
+    if kept == "first":
+        return tuple(sorted((end - k, end) for (_, end), k in gone.items()))
+    return tuple(sorted((start, start + k) for (start, _), k in gone.items()))
 
 
 def _head_width(trial: optuna.Trial, profile: ModelProfile) -> int:
@@ -51,10 +98,10 @@ def _disjoint(cuts: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return merged
 
 
-def _legal(cuts: list[tuple[int, int]], profile: ModelProfile) -> tuple[tuple[int, int], ...]:
+def _legal(cuts: list[tuple[int, int]], profile: ModelProfile) -> Cuts:
     return tuple((a, b) for a, b in cuts if b in profile.cut_points[a].partners)
 
 
-def _first_legal(profile: ModelProfile) -> tuple[tuple[int, int], ...]:
+def _first_legal(profile: ModelProfile) -> Cuts:
     found = [(a, cut.partners[0]) for a, cut in enumerate(profile.cut_points) if cut.partners]
     return tuple(found[:1])

@@ -56,16 +56,37 @@ def test_every_proposal_has_the_stages_of_its_name(resnet20: ModelProfile) -> No
 def test_depth_proposes_disjoint_cuts_that_can_be_bridged(resnet20: ModelProfile) -> None:
     suggest = plugins.search_space("depth").suggest
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    seen, heads = set(), set()
+    seen, heads, choices = set(), set(), set()
     for _ in range(50):
-        config = suggest(study.ask(), resnet20)
+        trial = study.ask()
+        config = suggest(trial, resnet20)
+        choices.add(trial.params["depth.choose"])
         assert config.cuts
         assert all(b in resnet20.cut_points[a].partners for a, b in config.cuts)
         seen.add(len(config.cuts))
         heads.add((config.freeze, config.head_width > 0))
     assert seen == {1, 2, 3}
+    assert choices == {"blocks", "ends"}
     # A head of its own comes with a frozen backbone.
     assert heads == {("none", False), ("backbone", True)}
+
+
+@pytest.mark.parametrize(
+    ("count", "kept", "cuts"),
+    [
+        # Stage by stage the same MACs, but four times the parameters.
+        (1, "first", ((2, 3),)),
+        (3, "first", ((1, 3), (5, 6))),
+        (3, "last", ((0, 2), (4, 5))),
+    ],
+)
+def test_depth_drops_blocks_that_cost_most_for_each_parameter_and_keeps_every_stage(
+    resnet20: ModelProfile, count: int, kept: str, cuts: tuple[tuple[int, int], ...]
+) -> None:
+    fixed = {"depth.choose": "blocks", "depth.drop": count, "depth.kept": kept}
+    fixed |= {"depth.freeze": False, "depth.translator": "linear", "depth.refine_steps": 0}
+    trial = optuna.trial.FixedTrial(fixed)
+    assert plugins.search_space("depth").suggest(trial, resnet20).cuts == cuts
 
 
 def test_alds_proposes_budgets_that_can_be_met() -> None:

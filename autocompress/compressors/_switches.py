@@ -72,6 +72,12 @@ class Switches:
         parts = zip(self.costs, values, strict=True)
         return torch.stack([(cost * value).sum() for cost, value in parts]).sum()
 
+    def ratios(self, values: Values) -> dict[str, Tensor]:
+        """Share of each group's units whose gates are not 0."""
+        groups = self.analysis.groups
+        parts = torch.split((values.c > 0).float(), [group.width for group in groups])
+        return {f"ratio/{group.name}": part.mean() for group, part in zip(groups, parts, strict=True)}
+
     def gate(self, name: str) -> BranchGate:
         gate: BranchGate = self.model.get_submodule(name)
         return gate

@@ -239,6 +239,7 @@ class Autoplastic(Compressor[AutoplasticState]):
             "pruned": pruned,
         }
         line |= {f"p/{name}": p for name, p in zip(state.switches.branches, values.p, strict=True)}
+        line |= state.switches.ratios(kept)
         line |= {f"alpha/{name}": a for name, a in zip(state.switches.mixings, values.alpha, strict=True)}
         return {name: float(value) for name, value in line.items()}
 

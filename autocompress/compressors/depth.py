@@ -19,6 +19,7 @@ from autocompress.compressors._translator import KINDS, Kind, Translator, fit, r
 from autocompress.errors import SettingsError, TrialError
 from autocompress.graph import TOLERANCE, Analysis, CutPoint, analyse, why_illegal
 from autocompress.graph.bridging import OUTPUT, Bridge, bridge, layers_between, tap, used_layers
+from autocompress.graph.costs import layer_macs
 from autocompress.graph.exporting import plain_attention
 from autocompress.graph.proof import relative_difference
 from autocompress.plan import DropBlock, Plan
@@ -92,10 +93,12 @@ class Head(nn.Module):
 
 @dataclass
 class DepthState(CompressorState):
-    """The bridged model, its bridges with the layers between, and each translator's relative error."""
+    """The bridged model, its bridges with the layers between, each translator's relative error, and the
+    share of the MACs that is left."""
 
     bridges: list[tuple[Bridge, tuple[str, ...]]] = field(default_factory=list)
     errors: dict[str, float] = field(default_factory=dict)
+    share: float = 1.0
 
 
 class Depth(Compressor[DepthState]):
@@ -131,12 +134,15 @@ class Depth(Compressor[DepthState]):
         if self.config.head_width:
             self._add(state, analysis, self._head(model, analysis, task, device))
         state.model = bridge(model, analysis, [one for one, _ in state.bridges])
+        left, whole = (layer_macs(one, task.example().to(device))[""] for one in (state.model, model))
+        state.share = left / max(1, whole)
         if self.config.freeze == "backbone":
             self._freeze(state)
         return state
 
     def after_epoch(self, state: DepthState, progress: float) -> Mapping[str, float]:
-        return {f"translator_error/{name}": error for name, error in state.errors.items()}
+        errors = {f"translator_error/{name}": error for name, error in state.errors.items()}
+        return errors | {"ratio/macs": state.share}
 
     def plan(self, state: DepthState) -> Plan:
         """Each bridge, and of the layers between its ends those that nothing else uses."""

@@ -123,5 +123,7 @@ def _cut_profiles(model: nn.Module, example: Tensor, analysis: Analysis) -> tupl
     for position, cut in enumerate(cuts):
         later = range(position + 1, len(cuts))
         partners = tuple(b for b in later if why_illegal(cut, cuts[b]) is None)
-        found.append(CutProfile(cut.name, cut.shape, before[cut.node], partners))
+        layers = [model.get_submodule(name).parameters(recurse=False) for name in cut.layers]
+        params = sum(p.numel() for layer in layers for p in layer)
+        found.append(CutProfile(cut.name, cut.shape, params, before[cut.node], partners))
     return tuple(found)

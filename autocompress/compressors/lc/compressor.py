@@ -155,12 +155,15 @@ class Lc(Compressor[LcState]):
         self._aim(state)
 
     def after_epoch(self, state: LcState, progress: float) -> Mapping[str, float]:
-        """How far the weights are from what they will be stored as, relative to their size."""
+        """How far the weights are from what they will be stored as, relative to their size, and what share
+        of the bytes that takes."""
         log = {}
         for one in state.compressions:
             x = _vector(state.model, one.layers)
             distance = float((x - one.dense).norm() / x.norm().clamp_min(1e-12))
             log[f"distance/{one.layers[0].name}"] = distance
+            encodings = one.encodings()
+            log |= {f"ratio/{layer.name}": _share(layer, encodings[layer.name]) for layer in one.layers}
         return log
 
     def plan(self, state: LcState) -> Plan:
@@ -172,7 +175,7 @@ class Lc(Compressor[LcState]):
                 if _factors(layer, encoding):
                     assert isinstance(encoding, Factored)
                     edits.append(Factorize(layer.name, encoding.folding.scheme, 1, encoding.rank))
-                elif _smaller(layer, encoding):
+                elif _share(layer, encoding) < 1:
                     edits.append(StoreEncoded(layer.name, one.scheme.kind))
         return tuple(edits)
 
@@ -214,11 +217,12 @@ def _weight(model: nn.Module, name: str) -> Tensor:
 
 def _factors(layer: WeightLayer, encoding: Encoding) -> bool:
     """Whether two layers stand for the product, which also saves multiplications."""
-    return isinstance(encoding, Factored) and layer.reason is None and _smaller(layer, encoding)
+    return isinstance(encoding, Factored) and layer.reason is None and _share(layer, encoding) < 1
 
 
-def _smaller(layer: WeightLayer, encoding: Encoding) -> bool:
-    """Whether the stored encoding is smaller than the dense weight."""
+def _share(layer: WeightLayer, encoding: Encoding) -> float:
+    """Bytes of the stored encoding relative to those of the dense weight."""
     decoder = Decoder(encoding, layer.shape)
     stored = sum(t.numel() * t.element_size() for t in decoder.state_dict().values())
-    return bool(stored < 4 * layer.params)
+    share: float = stored / (4 * layer.params)
+    return share
