@@ -50,7 +50,8 @@ class Config:
         decay: of the moving average of the weights, each epoch.
         threshold: blocks and channels whose gate ends below it are removed.
         alpha_threshold: paths whose share ends below it are removed.
-        lambda_arch: weight of the share of the cost that gates leave, for the "gradient" rule.
+        lambda_arch: weight of the share of the cost that gates leave, at the end of training; it fades
+            in from 0. For the "gradient" rule.
         gate_lr_scale: learning rate of P, C and α relative to the weights', for the "gradient" rule.
     """
 
@@ -124,7 +125,8 @@ class _Refresh:
 class Autoplastic(Compressor[AutoplasticState]):
     """P on every residual branch, C on every unit of every coupled channel group, α on mixing blocks.
 
-    Under the "gradient" rule the loss gains λ_arch · Σ cost·gate, gates being σ(logit/T) with T falling
+    Under the "gradient" rule the loss gains λ_arch · t · Σ cost·gate, t being the share of the training
+    that is done and gates σ(logit/T) with T falling
     from 1 to 0.02, so that what is trained becomes what is kept. Under the published rule P and C move
     once an epoch by how stable the weights are, and α is trained in unstable blocks alone.
     """
@@ -213,8 +215,9 @@ class Autoplastic(Compressor[AutoplasticState]):
     def penalty(self, state: AutoplasticState) -> Tensor:
         if self.config.rule == "published":
             return torch.zeros(())
-        penalty: Tensor = self.config.lambda_arch * state.switches.cost(self.values(state))
-        return penalty
+        # Fading in: at first no block or channel has shown yet what it is worth.
+        weight = self.config.lambda_arch * state.progress
+        return weight * state.switches.cost(self.values(state))
 
     def after_step(self, state: AutoplasticState, progress: float) -> None:
         state.progress = progress

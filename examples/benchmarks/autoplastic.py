@@ -39,6 +39,8 @@ PUBLISHED = Config(
 )
 SEARCHABLE = replace(PUBLISHED, stability="relative", epsilon=0.95, eta=0.1, p_min=0.0, c_min=0.0)
 RULES = {"faithful": PUBLISHED, "published": SEARCHABLE, "gradient": Config()}
+# Trained from scratch by SGD, whose rates are higher than those of published weights by AdamW.
+FROM_SCRATCH = {**RULES, "gradient": Config(lambda_arch=0.3)}
 RECIPE = ac.Recipe(
     optimizer="sgd", lr=0.05, weight_decay=5e-4, augment="crop-flip-erase", label_smoothing=0.1, mixup=0.2
 )
@@ -70,7 +72,7 @@ def log(entry: Mapping[str, float]) -> None:
 def network(root: str, rule: str, epochs: int) -> None:
     task = load_task("cifar10", model="autoplastic", root=root)
     task = replace(task, model=AutoplasticNet, recipe=RECIPE, train=fewer(task.train, IMAGES))
-    compressor, state = attached(task, RULES[rule])
+    compressor, state = attached(task, FROM_SCRATCH[rule])
     Trainer(task, epochs, report=log).fit(state.model, epochs, CompressorHooks(compressor, state))
     gated = accuracy(state.model, task)
     plan = compressor.plan(state)

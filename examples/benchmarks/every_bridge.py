@@ -11,6 +11,7 @@ one core.
 from __future__ import annotations
 
 import argparse
+import copy
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -32,6 +33,7 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {
     "mobilenet_v2": lambda size: tv.mobilenet_v2(num_classes=10),
     "vit": lambda size: tv.VisionTransformer(size, 16, 6, 4, 48, 96, num_classes=10),
 }
+Pair = tuple[int, int]
 console = Console()
 
 
@@ -43,14 +45,12 @@ def tensors(model: nn.Module, analysis: Analysis, inputs: Tensor) -> dict[str, T
         return dict(zip(names, tap(whole, whole.graph, names).eval()(inputs), strict=True))
 
 
-def tried(size: int, make: Callable[[int], nn.Module], analysis: Analysis, pair: tuple[int, int]) -> str:
+def tried(whole: nn.Module, analysis: Analysis, inputs: Tensor, made: dict[str, Tensor], pair: Pair) -> str:
     """What went wrong with a pair, or "right" if nothing did."""
-    torch.manual_seed(0)
     start, end = (analysis.cut_points[i] for i in pair)
-    model, inputs = make(size).eval(), torch.randn(3, 3, size, size)
+    model = copy.deepcopy(whole)
     kind: Kind = KINDS[sum(pair) % len(KINDS)]
     try:
-        made = tensors(model, analysis, inputs)
         translator = Translator(start.shape, end.shape, kind, start.tokens)
         fit(translator, made[start.node], made[end.node])
         bridged = bridge(model, analysis, [Bridge(start.node, end.node, "translator", translator)])
@@ -78,12 +78,16 @@ def main() -> None:
     for name in arguments.models:
         for size in arguments.sizes:
             start = time.perf_counter()
-            make = MODELS[name]
-            cuts = (analysis := analyse(make(size).eval(), torch.randn(2, 3, size, size))).cut_points
+            torch.manual_seed(0)
+            model, inputs = MODELS[name](size).eval(), torch.randn(3, 3, size, size)
+            analysis = analyse(model, inputs)
+            cuts, made = analysis.cut_points, tensors(model, analysis, inputs)
             pairs = [
                 (a, b) for b in range(len(cuts)) for a in range(b) if why_illegal(cuts[a], cuts[b]) is None
             ]
-            found = Counter(tried(size, make, analysis, pair) for pair in track(pairs, f"{name} {size}"))
+            found = Counter(
+                tried(model, analysis, inputs, made, pair) for pair in track(pairs, f"{name} {size}")
+            )
             for reason in set(found) - {"right"}:
                 console.log(f"{name} {size}: {found[reason]} × {reason}")
             minutes = (time.perf_counter() - start) / 60
