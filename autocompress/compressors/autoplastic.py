@@ -24,7 +24,7 @@ from autocompress.task import ModelProfile, Task
 Rule = Literal["gradient", "published"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 _PREFIX = "autoplastic_"
-_LAST_TEMPERATURE = 0.02  # of the sigmoids under the "gradient" rule; 1 at the start
+_LAST_TEMPERATURE = 0.02  # of the sigmoids under the "gradient" rule; 1 for the first half
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,7 @@ class Config:
         decay: of the moving average of the weights, each epoch.
         threshold: blocks and channels whose gate ends below it are removed.
         alpha_threshold: paths whose share ends below it are removed.
-        lambda_arch: weight of the share of the cost that gates leave, at the end of training; it fades
-            in from 0. For the "gradient" rule.
+        lambda_arch: weight of the share of the cost that gates leave, for the "gradient" rule.
         gate_lr_scale: learning rate of P, C and α relative to the weights', for the "gradient" rule.
     """
 
@@ -125,10 +124,10 @@ class _Refresh:
 class Autoplastic(Compressor[AutoplasticState]):
     """P on every residual branch, C on every unit of every coupled channel group, α on mixing blocks.
 
-    Under the "gradient" rule the loss gains λ_arch · t · Σ cost·gate, t being the share of the training
-    that is done and gates σ(logit/T) with T falling
-    from 1 to 0.02, so that what is trained becomes what is kept. Under the published rule P and C move
-    once an epoch by how stable the weights are, and α is trained in unstable blocks alone.
+    Under the "gradient" rule the loss gains λ_arch · Σ cost·gate, gates being σ(logit/T). In the first half
+    of the training λ_arch fades in; in the second T falls from 1 to 0.02, so that what is trained becomes
+    what is kept. Under the published rule P and C move once an epoch by how stable the weights are, and α
+    is trained in unstable blocks alone.
     """
 
     Config: ClassVar[type[Config]] = Config
@@ -196,7 +195,7 @@ class Autoplastic(Compressor[AutoplasticState]):
         config, (p, c, alpha) = self.config, state.raw
         if config.rule == "published":
             return Values(p, c, torch.where(state.memory.open, alpha, alpha.detach()).clamp(0, 1))
-        temperature = _LAST_TEMPERATURE**state.progress
+        temperature = _LAST_TEMPERATURE ** max(0.0, 2 * state.progress - 1)
         p, c, alpha = (torch.sigmoid(gate / temperature) for gate in (p, c, alpha))
         return Values(
             config.p_min + (1 - config.p_min) * p,
@@ -216,8 +215,9 @@ class Autoplastic(Compressor[AutoplasticState]):
         if self.config.rule == "published":
             return torch.zeros(())
         # Fading in: at first no block or channel has shown yet what it is worth.
-        weight = self.config.lambda_arch * state.progress
-        return weight * state.switches.cost(self.values(state))
+        share = state.switches.cost(self.values(state))
+        penalty: Tensor = self.config.lambda_arch * min(1.0, 2 * state.progress) * share
+        return penalty
 
     def after_step(self, state: AutoplasticState, progress: float) -> None:
         state.progress = progress

@@ -173,16 +173,14 @@ def test_alpha_is_trained_while_its_block_is_unstable(task: ac.Task) -> None:
     assert torch.equal(state.raw.alpha.detach(), moved)
 
 
-def test_a_greater_lambda_leaves_less(residual_task: ac.Task) -> None:
+def test_a_greater_lambda_leaves_less(task: ac.Task) -> None:
     left = []
-    for strength in (1e-3, 10.0):
+    for strength in (0.0, 10.0):
         torch.manual_seed(0)
-        compressor, state = attached(
-            ResNetCifar(3, 3, 5), residual_task, lambda_arch=strength, gate_lr_scale=300.0
-        )
-        Trainer(residual_task, 2).fit(state.model, 2, CompressorHooks(compressor, state))
+        compressor, state = attached(Blocks(), task, lambda_arch=strength, gate_lr_scale=100.0)
+        Trainer(task, 6).fit(state.model, 6, CompressorHooks(compressor, state))
         left.append(float(state.switches.cost(compressor.final(state))))
-    assert left[1] < left[0] - 0.2
+    assert left[1] < 0.7 * left[0]
 
 
 def test_a_group_keeps_one_unit_at_least(task: ac.Task) -> None:
