@@ -179,8 +179,8 @@ def test_a_greater_lambda_leaves_less(task: ac.Task) -> None:
         torch.manual_seed(0)
         compressor, state = attached(Blocks(), task, lambda_arch=strength, gate_lr_scale=100.0)
         Trainer(task, 6).fit(state.model, 6, CompressorHooks(compressor, state))
-        left.append(float(state.switches.cost(compressor.final(state))))
-    assert left[1] < 0.7 * left[0]
+        left.append(float((compressor.final(state).c > 0).float().mean()))
+    assert left[1] < 0.8 * left[0]
 
 
 def test_a_group_keeps_one_unit_at_least(task: ac.Task) -> None:
