@@ -4,7 +4,8 @@
 
 For each setup: test error of the loaded program, bytes of `weights.safetensors` and their share of the
 reference's, and time. The published errors are those of the LC project (arXiv 2005.07786) at 820
-epochs. With `--csteps` only: time of C steps against scikit-learn and SciPy on the same weights.
+epochs. Training smooths labels by 0.1 (LeNet300 fits MNIST to a loss of 0.001, where compressing well
+no longer helps): the published one did not. With `--csteps` only: time of C steps against scikit-learn and SciPy on the same weights.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def lenet300(root: Path) -> ac.Task:
         model=model_factory("lenet300", (784,), 10),
         train=Batches(tensors[0], targets[0], 256, shuffle=True),
         test=Batches(tensors[1], targets[1], 1000, shuffle=False),
-        recipe=ac.Recipe(lr=0.2, optimizer="sgd", weight_decay=0.0, warmup=0.02),
+        recipe=ac.Recipe(lr=0.2, optimizer="sgd", weight_decay=0.0, warmup=0.02, label_smoothing=0.1),
         weights=load_weights(root / "pretrained" / "lenet300_mnist.npz"),
         name="lenet300",
     )
@@ -95,10 +96,10 @@ def run(task: ac.Task, tasks: Tasks, epochs: int, folder: Path) -> tuple[float, 
     if not tasks:
         return *stored_error(model, task, folder), 0.0
     # 40 L steps, as published; μ rises faster (from 9e-5 by 1.1 there) because they are shorter. The
-    # last tenth of the epochs trains levels, values and factors as they are stored.
+    # last fifth of the epochs trains levels, values and factors as they are stored.
     compressor = Lc(tasks=tasks, mu0=2e-4, growth=1.2, steps=40)
     trainer = Trainer(task, epochs)
-    compressing = max(1, round(0.9 * epochs))
+    compressing = max(1, round(0.8 * epochs))
     model, _, _ = compress_stage(model, task, compressor, trainer, compressing)
     trainer.fit(model, epochs - compressing)
     return *stored_error(model, task, folder), (time.perf_counter() - start) / 60
