@@ -20,6 +20,7 @@ from autocompress.graph import Analysis, analyse
 from autocompress.graph.branch_gate import BranchGate
 from autocompress.graph.branches import fold_gate, gate_branches, gate_name, gates_in
 from autocompress.graph.costs import layer_macs, profile
+from autocompress.graph.proof import check_graph
 from autocompress.models.mixing import Mixing, PooledAttention
 from autocompress.plan import DropBranch, KeepChannels, Plan
 from autocompress.task import Task
@@ -131,12 +132,16 @@ def install(model: nn.Module, task: Task) -> Switches:
     Args:
         model: its layers are changed in place.
         task: whose inputs say which channels are used.
+
+    Raises:
+        TrialError: the model's graph does not compute what the model does.
     """
     example, device = task.example(), next(model.parameters()).device
     plain = analyse(model, example)
     macs, mixed = layer_macs(model, example), _mixings(model)
     gated = gate_branches(model, plain, {branch.node: BranchGate(1.0) for branch in plain.residuals})
     gated.to(device)
+    check_graph(model, gated, example.to(device))
     analysis = analyse(gated, example)
     groups = profile(gated, example, analysis).groups
     calibration = task.example(64).to(device)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autocompress.errors import one_line
+from autocompress.errors import TrialError, one_line
 from autocompress.graph.exporting import plain_attention
 from autocompress.graph.masking import mask_channels
 from autocompress.graph.removal import remove_channels
@@ -37,6 +37,25 @@ def relative_difference(a: Any, b: Any) -> float:
     a, b = a.double(), b.double()
     difference = float((a - b).abs().max() / a.abs().max().clamp_min(1e-12))
     return difference if difference == difference else float("inf")
+
+
+def check_graph(model: nn.Module, graph: nn.Module, example: Tensor) -> None:
+    """A model's graph, with its layers called as modules, must compute what the model does.
+
+    Args:
+        model: in eval mode afterwards, as is the other.
+        graph: its graph module.
+        example: inputs to compare on, `(B, ...)`.
+
+    Raises:
+        TrialError: it does not.
+    """
+    with torch.no_grad(), plain_attention():
+        difference = relative_difference(model.eval()(example), graph.eval()(example))
+    if difference > TOLERANCE:
+        raise TrialError(
+            f"the model's graph must compute what the model does but differs by {difference:.1e}."
+        )
 
 
 def compact(model: nn.Module, analysis: Analysis, keep: Keep, probe: Tensor) -> tuple[nn.Module, float]:
