@@ -35,6 +35,12 @@ class Values(NamedTuple):
     c: Tensor
     alpha: Tensor
 
+    def hardened(self, threshold: float, edge: float) -> Values:
+        """P and C below the threshold are 0; a path with a share below the edge is too, the other's is 1."""
+        p, c = (torch.where(gate < threshold, 0.0, gate) for gate in (self.p, self.c))
+        ends = torch.where(self.alpha > 1 - edge, 1.0, self.alpha)
+        return Values(p, c, torch.where(self.alpha < edge, 0.0, ends))
+
 
 @dataclass
 class Switches:
@@ -73,11 +79,26 @@ class Switches:
         parts = zip(self.costs, values, strict=True)
         return torch.stack([(cost * value).sum() for cost, value in parts]).sum()
 
-    def ratios(self, values: Values) -> dict[str, Tensor]:
-        """Share of each group's units whose gates are not 0."""
-        groups = self.analysis.groups
-        parts = torch.split((values.c > 0).float(), [group.width for group in groups])
-        return {f"ratio/{group.name}": part.mean() for group, part in zip(groups, parts, strict=True)}
+    def line(self, values: Values, kept: Values) -> dict[str, float]:
+        """The paper's log line: L_eff, share of active channels, mean C, share of MACs pruned, P and α.
+
+        Args:
+            values: as the model is run with.
+            kept: with what is shut at 0.
+        """
+        active, share = (kept.c > 0).float(), self.costs.c
+        found = {
+            "effective_layers": values.p.sum(),
+            "active_channels": active.mean(),
+            "mean_c": values.c.mean(),
+            "pruned": 1 - (share * active).sum() / share.sum().clamp_min(1e-12),
+        }
+        found |= {f"p/{name}": p for name, p in zip(self.branches, values.p, strict=True)}
+        found |= {f"alpha/{name}": a for name, a in zip(self.mixings, values.alpha, strict=True)}
+        parts = torch.split(active, [group.width for group in self.analysis.groups])
+        named = zip(self.analysis.groups, parts, strict=True)
+        found |= {f"ratio/{group.name}": part.mean() for group, part in named}
+        return {name: float(value) for name, value in found.items()}
 
     def gate(self, name: str) -> BranchGate:
         gate: BranchGate = self.model.get_submodule(name)

@@ -100,13 +100,13 @@ class AutoplasticState(CompressorState):
     Args:
         switches: the gates on the model.
         raw: P, C and α as they are stored: logits under the "gradient" rule, values under the published.
-        memory: of weights and gradients, for the published rule.
+        memory: of weights and gradients; None but for the published rule.
         progress: share of the training that is done.
     """
 
     switches: Switches
     raw: Values
-    memory: Memory
+    memory: Memory | None
     progress: float = 0.0
     hook: RemovableHandle | None = field(default=None)
 
@@ -154,7 +154,7 @@ class Autoplastic(Compressor[AutoplasticState]):
             model=switches.model,
             switches=switches,
             raw=raw if config.rule == "published" else self._logits(raw, switches),
-            memory=Memory.of(switches),
+            memory=Memory.of(switches) if config.rule == "published" else None,
         )
         for name in switches.mixings:
             # Its own α is written back at the end.
@@ -193,7 +193,7 @@ class Autoplastic(Compressor[AutoplasticState]):
     def values(self, state: AutoplasticState) -> Values:
         """P, C and α as the model is run with them."""
         config, (p, c, alpha) = self.config, state.raw
-        if config.rule == "published":
+        if state.memory is not None:
             return Values(p, c, torch.where(state.memory.open, alpha, alpha.detach()).clamp(0, 1))
         temperature = _LAST_TEMPERATURE ** max(0.0, 2 * state.progress - 1)
         p, c, alpha = (torch.sigmoid(gate / temperature) for gate in (p, c, alpha))
@@ -206,10 +206,7 @@ class Autoplastic(Compressor[AutoplasticState]):
     def final(self, state: AutoplasticState) -> Values:
         """Gates with those below the thresholds at 0; of a path that stays alone the share is 1."""
         with torch.no_grad():
-            p, c, alpha = self.values(state)
-            t, edge = self.config.threshold, self.config.alpha_threshold
-            ends = torch.where(alpha < edge, 0.0, torch.where(alpha > 1 - edge, 1.0, alpha))
-            return Values(torch.where(p < t, 0.0, p), torch.where(c < t, 0.0, c), ends)
+            return self.values(state).hardened(self.config.threshold, self.config.alpha_threshold)
 
     def penalty(self, state: AutoplasticState) -> Tensor:
         if self.config.rule == "published":
@@ -222,29 +219,18 @@ class Autoplastic(Compressor[AutoplasticState]):
     def after_step(self, state: AutoplasticState, progress: float) -> None:
         state.progress = progress
         self._hand_out(state)
-        if self.config.rule == "published":
+        if state.memory is not None:
             state.memory.collect(state.model)
 
     def after_epoch(self, state: AutoplasticState, progress: float) -> Mapping[str, float]:
         """The paper's log line: L_eff, share of active channels, P, α, mean C, share of MACs pruned."""
-        if self.config.rule == "published":
+        if state.memory is not None:
             state.raw = state.memory.epoch(state.raw, state.switches, self._plasticity)
             self._hand_out(state)
         kept = self.final(state)
         with torch.no_grad():
             values = self.values(state)
-        share = state.switches.costs.c
-        pruned = 1 - (share * (kept.c > 0)).sum() / share.sum().clamp_min(1e-12)
-        line = {
-            "effective_layers": values.p.sum(),
-            "active_channels": (kept.c > 0).float().mean(),
-            "mean_c": values.c.mean(),
-            "pruned": pruned,
-        }
-        line |= {f"p/{name}": p for name, p in zip(state.switches.branches, values.p, strict=True)}
-        line |= state.switches.ratios(kept)
-        line |= {f"alpha/{name}": a for name, a in zip(state.switches.mixings, values.alpha, strict=True)}
-        return {name: float(value) for name, value in line.items()}
+        return state.switches.line(values, kept)
 
     def _hand_out(self, state: AutoplasticState) -> None:
         """Give each gate its value without the graph of the last step, which it would hold."""

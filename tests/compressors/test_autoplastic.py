@@ -160,6 +160,7 @@ def test_the_published_rule_moves_gates_once_an_epoch_as_its_equations_say(task:
         s = np.exp(-np.sqrt(sum(((after[n] - before[n]) ** 2).sum() for n in names)))
         step = 0.005 * max(0.05, 1 - s) if s < 0.85 else -0.005 * max(0.05, s)
         assert found.item() == pytest.approx(0.9 + step, abs=1e-6)
+    assert state.memory is not None
     for name, average in state.memory.averages.items():
         assert np.allclose(average.numpy(), 0.9 * before[name] + 0.1 * after[name], atol=1e-6)
 
@@ -169,6 +170,7 @@ def test_alpha_is_trained_while_its_block_is_unstable(task: ac.Task) -> None:
     compressor, state = attached(Blocks(), task, rule="published", epsilon=0.0)
     hooks = CompressorHooks(compressor, state)
     Trainer(task, 1).fit(state.model, 1, hooks)
+    assert state.memory is not None
     assert not state.memory.open.any()
     moved = state.raw.alpha.detach().clone()
     assert (moved != 0.6).all()
