@@ -22,12 +22,14 @@ class Memory:
         averages: W̄ of each weight, by parameter name.
         gradients: accumulated gradient norm of each unit since the last epoch, `(U,)`.
         open: whether each mixing block's α is trained, `(M,)`.
+        alpha: each α after the last step, `(M,)`.
     """
 
     makers: list[Maker]
     averages: dict[str, Tensor]
     gradients: Tensor
     open: Tensor
+    alpha: Tensor
 
     @staticmethod
     def of(switches: Switches) -> Memory:
@@ -35,12 +37,19 @@ class Memory:
         weights = {n: p.detach().clone() for n, p in switches.model.named_parameters() if p.dim() > 1}
         gradients = torch.zeros_like(switches.strength)
         mixing = torch.ones(len(switches.mixings), dtype=torch.bool, device=gradients.device)
-        return Memory(find_makers(switches.model, switches.analysis), weights, gradients, mixing)
+        makers = find_makers(switches.model, switches.analysis)
+        return Memory(makers, weights, gradients, mixing, switches.alphas())
 
     def collect(self, model: nn.Module) -> None:
         """Add the norms of a step's gradients."""
         parameters = dict(model.named_parameters())
         self.gradients += unit_norms(self.makers, lambda n: parameters[n].grad, len(self.gradients))
+
+    def hold(self, alpha: Tensor) -> None:
+        """Take back what momentum moved of α in stable blocks, and keep it in [0, 1]; in place."""
+        with torch.no_grad():
+            alpha.copy_(torch.where(self.open, alpha, self.alpha).clamp(0, 1))
+            self.alpha = alpha.clone()
 
     def epoch(self, gates: Values, switches: Switches, rule: Plasticity) -> Values:
         """P and C after an epoch of the published rule, whether α goes on training, and new averages."""
@@ -58,7 +67,7 @@ class Memory:
             # Where several layers make a unit, the least stable one counts.
             found = channel_stability(now, then, rule.relative)
             s.scatter_reduce_(0, maker.units, found.to(s), "amin")
-        connectivity = rule.connectivity(gates.c, s[:-1], self.gradients)
+        connectivity = rule.connectivity(gates.c, s[:-1], self.gradients) if len(gates.c) else gates.c
         self.gradients = torch.zeros_like(self.gradients)
         self.averages = {n: averaged(w, self.averages[n], rule.decay) for n, w in weights.items()}
         return Values(inclusion, connectivity, gates.alpha)
@@ -69,7 +78,11 @@ class Memory:
         """S of each block, all of its weights together; `(L,)`."""
         found = []
         for layers in blocks:
-            names = [f"{layer}.weight" for layer in layers if f"{layer}.weight" in weights]
+            names = [name for name in weights if name.rpartition(".")[0] in layers]
+            if not names:
+                # Nothing in it can become unstable.
+                found.append(self.gradients.new_ones(()))
+                continue
             now, then = (torch.cat([d[n].reshape(-1) for n in names]) for d in (weights, self.averages))
             found.append(stability(now, then, rule.relative))
         return torch.stack(found)

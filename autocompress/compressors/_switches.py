@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,7 +20,7 @@ from autocompress.compressors._gates import (
 from autocompress.compressors._strength import find_readers, input_rms, reader_norms
 from autocompress.graph import Analysis, analyse
 from autocompress.graph.branch_gate import BranchGate
-from autocompress.graph.branches import fold_gate, gate_branches, gate_name, gates_in
+from autocompress.graph.branches import fold_gate, gate_branches, gate_names, gates_in
 from autocompress.graph.costs import layer_macs, profile
 from autocompress.graph.proof import check_graph
 from autocompress.models.mixing import Mixing, PooledAttention
@@ -34,12 +36,6 @@ class Values(NamedTuple):
     p: Tensor
     c: Tensor
     alpha: Tensor
-
-    def hardened(self, threshold: float, edge: float) -> Values:
-        """P and C below the threshold are 0; a path with a share below the edge is too, the other's is 1."""
-        p, c = (torch.where(gate < threshold, 0.0, gate) for gate in (self.p, self.c))
-        ends = torch.where(self.alpha > 1 - edge, 1.0, self.alpha)
-        return Values(p, c, torch.where(self.alpha < edge, 0.0, ends))
 
 
 @dataclass
@@ -79,8 +75,24 @@ class Switches:
         parts = zip(self.costs, values, strict=True)
         return torch.stack([(cost * value).sum() for cost, value in parts]).sum()
 
+    def hardened(self, values: Values, threshold: float, edge: float) -> Values:
+        """What ends below the threshold is 0; a path with a share below the edge is too, the other's is 1.
+
+        The most open unit of a group stays, open to the threshold at least.
+        """
+        p, c, alpha = values
+        open_units = c >= threshold
+        for group, start in zip(self.analysis.groups, unit_offsets(self.analysis), strict=False):
+            open_units[start + int(c[start : start + group.width].argmax())] = True
+        ends = torch.where(alpha > 1 - edge, 1.0, alpha)
+        return Values(
+            torch.where(p < threshold, 0.0, p),
+            torch.where(open_units, c.clamp_min(threshold), 0.0),
+            torch.where(alpha < edge, 0.0, ends),
+        )
+
     def line(self, values: Values, kept: Values) -> dict[str, float]:
-        """The paper's log line: L_eff, share of active channels, mean C, share of MACs pruned, P and α.
+        """The paper's log line: L_eff, share of active channels, mean C, share of their MACs pruned, P and α.
 
         Args:
             values: as the model is run with.
@@ -89,9 +101,9 @@ class Switches:
         active, share = (kept.c > 0).float(), self.costs.c
         found = {
             "effective_layers": values.p.sum(),
-            "active_channels": active.mean(),
-            "mean_c": values.c.mean(),
-            "pruned": 1 - (share * active).sum() / share.sum().clamp_min(1e-12),
+            "active_channels": active.sum() / max(1, len(active)),
+            "mean_c": values.c.sum() / max(1, len(active)),
+            "pruned": (share * (1 - active)).sum() / share.sum().clamp_min(1e-12),
         }
         found |= {f"p/{name}": p for name, p in zip(self.branches, values.p, strict=True)}
         found |= {f"alpha/{name}": a for name, a in zip(self.mixings, values.alpha, strict=True)}
@@ -110,11 +122,12 @@ class Switches:
         return torch.tensor(found, dtype=torch.float32, device=self.strength.device)
 
     def plan(self, values: Values) -> Plan:
-        """What gates that are 0 remove; a group keeps its most open unit at least."""
+        """What gates that are 0 remove."""
         groups, offsets = self.analysis.groups, unit_offsets(self.analysis)
         edits: list[Any] = []
         for group, start in zip(groups, offsets, strict=False):
             units = values.c[start : start + group.width]
+            # A gate may be so nearly shut that it is 0 in floating point.
             keep = (units > 0).nonzero().flatten().tolist() or [int(units.argmax())]
             if len(keep) < group.width:
                 edits.append(KeepChannels(group.name, tuple(keep)))
@@ -160,11 +173,13 @@ def install(model: nn.Module, task: Task) -> Switches:
     example, device = task.example(), next(model.parameters()).device
     plain = analyse(model, example)
     macs, mixed = layer_macs(model, example), _mixings(model)
-    gated = gate_branches(model, plain, {branch.node: BranchGate(1.0) for branch in plain.residuals})
+    names = gate_names(model, plain.residuals)
+    gates = {b.node: (name, BranchGate(1.0)) for b, name in zip(plain.residuals, names, strict=True)}
+    gated = gate_branches(model, plain, gates)
     gated.to(device)
     check_graph(model, gated, example.to(device))
     analysis = analyse(gated, example)
-    groups = profile(gated, example, analysis).groups
+    groups = profile(copy.deepcopy(gated).cpu(), example.cpu(), analysis).groups
     calibration = task.example(64).to(device)
     strength = _strength(gated, analysis, calibration)
 
@@ -174,23 +189,38 @@ def install(model: nn.Module, task: Task) -> Switches:
     return Switches(
         model=gated,
         analysis=analysis,
-        branches={gate_name(branch): branch.branch for branch in plain.residuals},
+        branches={name: b.branch for b, name in zip(plain.residuals, names, strict=True)},
         mixings=mixed,
         sites=insert_gates(gated, analysis, calibration),
         costs=Values(
-            share([sum(macs.get(layer, 0) for layer in branch.branch) for branch in plain.residuals]),
+            share([_macs(branch.branch, macs) for branch in plain.residuals]),
             share([group.macs / group.width for group in groups for _ in range(group.width)]),
-            share([macs.get(f"{name}.conv", 0) - macs.get(f"{name}.attention", 0) for name in mixed]),
+            share([_path_macs(f"{n}.conv", macs) - _path_macs(f"{n}.attention", macs) for n in mixed]),
         ),
         strength=strength,
     )
 
 
+def _macs(layers: Sequence[str], macs: Mapping[str, int]) -> int:
+    """Of some layers; one that holds others of them, for a parameter of its own, is not counted."""
+    holders = {a for a in layers for b in layers if a != b and (not a or b.startswith(f"{a}."))}
+    return sum(macs.get(layer, 0) for layer in layers if layer not in holders)
+
+
+def _path_macs(path: str, macs: Mapping[str, int]) -> int:
+    """Of a module, or of its layers where a graph module calls those alone."""
+    return macs.get(path, 0) or sum(n for name, n in macs.items() if name.startswith(f"{path}."))
+
+
 def _mixings(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Name of each mixing block → its layers; graph modules keep their gates, if not the block's class."""
+    gates = {name for name, module in model.named_modules() if isinstance(module, BranchGate)}
+    found = [name.removesuffix(".attention_share") for name in gates if name.endswith(".attention_share")]
+    names = [name for name, _ in model.named_modules()]
     return {
-        name: tuple(f"{name}.{part}" for part, _ in module.named_modules() if part)
-        for name, module in model.named_modules()
-        if isinstance(module, Mixing)
+        mixing: tuple(name for name in names if name.startswith(f"{mixing}."))
+        for mixing in sorted(found, key=names.index)
+        if f"{mixing}.conv_share" in gates
     }
 
 

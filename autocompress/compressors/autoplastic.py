@@ -34,7 +34,7 @@ class Config:
     Args:
         rule: "gradient" learns P and C through the penalty λ_arch · cost; "published" moves them once an
             epoch by stability.
-        stability: ‖ΔW‖_F as published ("absolute") or over ‖W‖_F ("relative").
+        stability: ‖ΔW‖_F as published ("absolute") or over ‖W̄‖_F ("relative").
         epsilon: stability below which a block or channel counts as unstable.
         eta: η_a, the largest step of a gate in an epoch of the published rule.
         p_init: P to start with.
@@ -82,8 +82,14 @@ class Config:
         ):  # fmt: skip
             if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise SettingsError(f"{name} must be in [0, 1] but got {getattr(self, name)}.")
-        if not self.c_min < self.c_max:
-            raise SettingsError(f"c_min must be below c_max = {self.c_max} but got {self.c_min}.")
+        if not self.p_min <= self.p_init or self.p_min == 1:
+            raise SettingsError(
+                f"p_min must be at most p_init = {self.p_init} and below 1 but got {self.p_min}."
+            )
+        if not self.c_min <= self.c_init <= self.c_max or self.c_min == self.c_max:
+            raise SettingsError(
+                f"c_init must be from c_min = {self.c_min} to c_max = {self.c_max} but got {self.c_init}."
+            )
         if not 0 <= self.alpha_threshold < 0.5:
             raise SettingsError(f"alpha_threshold must be in [0, 0.5) but got {self.alpha_threshold}.")
         for name in ("eta", "c_spread", "lambda_arch"):
@@ -179,8 +185,10 @@ class Autoplastic(Compressor[AutoplasticState]):
 
     def _logits(self, raw: Values, switches: Switches) -> Values:
         """What σ makes the gates of; channels that are read little start lower, so that they go first."""
-        p, c, alpha = (torch.logit(gate, eps=0.02) for gate in raw)
-        return Values(p, c + self.config.c_spread * switches.strength, alpha)
+        config = self.config
+        p = torch.logit((raw.p - config.p_min) / (1 - config.p_min), eps=0.02)
+        c = torch.logit((raw.c - config.c_min) / (config.c_max - config.c_min), eps=0.02)
+        return Values(p, c + config.c_spread * switches.strength, torch.logit(raw.alpha, eps=1e-3))
 
     def param_groups(self, state: AutoplasticState) -> list[ParamGroup]:
         gates = [gate for gate in state.raw if isinstance(gate, nn.Parameter)]
@@ -194,7 +202,7 @@ class Autoplastic(Compressor[AutoplasticState]):
         """P, C and α as the model is run with them."""
         config, (p, c, alpha) = self.config, state.raw
         if state.memory is not None:
-            return Values(p, c, torch.where(state.memory.open, alpha, alpha.detach()).clamp(0, 1))
+            return Values(p, c, torch.where(state.memory.open, alpha, alpha.detach()))
         temperature = _LAST_TEMPERATURE ** max(0.0, 2 * state.progress - 1)
         p, c, alpha = (torch.sigmoid(gate / temperature) for gate in (p, c, alpha))
         return Values(
@@ -204,9 +212,10 @@ class Autoplastic(Compressor[AutoplasticState]):
         )
 
     def final(self, state: AutoplasticState) -> Values:
-        """Gates with those below the thresholds at 0; of a path that stays alone the share is 1."""
+        """Gates as they are carried out."""
         with torch.no_grad():
-            return self.values(state).hardened(self.config.threshold, self.config.alpha_threshold)
+            t, edge = self.config.threshold, self.config.alpha_threshold
+            return state.switches.hardened(self.values(state), t, edge)
 
     def penalty(self, state: AutoplasticState) -> Tensor:
         if self.config.rule == "published":
@@ -218,9 +227,10 @@ class Autoplastic(Compressor[AutoplasticState]):
 
     def after_step(self, state: AutoplasticState, progress: float) -> None:
         state.progress = progress
-        self._hand_out(state)
         if state.memory is not None:
             state.memory.collect(state.model)
+            state.memory.hold(state.raw.alpha)
+        self._hand_out(state)
 
     def after_epoch(self, state: AutoplasticState, progress: float) -> Mapping[str, float]:
         """The paper's log line: L_eff, share of active channels, P, α, mean C, share of MACs pruned."""

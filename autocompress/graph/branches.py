@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,24 +25,33 @@ _PASSING = {
 }  # fmt: skip
 _SCALING = {"mul", "div"}
 _SUMS = {"add"}
+_LINEAR = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Identity, BranchGate)
 _AFFINE = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
     nn.LayerNorm, nn.GroupNorm,
 )  # fmt: skip
 
 
-def gate_name(branch: ResidualBranch) -> str:
-    """Name under which a branch's gate is registered."""
-    return f"gate_{branch.node}"
+def gate_names(model: nn.Module, branches: Sequence[ResidualBranch]) -> list[str]:
+    """Names for the branches' gates that the model does not use yet."""
+    taken, names = {name for name, _ in model.named_modules()}, []
+    for branch in branches:
+        name = f"gate_{branch.node}"
+        while name in taken:
+            name += "_"
+        names.append(name)
+    return names
 
 
-def gate_branches(model: nn.Module, analysis: Analysis, gates: Mapping[str, BranchGate]) -> fx.GraphModule:
+def gate_branches(
+    model: nn.Module, analysis: Analysis, gates: Mapping[str, tuple[str, BranchGate]]
+) -> fx.GraphModule:
     """A graph module in which a gate stands between each branch and the addition it goes to.
 
     Args:
         model: whose layers and parameters the result shares.
         analysis: of this model.
-        gates: name of a branch's addition node → its gate, registered as `gate_<node>`.
+        gates: name of a branch's addition node → name and module of its gate.
     """
     traced = analysis.trace.graph
     graph = copy.deepcopy(traced)
@@ -51,11 +60,12 @@ def gate_branches(model: nn.Module, analysis: Analysis, gates: Mapping[str, Bran
     holder = holder_of(model)
     for branch in analysis.residuals:
         if branch.node in gates:
+            name, gate = gates[branch.node]
             side, addition = nodes[branch.side], nodes[branch.node]
             with graph.inserting_before(addition):
-                call = graph.call_module(gate_name(branch), (side,))
+                call = graph.call_module(name, (side,))
             addition.replace_input_with(side, call)
-            holder.add_module(gate_name(branch), gates[branch.node])
+            holder.add_module(name, gate)
     erase_unused(graph)
     return graph_module(holder, graph, analysis.trace.constants)
 
@@ -90,7 +100,7 @@ def fold_gate(graph: fx.Graph, call: fx.Node, model: nn.Module) -> bool:
     gate: Any = model.get_submodule(str(call.target))
     factor = float(gate.factor.detach())
     source = call.all_input_nodes[0]
-    layers = [] if factor == 1 else _scalable(source, model, _calls(graph))
+    layers = [] if factor == 1 else _scalable(source, model, _uses(graph, model))
     if layers is None:
         return False
     with torch.no_grad():
@@ -103,36 +113,38 @@ def fold_gate(graph: fx.Graph, call: fx.Node, model: nn.Module) -> bool:
     return True
 
 
-def _scalable(node: fx.Node, model: nn.Module, calls: Counter[str]) -> list[Any] | None:
+def _scalable(node: fx.Node, model: nn.Module, uses: Counter[int]) -> list[Any] | None:
     """Layers whose parameters, multiplied by a factor, multiply a node's tensor; None if there are none."""
     if len(node.users) != 1:
         return None
     if node.op == "call_module":
         module: Any = model.get_submodule(str(node.target))
         if isinstance(module, _AFFINE):
-            own = getattr(module, "weight", None) is not None and calls[str(node.target)] == 1
-            return [module] if own and not _shared(model, module) else None
-        if isinstance(module, (nn.Dropout, nn.Identity, BranchGate)):
-            return _scalable(node.all_input_nodes[0], model, calls)
-        return None
-    name = operator_name(node)
+            own = list(module.parameters())
+            alone = getattr(module, "weight", None) is not None and all(uses[id(p)] == 1 for p in own)
+            return [module] if alone else None
+        return _scalable(node.all_input_nodes[0], model, uses) if isinstance(module, _LINEAR) else None
+    name, tensor = operator_name(node), node.args[0] if node.args else None
     sources = [source for source in node.all_input_nodes if source.op != "get_attr"]
-    if (name in _PASSING or name in _SCALING) and len(sources) == 1:
-        return _scalable(sources[0], model, calls) if node.args[0] is sources[0] else None
+    # Besides the tensor a view has sizes for inputs.
+    if isinstance(tensor, fx.Node) and (name in _PASSING or (name in _SCALING and sources == [tensor])):
+        return _scalable(tensor, model, uses)
     if name in _SUMS and len(sources) == len(node.all_input_nodes) == 2:
-        parts = [_scalable(source, model, calls) for source in sources]
+        parts = [_scalable(source, model, uses) for source in sources]
         return None if None in parts else [layer for part in parts for layer in part or ()]
     return None
 
 
-def _calls(graph: fx.Graph) -> Counter[str]:
-    return Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
-
-
-def _shared(model: nn.Module, module: nn.Module) -> bool:
-    own = {id(p) for p in module.parameters()}
-    everyone = [id(p) for _, p in model.named_parameters(remove_duplicate=False)]
-    return sum(p in own for p in everyone) > len(own)
+def _uses(graph: fx.Graph, model: nn.Module) -> Counter[int]:
+    """How often a graph uses each parameter, by `id`: in calls of layers or by itself."""
+    found: Counter[int] = Counter()
+    for node in graph.nodes:
+        if node.op == "call_module":
+            found.update(id(p) for p in model.get_submodule(str(node.target)).parameters())
+        elif node.op == "get_attr":
+            owner, _, name = str(node.target).rpartition(".")
+            found[id(getattr(model.get_submodule(owner), name))] += 1
+    return found
 
 
 def _before(node: fx.Node) -> set[fx.Node]:

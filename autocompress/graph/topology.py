@@ -109,12 +109,12 @@ def _is_sequence(node: fx.Node) -> bool:
     """Whether a tensor of two dimensions is `(T, C)`, judged by the last operator that settles it."""
     if len(shape_of(node)) != 3:
         return False
-    while node.op == "call_function" and node.all_input_nodes:
+    while node.op == "call_function" and any(s.op != "get_attr" for s in node.all_input_nodes):
         if _operator(node) in ("conv1d", "conv_transpose1d", "batch_norm"):
             return False
         if _operator(node) in ("linear", "layer_norm", "transpose", "permute", "matmul", "bmm"):
             return True
-        node = node.all_input_nodes[0]
+        node = next(source for source in node.all_input_nodes if source.op != "get_attr")
     return True
 
 
@@ -146,14 +146,16 @@ def find_residuals(graph: fx.Graph) -> tuple[ResidualBranch, ...]:
         sides = [a for a in node.args if isinstance(a, fx.Node) and a in dominator]
         if _operator(node) not in _ADDITIONS or len(sides) != 2:
             continue
-        if sides[0] is sides[1] or shape_of(sides[0]) != shape_of(sides[1]):
+        weighted = node.kwargs.get("alpha", 1) != 1
+        if sides[0] is sides[1] or weighted or shape_of(sides[0]) != shape_of(sides[1]):
             continue
         fork = dominator[node]
         if fork is None:
             continue
         parts = [(_layers_between(fork, side), side) for side in sides]
-        # The branch is the side with more layers; a shortcut is the tensor itself or a projection.
-        (shortcut, _), (branch, side) = sorted(parts, key=lambda part: len(part[0]))
+        # A shortcut leads past all layers, or else is the side with fewer, such as a projection.
+        order = sorted(parts, key=lambda part: (not _passes_by(fork, part[1]), len(part[0])))
+        (shortcut, _), (branch, side) = order
         if branch and not set(branch) & set(shortcut):
             place, shape = layer_of(node), shape_of(node)[1:]
             found.append(ResidualBranch(node.name, side.name, fork.name, place, shape, branch, shortcut))
@@ -193,6 +195,20 @@ def _layers_between(fork: fx.Node, end: fx.Node) -> tuple[str, ...]:
         layers += reversed(parameters_of(node))
         waiting += [s for s in node.all_input_nodes if s.op != "get_attr"]
     return tuple(dict.fromkeys(reversed(layers)))
+
+
+def _passes_by(fork: fx.Node, end: fx.Node) -> bool:
+    """Whether some path from a node to a later one leads through no layer."""
+    seen: set[fx.Node] = set()
+    waiting = [end]
+    while waiting:
+        node = waiting.pop()
+        if node is fork:
+            return True
+        if node not in seen and not parameters_of(node):
+            waiting += node.all_input_nodes
+        seen.add(node)
+    return False
 
 
 def _weighs(node: fx.Node) -> bool:

@@ -16,6 +16,8 @@ import autocompress as ac
 from autocompress.compressors._switches import Values
 from autocompress.compressors.autoplastic import Autoplastic, AutoplasticState, Config
 from autocompress.errors import SettingsError
+from autocompress.graph import analyse
+from autocompress.graph.bridging import bridge
 from autocompress.graph.costs import count_params
 from autocompress.graph.proof import relative_difference
 from autocompress.materialize import materialize
@@ -174,8 +176,16 @@ def test_alpha_is_trained_while_its_block_is_unstable(task: ac.Task) -> None:
     assert not state.memory.open.any()
     moved = state.raw.alpha.detach().clone()
     assert (moved != 0.6).all()
-    Trainer(task, 1).fit(state.model, 1, hooks)
-    assert torch.equal(state.raw.alpha.detach(), moved)
+
+
+def test_momentum_does_not_move_alpha_in_a_stable_block(task: ac.Task) -> None:
+    torch.manual_seed(0)
+    compressor, state = attached(Blocks(), task, rule="published", epsilon=0.0)
+    seen: list[list[float]] = []
+    report = lambda entry: seen.append(state.raw.alpha.tolist())  # noqa: E731
+    Trainer(task, 3, report=report).fit(state.model, 3, CompressorHooks(compressor, state))
+    assert seen[0] != pytest.approx([0.6, 0.6], abs=1e-7)
+    assert seen[1] == seen[2] == seen[0]
 
 
 def test_a_greater_lambda_leaves_less(task: ac.Task) -> None:
@@ -188,12 +198,73 @@ def test_a_greater_lambda_leaves_less(task: ac.Task) -> None:
     assert left[1] < 0.8 * left[0]
 
 
-def test_a_group_keeps_one_unit_at_least(task: ac.Task) -> None:
+def test_a_group_that_is_shut_keeps_its_most_open_unit_alive(task: ac.Task) -> None:
+    torch.manual_seed(0)
     compressor, state = attached(Blocks(), task)
     set_gates(state, compressor.config, c=list(range(len(state.raw.c))))
+    with torch.no_grad():
+        state.raw.c[5] = -10.0
     plan = compressor.plan(state)
-    assert all(len(edit.keep) == 1 for edit in plan if isinstance(edit, KeepChannels))
-    assert materialize(compressor.release(state), plan, task.example()).proof < 1e-4
+    kept = {edit.group: edit.keep for edit in plan if isinstance(edit, KeepChannels)}
+    assert kept[state.switches.analysis.groups[0].name] == (5,)
+    assert all(len(units) == 1 for units in kept.values())
+    done = materialize(compressor.release(state), plan, task.example())
+    assert done.proof < 1e-4
+    with torch.no_grad():
+        first, second = done.model.eval()(torch.randn(2, 3, 8, 8))
+    assert not torch.allclose(first, second)
+
+
+def test_a_branch_without_weights_counts_as_stable_under_the_published_rule(residual_task: ac.Task) -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.norm, self.head = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            return self.head((x + nn.functional.avg_pool2d(self.norm(x), 3, 1, 1)).mean((2, 3)))
+
+    compressor, state = attached(Pooled(), residual_task, rule="published")
+    Trainer(residual_task, 1).fit(state.model, 1, CompressorHooks(compressor, state))
+    assert state.raw.p.tolist() == pytest.approx([0.9 - 0.005])
+
+
+def test_mixing_blocks_are_found_after_another_stage(task: ac.Task) -> None:
+    model = Blocks().eval()
+    bridged = bridge(model, analyse(model, task.example()), [])
+    _, state = attached(bridged, task)
+    assert list(state.switches.mixings) == ["first", "second"]
+    _, plain = attached(Blocks(), task)
+    assert torch.allclose(state.switches.costs.p, plain.switches.costs.p)
+
+
+def test_gates_start_where_the_settings_say(task: ac.Task) -> None:
+    compressor, state = attached(Blocks(), task, p_min=0.5, c_min=0.4, c_max=0.995, c_spread=0.0)
+    with torch.no_grad():
+        p, c, alpha = compressor.values(state)
+    assert p.tolist() == pytest.approx([0.9] * 2)
+    assert c.tolist() == pytest.approx([0.7] * len(c))
+    assert alpha.tolist() == pytest.approx([0.6] * 2)
+
+
+def test_a_gate_that_stays_does_not_hinder_a_second_time(residual_task: ac.Task) -> None:
+    class Late(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Linear(8, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            return self.head((x + torch.relu(self.conv(x))).mean((2, 3)))
+
+    torch.manual_seed(0)
+    compressor, state = attached(Late(), residual_task, rule="published")
+    released = compressor.release(state)
+    assert [name for name, _ in released.named_modules() if "gate" in name] == ["gate_add"]
+    again, state = attached(released, residual_task)
+    assert list(state.switches.branches) == ["gate_add_"]
+    assert materialize(again.release(state), again.plan(state), residual_task.example()).proof < 1e-4
 
 
 def test_attention_that_is_added_starts_with_little_share_and_trains(residual_task: ac.Task) -> None:
@@ -236,7 +307,8 @@ def test_a_mixing_block_is_the_weighted_sum_of_its_paths() -> None:
         ({"rule": "hebb"}, "rule must be 'gradient' or 'published' but got 'hebb'"),
         ({"stability": "none"}, "stability must be 'relative' or 'absolute' but got 'none'"),
         ({"epsilon": 1.1}, r"epsilon must be in \[0, 1\] but got 1\.1"),
-        ({"c_min": 1.0}, r"c_min must be below c_max = 1\.0 but got 1\.0"),
+        ({"c_init": 0.2, "c_min": 0.3}, r"c_init must be from c_min = 0\.3 to c_max = 1\.0 but got 0\.2"),
+        ({"p_min": 0.95}, r"p_min must be at most p_init = 0\.9 and below 1 but got 0\.95"),
         ({"alpha_threshold": 0.5}, r"alpha_threshold must be in \[0, 0\.5\) but got 0\.5"),
         ({"lambda_arch": -1.0}, r"lambda_arch must be at least 0 but got -1\.0"),
         ({"gate_lr_scale": 0.0}, r"gate_lr_scale must be positive but got 0\.0"),

@@ -38,7 +38,7 @@ def gated(last: nn.Module, factor: float) -> tuple[torch.fx.GraphModule, str]:
     model = Block(last).eval()
     analysis = analyse(model, X)
     (branch,) = analysis.residuals
-    return gate_branches(model, analysis, {branch.node: BranchGate(factor)}).eval(), f"gate_{branch.node}"
+    return gate_branches(model, analysis, {branch.node: ("gate_add", BranchGate(factor))}).eval(), "gate_add"
 
 
 def test_a_gate_multiplies_its_branch() -> None:
@@ -83,9 +83,49 @@ def test_a_gate_behind_a_layer_that_runs_twice_stays() -> None:
     model = Twice(nn.Identity()).eval()
     analysis = analyse(model, X)
     (branch,) = analysis.residuals
-    made = gate_branches(model, analysis, {branch.node: BranchGate(0.5)})
+    made = gate_branches(model, analysis, {branch.node: ("gate_add", BranchGate(0.5))})
     (call,) = gates_in(made.graph, made).values()
     assert not fold_gate(made.graph, call, made)
+
+
+def test_a_gate_behind_a_weight_that_is_read_elsewhere_stays() -> None:
+    class Tied(Block):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x).mean((2, 3))
+            x = x + self.branch(torch.tanh(x))
+            return self.head(nn.functional.linear(x, self.branch.weight.t()))
+
+    model = Tied(nn.Identity())
+    model.branch = nn.Linear(8, 8)
+    analysis = analyse(model.eval(), X)
+    (branch,) = analysis.residuals
+    made = gate_branches(model, analysis, {branch.node: ("gate", BranchGate(0.5))})
+    (call,) = gates_in(made.graph, made).values()
+    assert not fold_gate(made.graph, call, made)
+
+
+def test_a_gate_behind_attention_is_folded() -> None:
+    class Attended(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention, self.head = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head((x + self.attention(x, x, x, need_weights=False)[0]).mean(1))
+
+    torch.manual_seed(0)
+    model, tokens = Attended().eval(), torch.randn(3, 6, 8)
+    analysis = analyse(model, tokens)
+    (branch,) = analysis.residuals
+    made = gate_branches(model, analysis, {branch.node: ("gate", BranchGate(0.4))}).eval()
+    with torch.no_grad():
+        before = made(tokens)
+        folded = fold_gate(made.graph, gates_in(made.graph, made)["gate"], made)
+        made.recompile()
+        assert relative_difference(before, made(tokens)) < 1e-6
+    assert folded == (
+        "attention.out_proj" in {str(n.target) for n in made.graph.nodes if n.op == "call_module"}
+    )
 
 
 def test_a_dropped_branch_leaves_its_shortcut() -> None:

@@ -98,3 +98,29 @@ def test_macs_before_a_cut_point_add_up(residual: nn.Module, images: Tensor) -> 
     found = profile(residual, images, analysis).cut_points
     assert found[0].macs == layer_macs(residual, images)["stem"]
     assert [cut.macs for cut in found] == sorted(cut.macs for cut in found)
+
+
+def test_of_a_sum_of_three_each_branch_is_gated_and_never_the_stream() -> None:
+    class Parallel(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.long = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+            self.short, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(x + self.long(x) + self.short(x))
+
+    found = analyse(Parallel().eval(), torch.randn(2, 8)).residuals
+    assert [branch.branch for branch in found] == [("long.0", "long.2"), ("short",)]
+
+
+def test_sums_with_a_factor_are_no_residuals() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branch, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.add(self.branch(x), x, alpha=2))
+
+    assert not analyse(Scaled().eval(), torch.randn(2, 8)).residuals
