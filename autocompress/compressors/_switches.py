@@ -75,19 +75,26 @@ class Switches:
         parts = zip(self.costs, values, strict=True)
         return torch.stack([(cost * value).sum() for cost, value in parts]).sum()
 
-    def hardened(self, values: Values, threshold: float, edge: float) -> Values:
-        """What ends below the threshold is 0; a path with a share below the edge is too, the other's is 1.
+    def hardened(self, values: Values, threshold: float, edge: float, opened: bool = False) -> Values:
+        """What is below the threshold is 0; a path with a share below the edge is too, the other's is 1.
 
         The most open unit of a group stays, open to the threshold at least.
+
+        Args:
+            values: of all gates.
+            threshold: of P and C.
+            edge: of α and 1 − α.
+            opened: P and C that are not 0 are 1.
         """
         p, c, alpha = values
         open_units = c >= threshold
         for group, start in zip(self.analysis.groups, unit_offsets(self.analysis), strict=False):
             open_units[start + int(c[start : start + group.width].argmax())] = True
         ends = torch.where(alpha > 1 - edge, 1.0, alpha)
+        stay = (torch.ones_like(p), torch.ones_like(c)) if opened else (p, c.clamp_min(threshold))
         return Values(
-            torch.where(p < threshold, 0.0, p),
-            torch.where(open_units, c.clamp_min(threshold), 0.0),
+            torch.where(p < threshold, 0.0, stay[0]),
+            torch.where(open_units, stay[1], 0.0),
             torch.where(alpha < edge, 0.0, ends),
         )
 

@@ -24,7 +24,6 @@ from autocompress.task import ModelProfile, Task
 Rule = Literal["gradient", "published"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 _PREFIX = "autoplastic_"
-_LAST_TEMPERATURE = 0.02  # of the sigmoids under the "gradient" rule; 1 for the first half
 
 
 @dataclass(frozen=True)
@@ -130,10 +129,10 @@ class _Refresh:
 class Autoplastic(Compressor[AutoplasticState]):
     """P on every residual branch, C on every unit of every coupled channel group, α on mixing blocks.
 
-    Under the "gradient" rule the loss gains λ_arch · Σ cost·gate, gates being σ(logit/T). In the first half
-    of the training λ_arch fades in; in the second T falls from 1 to 0.02, so that what is trained becomes
-    what is kept. Under the published rule P and C move once an epoch by how stable the weights are, and α
-    is trained in unstable blocks alone.
+    Under the "gradient" rule the loss gains λ_arch · Σ cost·gate. In the first half of the training λ_arch
+    fades in; in the second gates move to 0 or 1, whichever side of the threshold they are, so that what is
+    trained becomes what is kept. Under the published rule P and C move once an epoch by how stable the
+    weights are, and α is trained in unstable blocks alone.
     """
 
     Config: ClassVar[type[Config]] = Config
@@ -203,13 +202,15 @@ class Autoplastic(Compressor[AutoplasticState]):
         config, (p, c, alpha) = self.config, state.raw
         if state.memory is not None:
             return Values(p, c, torch.where(state.memory.open, alpha, alpha.detach()))
-        temperature = _LAST_TEMPERATURE ** max(0.0, 2 * state.progress - 1)
-        p, c, alpha = (torch.sigmoid(gate / temperature) for gate in (p, c, alpha))
-        return Values(
+        p, c, alpha = (torch.sigmoid(gate) for gate in (p, c, alpha))
+        soft = Values(
             config.p_min + (1 - config.p_min) * p,
             config.c_min + (config.c_max - config.c_min) * c,
             alpha,
         )
+        hard = state.switches.hardened(soft, config.threshold, config.alpha_threshold, opened=True)
+        share = max(0.0, 2 * state.progress - 1)
+        return Values(*((1 - share) * a + share * b.detach() for a, b in zip(soft, hard, strict=True)))
 
     def final(self, state: AutoplasticState) -> Values:
         """Gates as they are carried out."""
