@@ -224,5 +224,7 @@ def digest(*tensors: Tensor | None) -> str:
     found = hashlib.sha256()
     for tensor in tensors:
         if tensor is not None:
-            found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            # A copy: a last dimension of size 1 may have any stride, which a view as bytes refuses.
+            dense = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            found.update(dense.flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()

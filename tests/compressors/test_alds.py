@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import autocompress as ac
+from autocompress.compressors._spectra import digest
 from autocompress.compressors.alds import MEASURES, Alds, Config, Measure
 from autocompress.errors import SettingsError, TrialError
 from autocompress.graph import analyse
@@ -241,3 +242,9 @@ def test_layers_that_the_models_code_looks_into_are_left_alone(residual_task: ac
     assert proof < 1e-4
     assert {edit.layer for edit in plan} <= {"plain", "head"}
     assert plan
+
+
+def test_a_digest_goes_by_values_and_not_by_strides() -> None:
+    narrow = torch.randn(8, 24).as_strided((4, 1), (1, 24))
+    assert digest(narrow) == digest(narrow.clone(memory_format=torch.contiguous_format))
+    assert digest(narrow) != digest(narrow + 1)
