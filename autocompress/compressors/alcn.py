@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from autocompress.compressors._base import Compressor, CompressorState, ParamGroup
 from autocompress.compressors._gates import GateSite, detach_gates, fold_gates, insert_gates, set_gates
+from autocompress.compressors._settings import at_least_0
 from autocompress.compressors._strength import (
     Reader,
     find_readers,
@@ -76,8 +77,7 @@ class Config:
         if not -1 <= self.ratio_slope <= 1:
             raise SettingsError(f"ratio_slope must be in [-1, 1] but got {self.ratio_slope}.")
         for name in ("lambda_sparse", "lambda_ratio"):
-            if not getattr(self, name) >= 0:
-                raise SettingsError(f"{name} must be at least 0 but got {getattr(self, name)}.")
+            at_least_0(name, getattr(self, name))
         if self.reference not in ("quantile", "median"):
             raise SettingsError(f"reference must be 'quantile' or 'median' but got {self.reference!r}.")
         if self.cost not in ("uniform", "macs", "params"):

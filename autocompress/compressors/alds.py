@@ -17,6 +17,7 @@ from autocompress.compressors._allocation import Allocation, Choice
 from autocompress.compressors._base import Compressor, CompressorState
 from autocompress.compressors._decompose import Decomposer, Tail
 from autocompress.compressors._refit import dense_outputs, refit
+from autocompress.compressors._settings import at_least_0
 from autocompress.compressors._spectra import MEASURES, Measure
 from autocompress.errors import SettingsError
 from autocompress.plan import Factorize, Plan
@@ -77,8 +78,7 @@ class Config:
             raise SettingsError(f"schemes must be 'first' or 'all' but got {self.schemes!r}.")
         if not self.rank_caps or not all(0 < cap <= 1 for cap in self.rank_caps):
             raise SettingsError(f"rank_caps must be in (0, 1] but got {self.rank_caps}.")
-        if not self.lambda_rank >= 0:
-            raise SettingsError(f"lambda_rank must be at least 0 but got {self.lambda_rank}.")
+        at_least_0("lambda_rank", self.lambda_rank)
         for name in ("max_slices", "cascade", "calibration"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} must be at least 1 but got {getattr(self, name)}.")

@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from autocompress.compressors._base import Compressor, CompressorState, ParamGroup
+from autocompress.compressors._install import add_attention, install
+from autocompress.compressors._learned import Learned
 from autocompress.compressors._memory import Memory
 from autocompress.compressors._plasticity import Plasticity
-from autocompress.compressors._switches import Switches, Values, add_attention, install
+from autocompress.compressors._settings import at_least_0
+from autocompress.compressors._switches import Switches, Values
 from autocompress.errors import SettingsError
 from autocompress.plan import Plan
 from autocompress.task import ModelProfile, Task
@@ -92,8 +95,7 @@ class Config:
         if not 0 <= self.alpha_threshold < 0.5:
             raise SettingsError(f"alpha_threshold must be in [0, 0.5) but got {self.alpha_threshold}.")
         for name in ("eta", "c_spread", "lambda_arch"):
-            if not getattr(self, name) >= 0:
-                raise SettingsError(f"{name} must be at least 0 but got {getattr(self, name)}.")
+            at_least_0(name, getattr(self, name))
         if not self.gate_lr_scale > 0:
             raise SettingsError(f"gate_lr_scale must be positive but got {self.gate_lr_scale}.")
 
@@ -147,18 +149,11 @@ class Autoplastic(Compressor[AutoplasticState]):
         if config.add_attention:
             add_attention(model, task)
         switches = install(model, task)
-        like = switches.strength
-        raw = Values(
-            like.new_full((len(switches.branches),), config.p_init),
-            like.new_full((len(like),), config.c_init),
-            switches.alphas()
-            if config.alpha_init is None
-            else like.new_full((len(switches.mixings),), config.alpha_init),
-        )
+        raw = switches.start(config.p_init, config.c_init, config.alpha_init)
         state = AutoplasticState(
             model=switches.model,
             switches=switches,
-            raw=raw if config.rule == "published" else self._logits(raw, switches),
+            raw=raw if config.rule == "published" else self._learned.logits(raw, switches.strength),
             memory=Memory.of(switches) if config.rule == "published" else None,
         )
         for name in switches.mixings:
@@ -178,16 +173,14 @@ class Autoplastic(Compressor[AutoplasticState]):
         return Plasticity(config.stability == "relative", *(getattr(config, name) for name in names))
 
     @property
+    def _learned(self) -> Learned:
+        config = self.config
+        return Learned(config.p_min, config.c_min, config.c_max, config.c_spread)
+
+    @property
     def _trained(self) -> tuple[str, ...]:
         """Gates that are parameters; the published rule moves P and C itself."""
         return Values._fields if self.config.rule == "gradient" else ("alpha",)
-
-    def _logits(self, raw: Values, switches: Switches) -> Values:
-        """What σ makes the gates of; channels that are read little start lower, so that they go first."""
-        config = self.config
-        p = torch.logit((raw.p - config.p_min) / (1 - config.p_min), eps=0.02)
-        c = torch.logit((raw.c - config.c_min) / (config.c_max - config.c_min), eps=0.02)
-        return Values(p, c + config.c_spread * switches.strength, torch.logit(raw.alpha, eps=1e-3))
 
     def param_groups(self, state: AutoplasticState) -> list[ParamGroup]:
         gates = [gate for gate in state.raw if isinstance(gate, nn.Parameter)]
@@ -199,17 +192,14 @@ class Autoplastic(Compressor[AutoplasticState]):
 
     def values(self, state: AutoplasticState) -> Values:
         """P, C and α as the model is run with them."""
-        config, (p, c, alpha) = self.config, state.raw
         if state.memory is not None:
+            p, c, alpha = state.raw
             return Values(p, c, torch.where(state.memory.open, alpha, alpha.detach()))
-        p, c, alpha = (torch.sigmoid(gate) for gate in (p, c, alpha))
-        soft = Values(
-            config.p_min + (1 - config.p_min) * p,
-            config.c_min + (config.c_max - config.c_min) * c,
-            alpha,
-        )
-        hard = state.switches.hardened(soft, config.threshold, config.alpha_threshold, opened=True)
-        share = max(0.0, 2 * state.progress - 1)
+        soft, share = self._learned.gates(state.raw), 2 * state.progress - 1
+        if share <= 0:
+            return soft
+        t, edge = self.config.threshold, self.config.alpha_threshold
+        hard = state.switches.hardened(soft, t, edge, opened=True)
         return Values(*((1 - share) * a + share * b.detach() for a, b in zip(soft, hard, strict=True)))
 
     def final(self, state: AutoplasticState) -> Values:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.compressors._base import Compressor, CompressorState
+from autocompress.compressors._settings import at_least_0
 from autocompress.compressors._translator import KINDS, Kind, Translator, fit, refine
 from autocompress.errors import SettingsError, TrialError
 from autocompress.graph import Analysis, CutPoint, analyse, why_illegal
@@ -68,13 +69,10 @@ class Config:
             raise SettingsError(f"freeze must be 'none' or 'backbone' but got {self.freeze!r}.")
         if self.freeze == "backbone" and self.translator == "identity" and not self.head_width:
             raise SettingsError("freeze must be 'none' where nothing else could be trained.")
-        for name in ("refine_steps", "head_width"):
-            if getattr(self, name) < 0:
-                raise SettingsError(f"{name} must be at least 0 but got {getattr(self, name)}.")
+        for name in ("refine_steps", "head_width", "ridge"):
+            at_least_0(name, getattr(self, name))
         if self.calibration < 2:
             raise SettingsError(f"calibration must be at least 2 but got {self.calibration}.")
-        if not self.ridge >= 0:
-            raise SettingsError(f"ridge must be at least 0 but got {self.ridge}.")
 
 
 class Head(nn.Module):

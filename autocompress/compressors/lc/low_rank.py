@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from autocompress.compressors._settings import at_least_0
 from autocompress.compressors.lc import _projections as projections
-from autocompress.compressors.lc.scheme import Scheme, View, at_least_0
+from autocompress.compressors.lc.scheme import Scheme, View
 from autocompress.errors import SettingsError
 from autocompress.weights.encodings import Encoding, Factored, Pruned
 from autocompress.weights.folding import Folding

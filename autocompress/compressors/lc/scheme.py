@@ -87,9 +87,3 @@ class Sum(Scheme):
 
 def _parts(scheme: Scheme) -> tuple[Scheme, ...]:
     return scheme.parts if isinstance(scheme, Sum) else (scheme,)
-
-
-def at_least_0(name: str, value: float) -> None:
-    """Refuse a setting below 0; raises SettingsError."""
-    if not value >= 0:
-        raise SettingsError(f"{name} must be at least 0 but got {value}.")
