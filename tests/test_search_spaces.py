@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import optuna
 import pytest
 import torch
@@ -38,12 +40,12 @@ def test_a_space_of_ones_own_may_return_a_sequence(resnet20: ModelProfile) -> No
         return depth.Config(), alcn.Config(initial_ratio=trial.suggest_float("mine.ratio", 0.2, 0.5))
 
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    proposal = pipeline.suggest(study.ask(), resnet20, {"mine": space})
+    proposal = pipeline.suggest(study.ask(), resnet20, {"mine": SimpleNamespace(suggest=space)})
     assert [plugins.method_of(config) for config in proposal.configs] == ["depth", "alcn"]
 
 
 def test_every_proposal_has_the_stages_of_its_name(resnet20: ModelProfile) -> None:
-    spaces = {name: plugins.search_space(name).suggest for name in ("alcn", "depth")}
+    spaces = {name: plugins.search_space(name) for name in ("alcn", "depth")}
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(20):
         trial = study.ask()
@@ -51,6 +53,28 @@ def test_every_proposal_has_the_stages_of_its_name(resnet20: ModelProfile) -> No
         names = [plugins.method_of(config) for config in proposal.configs]
         assert "+".join(names) == trial.params["method"]
         assert 0.3 <= proposal.distill_weight <= 0.9
+
+
+def test_the_first_trials_go_through_all_pipelines_in_turn(resnet20: ModelProfile) -> None:
+    spaces = {name: plugins.search_space(name) for name in ("alcn", "depth")}
+    first = pipeline.starts(resnet20, spaces, 12)
+    assert [params["method"] for params in first] == ["alcn", "depth", "depth+alcn"] * 2
+    assert [params.get("depth.drop") for params in first] == [None, 3, 3, None, 1, 1]
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for params in first:
+        study.enqueue_trial(params)
+    for params in first:
+        trial = study.ask()
+        proposal = pipeline.suggest(trial, resnet20, spaces)
+        assert proposal.lr_scale == 1.0
+        assert {k: trial.params[k] for k in params} == params
+
+
+def test_few_trials_of_one_method_begin_with_a_proven_proposal(resnet20: ModelProfile) -> None:
+    spaces = {"depth": plugins.search_space("depth")}
+    assert len(pipeline.starts(resnet20, spaces, 1)) == 1
+    assert len(pipeline.starts(resnet20, spaces, 100)) == 4
+    assert pipeline.starts(resnet20, spaces | {"alcn": plugins.search_space("alcn")}, 5) == []
 
 
 def test_depth_proposes_disjoint_cuts_that_can_be_bridged(resnet20: ModelProfile) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
+from autocompress.sharing import once
 from autocompress.weights.folding import Folding
 
 Measure = Literal["slices", "operator", "frobenius", "data"]
@@ -195,7 +196,7 @@ _cache: OrderedDict[tuple[object, ...], Spectrum] = OrderedDict()
 def spectrum(
     weight: Tensor, folding: Folding, measure: Measure, moments: Tensor | None = None, key: str | None = None
 ) -> Spectrum:
-    """The spectrum of a weight's folding; computed once for equal weights in this process.
+    """The spectrum of a weight's folding; computed once for equal weights in a run.
 
     Args:
         weight: `(f, c/groups, *kernel)`.
@@ -212,7 +213,7 @@ def spectrum(
         if folding.slices > 1 and moments is None:
             norm = spectrum(weight, replace(folding, slices=1), measure, key=known).norm
         matrices, cpu = folding.fold(weight.detach().cpu()), None if moments is None else moments.cpu()
-        _cache[place] = Spectrum(matrices, folding.groups, cpu, norm, vectors)
+        _cache[place] = once(place, lambda: Spectrum(matrices, folding.groups, cpu, norm, vectors))
         while len(_cache) > 1 and sum(one.bytes for one in _cache.values()) > _MOST_BYTES:
             _cache.popitem(last=False)
     _cache.move_to_end(place)

@@ -15,6 +15,7 @@ from ray import tune
 
 from autocompress.checkpoint.store import trial_folder
 from autocompress.errors import AutocompressError, one_line
+from autocompress.sharing import sharing
 from autocompress.task import Task
 from autocompress.trial import Measuring, Reference, TrialConfig, run_trial
 
@@ -25,12 +26,13 @@ _FETCHED: dict[str, Shared] = {}
 
 @dataclass(frozen=True)
 class Shared:
-    """What all trials of a run have in common."""
+    """What all trials of a run have in common; `computed` is the folder of what they compute but once."""
 
     task: Task
     reference: Reference
     measuring: Measuring
     trials: Path
+    computed: Path
     use_gpu: bool
     threads: int
 
@@ -51,15 +53,16 @@ def train(config: Mapping[str, Any], handle: list[Any]) -> None:
     # Workers have no console of their own: warnings there would only interleave with the display.
     warnings.simplefilter("ignore")
     try:
-        result = run_trial(
-            shared.task,
-            shared.reference,
-            TrialConfig.from_json(config["config"]),
-            trial_folder(shared.trials, config["number"]),
-            shared.measuring,
-            report=lambda entry: _send("entry", dict(entry)),
-            device="cuda" if shared.use_gpu and torch.cuda.is_available() else "cpu",
-        )
+        with sharing(shared.computed):
+            result = run_trial(
+                shared.task,
+                shared.reference,
+                TrialConfig.from_json(config["config"]),
+                trial_folder(shared.trials, config["number"]),
+                shared.measuring,
+                report=lambda entry: _send("entry", dict(entry)),
+                device="cuda" if shared.use_gpu and torch.cuda.is_available() else "cpu",
+            )
     except AutocompressError as error:
         # An expected failure ends the trial, not the worker process.
         _send("failure", one_line(error))

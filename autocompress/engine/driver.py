@@ -54,10 +54,7 @@ class SearchDriver:
         self.first_start: float | None = None
         self.last_end = 0.0
         self.pipeline = plugins.load_module("search_spaces.pipeline")
-        names = self.pipeline.pipelines(prepared.spaces)
-        if len(names) > 1:
-            # Half of the trials at most go to a fair start of every pipeline.
-            study.cover("method", names, min(4, prepared.settings.trials // (2 * len(names))))
+        study.begin_with(self.pipeline.starts(prepared.profile, prepared.spaces, prepared.settings.trials))
 
     @property
     def late(self) -> bool:

@@ -34,6 +34,7 @@ class RunFolder:
         self.reference = path / "reference"
         self.trials = path / "trials"
         self.artifacts = path / "artifacts"
+        self.computed = path / ".computed"
         self.report = path / "report.html"
 
     @property

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ class Prepared:
     model: nn.Module
     analysis: Analysis
     profile: ModelProfile
-    spaces: dict[str, Callable[..., Any]]
+    spaces: dict[str, ModuleType]
     objectives: tuple[Objective, ...]
     constraints: tuple[Constraint, ...]
     measuring: Measuring
@@ -173,9 +174,9 @@ def _check_names(settings: Settings) -> None:
         plugins.search_space(location)
 
 
-def _spaces(settings: Settings, found: ModelProfile) -> dict[str, Callable[..., Any]]:
-    """Label → `suggest` of every space a trial may use."""
-    spaces: dict[str, Callable[..., Any]] = {}
+def _spaces(settings: Settings, found: ModelProfile) -> dict[str, ModuleType]:
+    """Label → module of every space a trial may use."""
+    spaces: dict[str, ModuleType] = {}
     chosen: Sequence[str] = settings.methods or ()
     if settings.methods is None and not settings.spaces:
         chosen = [m for m, cls in plugins.compressors().items() if not cls.unsupported(found)]
@@ -185,10 +186,10 @@ def _spaces(settings: Settings, found: ModelProfile) -> dict[str, Callable[..., 
         reason = plugins.compressor(method).unsupported(found)
         if reason is not None:
             raise SettingsError(f"methods must fit the model but {method!r} does not: {reason}.")
-        spaces[method] = plugins.search_space(method).suggest
+        spaces[method] = plugins.search_space(method)
     for location in settings.spaces:
         label = Path(location).stem if location.endswith(".py") else location
-        spaces[label] = plugins.search_space(location).suggest
+        spaces[label] = plugins.search_space(location)
     return spaces
 
 

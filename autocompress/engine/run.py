@@ -162,6 +162,7 @@ class _Search:
             reference=Reference(weights, program, checkpoint.manifest["metrics"]),
             measuring=self.prepared.measuring,
             trials=self.folder.trials.resolve(),
+            computed=self.folder.computed.resolve(),
             use_gpu=settings.gpus_per_trial > 0,
             threads=max(1, int(settings.cpus_per_trial)),
         )
@@ -183,6 +184,7 @@ class _Search:
             return False
         finally:
             driver.abandon()
+            shutil.rmtree(self.folder.computed, ignore_errors=True)
 
     def _finish(self, study: SearchStudy, driver: SearchDriver, finished: bool) -> SearchResult:
         """Measure the front once more and on the test split, check its files, and write the report."""

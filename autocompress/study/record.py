@@ -102,14 +102,11 @@ class SearchStudy:
                 self._enqueue(trial)
         return len(left)
 
-    def cover(self, parameter: str, values: Sequence[str], rounds: int) -> None:
-        """Let the first trials of a new study go through all values of a parameter, in turn.
-
-        A sampler that finds something good early might never try the others.
-        """
+    def begin_with(self, proposals: Sequence[Mapping[str, Any]]) -> None:
+        """Let the first trials of a new study be these; the sampler draws parameters that they leave open."""
         if len(self.study.trials) == 1:
-            for value in list(values) * rounds:
-                self.study.enqueue_trial({parameter: value})
+            for params in proposals:
+                self.study.enqueue_trial(dict(params))
 
     def ask(self) -> Trial:
         """A new trial to propose for."""

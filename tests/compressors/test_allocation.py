@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from autocompress.compressors import _spectra
 from autocompress.compressors._allocation import LayerOptions, Option, allocate
 from autocompress.compressors._patches import layer_inputs, patch_moments
 from autocompress.compressors._spectra import _DENSE, MEASURES, Measure, Spectrum, project, spectrum
+from autocompress.sharing import sharing
 from autocompress.weights.folding import Folding
 
 
@@ -153,3 +157,18 @@ def test_a_weight_of_zeros_has_no_error() -> None:
     found = Spectrum(torch.zeros(2, _DENSE + 10, _DENSE + 10))
     assert found.error(1, "operator") == 0.0
     assert found.least_rank(0.0, "slices", 5) == 1
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_spectra_of_a_reference_are_computed_once_a_run(
+    measure: Measure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight, folding = torch.randn(12, 8, 3, 3), Folding((12, 8, 3, 3), 0, slices=2)
+    moments = torch.eye(36, dtype=torch.float64).repeat(2, 1, 1) if measure == "data" else None
+    with sharing(tmp_path):
+        mine = spectrum(weight, folding, measure, moments)
+        # As another worker process would start.
+        monkeypatch.setattr(_spectra, "_cache", OrderedDict())
+        monkeypatch.setattr(Spectrum, "__post_init__", lambda *_: pytest.fail("computed again"))
+        theirs = spectrum(weight, folding, measure, moments)
+    assert [theirs.error(r, measure) for r in range(13)] == [mine.error(r, measure) for r in range(13)]
