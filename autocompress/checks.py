@@ -66,6 +66,21 @@ def check_forward(task: Task, model: nn.Module) -> Tensor:
     return outputs
 
 
+def check_splits(task: Task) -> None:
+    """Refuse splits that can be gone through but once; each is, every epoch and for every model.
+
+    Raises:
+        TaskError: a split is an iterator.
+    """
+    for name in ("train", "val", "test"):
+        split = getattr(task, name)
+        if split is not None and iter(split) is split:
+            raise TaskError(
+                f"{name} must be iterable more than once but is a {type(split).__name__}, "
+                "which is used up after once."
+            )
+
+
 def check_labels(task: Task, model: nn.Module) -> None:
     """Refuse class labels that the model has no output for, over every split.
 
@@ -80,7 +95,8 @@ def check_labels(task: Task, model: nn.Module) -> None:
         labels = _labels_of(getattr(task, split))
         if labels is None or labels.is_floating_point() or labels.dim() != 1 or len(labels) == 0:
             continue
-        low, high = int(labels.min()), int(labels.max())
+        labels = labels[labels != task.loss.ignore_index]
+        low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
         if low < 0 or high >= classes:
             raise TaskError(
                 f"labels of the {split} split must be in [0, {classes - 1}] "
@@ -94,6 +110,8 @@ def _labels_of(batches: Any) -> Tensor | None:
     index = None
     if hasattr(dataset, "indices") and hasattr(dataset, "dataset"):
         index, dataset = torch.as_tensor(dataset.indices), dataset.dataset
+    if getattr(dataset, "target_transform", None) is not None:
+        return None
     labels = getattr(dataset, "targets", None)
     tensors = getattr(dataset, "tensors", None)
     if labels is None and isinstance(tensors, tuple) and len(tensors) == 2:

@@ -63,6 +63,11 @@ def method_of(config: object) -> str:
     raise SettingsError(f"suggest must return a compressor's Config but returned {type(config).__name__}.")
 
 
+def pipeline() -> ModuleType:
+    """The module that combines search spaces."""
+    return importlib.import_module("search_spaces.pipeline")
+
+
 def load_module(location: str) -> ModuleType:
     """A module by dotted name, or by path where it ends in `.py`.
 
@@ -81,11 +86,16 @@ def load_module(location: str) -> ModuleType:
         module = importlib.util.module_from_spec(spec)
         # dataclasses look their module up while it runs; afterwards it must not be found by
         # name, so that what it defines is pickled by value for worker processes.
+        hidden = sys.modules.get(spec.name)
         sys.modules[spec.name] = module
+        sys.path.insert(0, str(path.parent.resolve()))
         try:
             spec.loader.exec_module(module)
         finally:
+            sys.path.remove(str(path.parent.resolve()))
             del sys.modules[spec.name]
+            if hidden is not None:
+                sys.modules[spec.name] = hidden
         return module
     except SettingsError:
         raise

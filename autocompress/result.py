@@ -15,7 +15,7 @@ import numpy as np
 from torch import nn
 
 from autocompress.checkpoint import Checkpoint, open_checkpoint
-from autocompress.checkpoint.store import ONNX, PROGRAM, WEIGHTS
+from autocompress.checkpoint.store import ONNX, PROGRAM, UNQUANTISED, WEIGHTS
 from autocompress.errors import SettingsError
 from autocompress.metrics import Objective
 from autocompress.pareto import knee
@@ -48,7 +48,10 @@ class ParetoModel:
         return open_checkpoint(self.path)
 
     def load(self) -> nn.Module:
-        """A plain module for inference from `model.pt2`; no gates, no hooks."""
+        """A plain module for inference from `model.pt2`; no gates, no hooks.
+
+        Where the run's artefact is "onnx-int8", this is the model before quantisation.
+        """
         return self.checkpoint().load()
 
     def export(self, path: str | Path, format: str | None = None) -> Path:
@@ -59,15 +62,21 @@ class ParetoModel:
             format: "pt2", "onnx" or "safetensors"; None reads it off the path's ending.
 
         Raises:
-            SettingsError: the format is unknown.
+            SettingsError: the format is unknown, or is not the quantised file that was measured.
             CheckpointError: the checkpoint is damaged.
+            TrialError: the model cannot be exported as ONNX.
         """
         target = Path(path)
         chosen = format or target.suffix.removeprefix(".")
         if chosen not in FORMATS:
             raise SettingsError(f"format must be one of {', '.join(FORMATS)} but got {chosen!r}.")
+        checkpoint = self.checkpoint()
+        if checkpoint.manifest["artifact"] in UNQUANTISED and chosen != "onnx":
+            raise SettingsError(
+                f"format must be onnx where int8 was measured, which the others are not, but got {chosen!r}."
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
-        folder = self.checkpoint().path
+        folder = checkpoint.path
         if chosen == "onnx" and not (folder / ONNX).is_file():
             self._export_onnx(target)
         else:
@@ -110,7 +119,7 @@ class SearchResult:
 
     def pick(
         self,
-        rule: Literal["knee", "max-drop", "tau"] = "knee",
+        rule: Literal["knee", "max-drop", "tau"] | None = None,
         *,
         max_drop: float | None = None,
         budgets: Mapping[str, float] | None = None,
@@ -121,7 +130,7 @@ class SearchResult:
         Args:
             rule: "knee": farthest from the line between the front's ends; "max-drop": the smallest
                 that loses at most `max_drop` of the primary objective; "tau": greatest
-                τ·primary + (1 − τ)·(1 − cost ratio).
+                τ·primary + (1 − τ)·(1 − cost ratio). None is the rule whose argument is given, or "knee".
             max_drop: absolute loss of the primary objective against the reference.
             budgets: metric → greatest value allowed, with any rule.
             tau: in [0, 1].
@@ -129,6 +138,9 @@ class SearchResult:
         Raises:
             SettingsError: an argument is unknown or out of range, or no point satisfies it.
         """
+        if max_drop is not None and tau is not None:
+            raise SettingsError("only one of max_drop and tau must be given.")
+        rule = rule or ("max-drop" if max_drop is not None else "tau" if tau is not None else "knee")
         points = [p for p in self.front if _within(p, budgets or {})]
         if not points:
             raise SettingsError(f"budgets must be met by a point of the front but none has {budgets}.")

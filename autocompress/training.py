@@ -80,7 +80,7 @@ class Trainer:
         task: data, loss and recipe.
         epochs: that all calls of `fit` add up to.
         lr_scale: factor on the recipe's learning rate.
-        report: receives each epoch's entry.
+        report: receives each epoch's entry, and the seconds that all steps took so far.
         distillation: learns from the reference too; None from the targets alone.
     """
 
@@ -124,7 +124,7 @@ class Trainer:
             entry = {"epoch": float(len(self.history) + 1), "loss": total / max(count, 1)}
             entry |= hooks.after_epoch(epoch / epochs)
             self.history.append(entry)
-            self.report(entry)
+            self.report(entry | {"seconds": self.clock.seconds})
         _set_memory_format(model, recipe, torch.contiguous_format)
 
     def _step(
@@ -135,30 +135,32 @@ class Trainer:
         inputs: Tensor,
         targets: Tensor,
     ) -> Tensor:
-        """One optimiser step; the loss without the penalty, which trials weigh differently."""
+        """One optimiser step; the task's own loss, as trials weigh penalties and distillation differently."""
         device, recipe = next(model.parameters()).device, self.task.recipe
         optimizer.zero_grad(set_to_none=True)
         inputs = augmented(inputs.to(device), recipe.augment)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.mixed_precision):
-            loss = self._loss(model, inputs, targets.to(device))
+            loss, own = self._loss(model, inputs, targets.to(device))
         (loss + hooks.penalty().to(device)).backward()  # type: ignore[no-untyped-call]
         clip = recipe.grad_clip
         if clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
-        return loss.detach()
+        return own.detach()
 
-    def _loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Of a batch, mixed two by two where the recipe says so, with what is learned from the reference."""
+    def _loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Of a batch, mixed two by two where the recipe says so: with what is learned from the reference,
+        and without."""
         loss_of = smoothed(self.task.loss, self.task.recipe.label_smoothing)
         if self.task.recipe.mixup:
             inputs, order, share = mixed(inputs, self.task.recipe.mixup)
             outputs = model(inputs)
-            loss = share * loss_of(outputs, targets) + (1 - share) * loss_of(outputs, targets[order])
+            own = share * loss_of(outputs, targets) + (1 - share) * loss_of(outputs, targets[order])
         else:
             outputs = model(inputs)
-            loss = loss_of(outputs, targets)
-        return loss if self.distillation is None else self.distillation(self.task, inputs, outputs, loss)
+            own = loss_of(outputs, targets)
+        loss = own if self.distillation is None else self.distillation(self.task, inputs, outputs, own)
+        return loss, own
 
 
 def smoothed(loss: LossFn, share: float) -> LossFn:

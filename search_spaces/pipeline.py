@@ -69,21 +69,18 @@ def pipelines(spaces: Mapping[str, ModuleType]) -> list[str]:
 
 
 def starts(profile: ModelProfile, spaces: Mapping[str, ModuleType], trials: int) -> list[dict[str, Any]]:
-    """Parameters of the first trials, half of all at most: every pipeline in turn, trained as usual.
+    """Parameters of the first half of all trials: every pipeline in turn, trained as usual.
 
     A sampler that finds something good early might never try the others. A space may define
     `starts(profile)`, values of its own to begin with; what it leaves open is drawn.
     """
     names = pipelines(spaces)
-    rounds = min(_MOST_ROUNDS, trials // (2 * len(names)))
-    if len(names) == 1:
-        rounds = max(1, rounds)
     found = []
-    for turn in range(rounds):
+    for turn in range(_MOST_ROUNDS):
         for name in names:
             params: dict[str, Any] = {"method": name} | _TRAINING
             for part in name.split("+"):
                 own: Sequence[dict[str, Any]] = getattr(spaces[part], "starts", lambda _: [])(profile)
                 params |= own[turn] if turn < len(own) else {}
             found.append(params)
-    return found
+    return found[: max(1, trials // 2)]

@@ -44,10 +44,24 @@ BAD = [
     (["search", "npz:labels.npz"], "labels of the test split must be in [0, 2]"),
     (["search", "digits", "--out", "full"], "out must be a new folder or an earlier run"),
     (["search", "digits", "--workers", "two"], "must be a whole number but got 'two'"),
+    (["search", "digits", "--config", "lists.toml"], "space must be a string or a list of strings but got 3"),
+    (["search", "digits", "--out", "labels.npz"], "out must be a folder that can be made"),
+    (["search", "npz:lists.toml"], "must be an .npz file"),
+    (["search", "npz:nan.npz"], "x_train of 'nan.npz' must be finite numbers"),
     (["front", "nowhere"], "RUN must be a folder that a search wrote"),
+    (["front", "broken"], "must be JSON"),
+    (["front", "lost"], "RUN must hold study.db"),
     (["inspect", "no_such_module:make"], "must be importable"),
     (["inspect", "random:3x0"], "random:SHAPE must read like random:3x224x224"),
 ]
+
+
+LOST = {
+    "schema": 1,
+    "settings": {"task": "digits"},
+    "objectives": [{"metric": "accuracy", "direction": "maximize"}],
+    "reference": {"metrics": {"accuracy": 1.0}},
+}
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(a) for a, _ in BAD])
@@ -62,6 +76,14 @@ def test_bad_input_is_one_clear_line_and_writes_nothing(
     np.savez(
         tmp_path / "labels.npz", x_train=x, y_train=np.arange(30) % 3, x_test=x, y_test=np.arange(30) % 5
     )
+    bad = np.full((30, 8, 8), np.nan)
+    np.savez(
+        tmp_path / "nan.npz", x_train=bad, y_train=np.arange(30) % 3, x_test=bad, y_test=np.arange(30) % 3
+    )
+    (tmp_path / "lists.toml").write_text("space = 3\n")
+    for name, content in (("broken", "{"), ("lost", json.dumps(LOST))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(content)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("precious")
     before = sorted(tmp_path.rglob("*"))

@@ -55,7 +55,8 @@ def test_picks_by_need() -> None:
     assert found.pick("max-drop", max_drop=0.0).trial == 1
     assert found.pick("max-drop", max_drop=0.01).trial == 2
     assert found.pick("max-drop", max_drop=0.5).trial == 3
-    assert found.pick("tau", tau=1.0).trial == 1
+    assert found.pick(max_drop=0.5).trial == 3
+    assert found.pick(tau=1.0).trial == found.pick("tau", tau=1.0).trial == 1
     assert found.pick("tau", tau=0.0).trial == 3
     assert found.pick("knee", budgets={"latency": 4}).trial == 3
     assert found.pick("max-drop", max_drop=0.5, budgets={"latency": 6}).trial == 3
@@ -68,11 +69,12 @@ def test_picks_by_need() -> None:
         ("max-drop", {}, "max_drop must be at least 0 but got None"),
         ("max-drop", {"max_drop": -1}, "max_drop must be at least 0 but got -1"),
         ("tau", {"tau": 2}, r"tau must be in \[0, 1\] but got 2"),
+        (None, {"tau": 0.5, "max_drop": 0.1}, "only one of max_drop and tau"),
         ("knee", {"budgets": {"bytes": 1}}, "must be met by a point of the front"),
         ("knee", {"budgets": {"speed": 1}}, "must be on measured metrics"),
     ],
 )
-def test_impossible_picks_are_refused(rule: str, options: dict[str, object], message: str) -> None:
+def test_impossible_picks_are_refused(rule: str | None, options: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         result().pick(rule, **options)
 

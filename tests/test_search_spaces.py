@@ -74,7 +74,8 @@ def test_few_trials_of_one_method_begin_with_a_proven_proposal(resnet20: ModelPr
     spaces = {"depth": plugins.search_space("depth")}
     assert len(pipeline.starts(resnet20, spaces, 1)) == 1
     assert len(pipeline.starts(resnet20, spaces, 100)) == 4
-    assert pipeline.starts(resnet20, spaces | {"alcn": plugins.search_space("alcn")}, 5) == []
+    both = spaces | {"alcn": plugins.search_space("alcn")}
+    assert [params["method"] for params in pipeline.starts(resnet20, both, 5)] == ["alcn", "depth"]
 
 
 def test_depth_proposes_disjoint_cuts_that_can_be_bridged(resnet20: ModelProfile) -> None:

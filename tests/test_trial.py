@@ -88,6 +88,7 @@ def test_weights_that_do_not_fit_are_refused(residual_task: ac.Task) -> None:
 def test_epochs_are_shared_out_evenly_and_one_is_left_to_repair() -> None:
     assert [compressing_epochs(3, share) for share in (0.1, 0.5, 0.9, 1.0)] == [1, 2, 2, 2]
     assert compressing_epochs(1, 0.5) == 1
+    assert compressing_epochs(3, 0.3, stages=2) == 2
     assert split_epochs(7, 3) == [2, 2, 3]
     assert split_epochs(1, 2) == [0, 1]
 

@@ -22,9 +22,10 @@ def main() -> None:
     except AutocompressError as error:
         print_error(one_line(error))
         sys.exit(1)
-    except KeyboardInterrupt:
-        print_error("interrupted")
-        sys.exit(130)
+    except OSError as error:
+        # A disk that is full, a file that is a folder: what the system says is what there is to say.
+        print_error(one_line(error))
+        sys.exit(1)
 
 
 __all__ = ["main"]

@@ -104,7 +104,7 @@ def _options(context: typer.Context, config: str | None) -> dict[str, Any]:
         raise SettingsError(f"config must be an existing file but '{config}' is not.")
     try:
         stored = tomllib.loads(Path(config).read_text())
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise SettingsError(f"config '{config}' must be TOML but: {error}") from error
     for key, value in stored.items():
         name = key.replace("-", "_")
@@ -112,11 +112,21 @@ def _options(context: typer.Context, config: str | None) -> dict[str, Any]:
             raise SettingsError(f"config '{config}' must hold options of search but has {key!r}.")
         source = context.get_parameter_source(name)
         if source is None or source.name != "COMMANDLINE":
-            if name in ("space", "constraint") and isinstance(value, str):
-                value = [value]
-            listed = name in ("methods", "objectives") and isinstance(value, list)
-            values[name] = ",".join(value) if listed else value
+            values[name] = _from_file(name, value)
     return values
+
+
+_LISTS = ("space", "constraint", "methods", "objectives")
+
+
+def _from_file(name: str, value: Any) -> Any:
+    """An option's value as the command line would have given it; lists may be strings."""
+    if name not in _LISTS:
+        return value
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise SettingsError(f"{name} must be a string or a list of strings but got {value!r}.")
+    return items if name in ("space", "constraint") else ",".join(items)
 
 
 @contextmanager

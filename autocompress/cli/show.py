@@ -12,15 +12,20 @@ def print_result(result: Any) -> None:
     print(f"report       {result.out / 'report.html'}")
     if point is not None:
         print(f"next         autocompress pick {result.out} --max-drop 0.01")
-        print(f"             autocompress export {result.out} --pick knee -o model.pt2")
+        print(f"             autocompress export {result.out} --pick knee -o model.{_ending(point)}")
         print(f"             autocompress dashboard {result.out}")
 
 
-def print_front(result: Any, mark: Any = None) -> Any:
+def _ending(point: Any) -> str:
+    """Of the file that was measured."""
+    return str(point.checkpoint().manifest["artifact"]).partition("-")[0]
+
+
+def print_front(result: Any, mark: Any = None, label: str = "knee") -> Any:
     from autocompress.report import front_table
 
     point = mark or (result.pick("knee") if result.front else None)
-    console().print(front_table(result, point))
+    console().print(front_table(result, point, label))
     if not result.front:
         print("no trial satisfies the constraints yet")
     return point

@@ -56,20 +56,19 @@ def pick(
 
     if knee + (max_drop is not None) + (tau is not None) > 1:
         raise SettingsError("only one of --knee, --max-drop and --tau must be given.")
-    budgets = {"bytes": bytes, "params": params, "macs": macs, "latency": _milliseconds(latency)}
-    rule = "max-drop" if max_drop is not None else "tau" if tau is not None else "knee"
+    limits = {"bytes": bytes, "params": params, "macs": macs, "latency": _milliseconds(latency)}
+    budgets = {name: most for name, most in limits.items() if most is not None}
     result = load_run(run)
-    point = result.pick(
-        rule,  # type: ignore[arg-type]
-        max_drop=max_drop,
-        tau=tau,
-        budgets={name: value for name, value in budgets.items() if value is not None},
-    )
+    point = result.pick(max_drop=max_drop, tau=tau, budgets=budgets)
     if as_json:
         points = {p["trial"]: p for p in result.to_json()["points"]}
         print(json.dumps(points[point.trial], indent=2))
     else:
-        print_front(result, point)
+        print_front(
+            result,
+            point,
+            "knee" if knee or not (budgets or max_drop is not None or tau is not None) else "pick",
+        )
         print(f"trial {point.trial}: {point.path}")
 
 
@@ -88,9 +87,13 @@ def export(
 
     if (trial is None) == (pick_rule is None):
         raise SettingsError("one of --trial and --pick must be given.")
+    if pick_rule not in (None, "knee"):
+        raise SettingsError(
+            f"pick must be 'knee' (`autocompress pick` has more rules) but got {pick_rule!r}."
+        )
     result = load_run(run)
     if trial is None:
-        point = result.pick(pick_rule)  # type: ignore[arg-type]
+        point = result.pick("knee")
     else:
         points = {p.trial: p for p in [result.reference, *result.front]}
         if trial not in points:

@@ -78,14 +78,26 @@ def npz(path: str | Path) -> Arrays:
     """
     if not Path(path).is_file():
         raise TaskError(f"npz file must exist but '{path}' does not.")
-    with np.load(path) as archive:
-        names = ("x_train", "y_train", "x_test", "y_test")
+    try:
+        archive = np.load(path)
+    except (OSError, ValueError) as error:
+        raise TaskError(f"'{path}' must be an .npz file but: {one_line(error)}") from error
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise TaskError(f"'{path}' must be an .npz file but holds a single array.")
+    names = ("x_train", "y_train", "x_test", "y_test")
+    with archive:
         missing = [name for name in names if name not in archive]
         if missing:
             raise TaskError(
                 f"'{path}' must hold x_train, y_train, x_test, y_test but lacks {', '.join(missing)}."
             )
-        arrays = [archive[name] for name in names]
+        try:
+            arrays = [archive[name] for name in names]
+        except ValueError as error:
+            raise TaskError(f"'{path}' must hold plain arrays but: {one_line(error)}") from error
+    for name, array in zip(names, arrays, strict=True):
+        if not array.size or (array.dtype.kind == "f" and not np.isfinite(array).all()):
+            raise TaskError(f"{name} of '{path}' must be finite numbers, at least one, but is not.")
     return arrays[0], _labels(arrays[1], path), arrays[2], _labels(arrays[3], path)
 
 

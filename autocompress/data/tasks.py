@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from autocompress.checks import check_forward, make_model
 from autocompress.data.arrays import TensorBatches, channels_first, measured_spec
 from autocompress.data.imagefolder import MEAN, STD, image_folder, image_spec
 from autocompress.data.sources import (
@@ -90,8 +91,7 @@ def load_task(
 
 
 def _arrays(name: str, root: str | Path | None) -> Arrays:
-    folder = data_root(root)
-    return digits() if name == "digits" else torchvision_arrays(name, folder)
+    return digits() if name == "digits" else torchvision_arrays(name, data_root(root))
 
 
 def _random_arrays(shape: str, model: str | None) -> Arrays:
@@ -100,7 +100,7 @@ def _random_arrays(shape: str, model: str | None) -> Arrays:
     Of ten classes; of one where the user's own model has as many as it likes.
     """
     sizes = shape.split("x")
-    if not all(size.isdigit() and int(size) > 0 for size in sizes):
+    if not all(size.isdecimal() and size.isascii() and int(size) > 0 for size in sizes):
         raise TaskError(f"random:SHAPE must read like random:3x224x224 or random:20 but got {shape!r}.")
     rng = np.random.default_rng(0)
     x = rng.standard_normal((20, *map(int, sizes)), dtype=np.float32)
@@ -169,8 +169,7 @@ def _own_task(name: str, model: str | None) -> Task:
 
 
 def _outputs(task: Task) -> int:
-    with torch.no_grad():
-        return int(task.model().eval()(task.example()).shape[-1])
+    return int(check_forward(task, make_model(task)).shape[-1])
 
 
 def load_weights(path: str | Path) -> Mapping[str, Tensor]:

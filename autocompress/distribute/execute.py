@@ -42,7 +42,8 @@ from ray.tune.error import TuneError  # noqa: E402
 from autocompress.distribute.driver import Driver  # noqa: E402
 from autocompress.distribute.searcher import DriverScheduler, DriverSearcher  # noqa: E402
 from autocompress.distribute.worker import Shared, train  # noqa: E402
-from autocompress.errors import ClusterError, SettingsError, one_line  # noqa: E402
+from autocompress.errors import ClusterError, SettingsError, TaskError, one_line  # noqa: E402
+from autocompress.task import Task  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def execute(driver: Driver, shared: Shared, cluster: Cluster) -> bool:
         ClusterError: Ray failed as a whole, not one trial.
         SettingsError: there is no cluster at the address.
     """
-    with _ray(cluster), tempfile.TemporaryDirectory(prefix="autocompress-") as scratch:
+    with _ray(cluster), _carried(cluster), tempfile.TemporaryDirectory(prefix="autocompress-") as scratch:
         searcher = DriverSearcher(driver)
         trainable = tune.with_resources(
             tune.with_parameters(train, handle=[ray.put(shared)]),
@@ -101,6 +102,19 @@ def execute(driver: Driver, shared: Shared, cluster: Cluster) -> bool:
             ) from error
         # Tune takes the first Ctrl-C itself and returns with trials that never ended.
         return searcher.exhausted and not searcher.numbers
+
+
+def check_sendable(task: Task) -> None:
+    """Refuse a task that cannot be sent to worker processes, before anything is trained.
+
+    Raises:
+        TaskError: it cannot be pickled.
+    """
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            ray.cloudpickle.dump(task, nowhere)
+    except Exception as error:
+        raise TaskError(f"task must be picklable, for worker processes, but: {one_line(error)}") from error
 
 
 @contextlib.contextmanager
@@ -141,6 +155,20 @@ def _ray(cluster: Cluster) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _carried(cluster: Cluster) -> Iterator[None]:
+    """Refuse trials that no machine of a cluster could ever carry: Tune would wait for one forever."""
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for kind, wanted in (("CPU", cluster.cpus), ("GPU", cluster.gpus)):
+        most = max((machine.get(kind, 0.0) for machine in machines), default=0.0)
+        if wanted > most:
+            raise SettingsError(
+                f"{kind.lower()}s_per_trial must be at most the {most:g} that a machine of the cluster has "
+                f"but got {wanted:g}."
+            )
+    yield
 
 
 def _init(**options: Any) -> None:

@@ -51,10 +51,11 @@ class SearchDriver:
         self.configs: dict[int, TrialConfig] = {}
         self.reasons: dict[int, str] = {}
         self.step_seconds = 0.0
+        self.seconds: dict[int, float] = {}
         self.first_start: float | None = None
         self.last_end = 0.0
-        self.pipeline = plugins.load_module("search_spaces.pipeline")
-        study.begin_with(self.pipeline.starts(prepared.profile, prepared.spaces, prepared.settings.trials))
+        self.pipeline = plugins.pipeline()
+        study.begin_with(prepared.starts)
 
     @property
     def late(self) -> bool:
@@ -77,6 +78,7 @@ class SearchDriver:
 
     def epoch(self, number: int, entry: Mapping[str, float]) -> bool:
         self.progress.trial_epoch(number, int(entry["epoch"]), self.epochs)
+        self.seconds[number] = entry["seconds"]
         if self.late:
             self.reasons[number] = "the time limit was reached"
             return False
@@ -107,7 +109,7 @@ class SearchDriver:
         self._show_end(number, "complete", remark, result.metrics)
 
     def stopped(self, number: int) -> None:
-        self._ended(0.0)
+        self._ended(self.seconds.get(number, 0.0))
         self.configs.pop(number, None)
         reason = self.reasons.pop(number, "stopped")
         if self.late:
@@ -117,7 +119,7 @@ class SearchDriver:
         self._show_end(number, "pruned", reason)
 
     def failed(self, number: int, reason: str) -> None:
-        self._ended(0.0)
+        self._ended(self.seconds.get(number, 0.0))
         self.configs.pop(number, None)
         self.study.fail(number, reason)
         self._show_end(number, "fail", reason)

@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from autocompress.engine.settings import Settings
-from autocompress.errors import SettingsError
+from autocompress.errors import SettingsError, one_line
 
 SCHEMA = 1
 LOCK = ".lock"
@@ -35,6 +35,7 @@ class RunFolder:
         self.trials = path / "trials"
         self.artifacts = path / "artifacts"
         self.computed = path / ".computed"
+        self.study = path / "study.db"
         self.report = path / "report.html"
 
     @property
@@ -49,7 +50,10 @@ class RunFolder:
         """
         if not self.exists:
             raise SettingsError(f"RUN must be a folder that a search wrote but '{self.path}' is not.")
-        data: dict[str, Any] = json.loads(self.json.read_text())
+        try:
+            data: dict[str, Any] = json.loads(self.json.read_text())
+        except ValueError as error:
+            raise SettingsError(f"'{self.json}' must be JSON but: {one_line(error)}") from error
         if data.get("schema") != SCHEMA:
             raise SettingsError(
                 f"RUN must be of schema {SCHEMA} but '{self.path}' is of {data.get('schema')!r}."
@@ -63,7 +67,7 @@ class RunFolder:
             SettingsError: a setting differs, or the folder holds something else.
         """
         if not self.exists:
-            if self.path.exists() and any(p.name != LOCK for p in self.path.iterdir()):
+            if self.path.is_dir() and any(p.name != LOCK for p in self.path.iterdir()):
                 raise SettingsError(
                     f"out must be a new folder or an earlier run but '{self.path}' holds other files."
                 )
@@ -97,9 +101,12 @@ class RunFolder:
         """Keep a second search off the folder.
 
         Raises:
-            SettingsError: another search holds it.
+            SettingsError: another search holds it, or it cannot be made.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(f"out must be a folder that can be made but: {one_line(error)}") from error
         lock = FileLock(self.path / LOCK)
         try:
             lock.acquire(timeout=0)

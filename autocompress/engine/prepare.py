@@ -6,7 +6,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from autocompress import plugins
 from autocompress.checkpoint.store import Writer
-from autocompress.checks import check_forward, check_labels, make_model
-from autocompress.data import load_task, with_validation
+from autocompress.checks import check_forward, check_labels, check_splits, make_model
+from autocompress.data import BUILT_IN, load_task, with_validation
 from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError, TaskError, TrialError, one_line
 from autocompress.graph import Analysis, analyse
@@ -41,6 +41,7 @@ class Prepared:
     analysis: Analysis
     profile: ModelProfile
     spaces: dict[str, ModuleType]
+    starts: list[dict[str, Any]]
     objectives: tuple[Objective, ...]
     constraints: tuple[Constraint, ...]
     measuring: Measuring
@@ -52,13 +53,14 @@ class Prepared:
         task = self.task
         shapes = {name: list(t.shape) for name, t in self.model.state_dict().items()}
         digest = hashlib.sha256(json.dumps([str(self.model), shapes]).encode()).hexdigest()[:16]
+        recipe = {name: value for name, value in asdict(task.recipe).items() if name != "epochs"}
         return {
+            "architecture": digest,
             **self.settings.identity(),
-            "recipe": asdict(task.recipe),
+            "recipe": recipe,
             "input": task.input_spec().to_json(),
             "metrics": sorted(task_metrics(task)),
             "loss": _described(task.loss),
-            "architecture": digest,
         }
 
 
@@ -73,7 +75,9 @@ def prepare(task: Task | str, settings: Settings) -> Prepared:
         UsageError: the task, the model, its data or a setting cannot be used.
     """
     _check_names(settings)
+    named = isinstance(task, str)
     task = _loaded(task, settings)
+    check_splits(task)
     known = known_metrics(task)
     objectives = parse_objectives(settings.objectives, known)
     constraints = tuple(Constraint.parse(text, known) for text in _bounds(settings, objectives))
@@ -81,9 +85,9 @@ def prepare(task: Task | str, settings: Settings) -> Prepared:
     if settings.epochs is not None:
         task = task.with_recipe(epochs=settings.epochs)
     model = make_model(task)
-    outputs = check_forward(task, model)
+    check_forward(task, model)
     check_labels(task, model)
-    _check_metrics(task, outputs)
+    _check_metrics(task, model)
     if task.weights is not None:
         load_state(model, task.weights)
     example = task.example()
@@ -91,14 +95,16 @@ def prepare(task: Task | str, settings: Settings) -> Prepared:
     analysis = analyse(model, example)
     found = profile(model, example, analysis)
     latency = LatencySettings(settings.latency_batch_size, settings.latency_threads)
+    spaces = _spaces(settings, found)
     measured = [o.metric for o in objectives] + [c.metric for c in constraints]
     return Prepared(
-        settings=settings,
+        settings=_resolved(settings, task, named, spaces, constraints),
         task=task,
         model=model,
         analysis=analysis,
         profile=found,
-        spaces=_spaces(settings, found),
+        spaces=spaces,
+        starts=_starts(settings, found, spaces),
         objectives=objectives,
         constraints=constraints,
         measuring=Measuring(
@@ -114,6 +120,11 @@ def prepare(task: Task | str, settings: Settings) -> Prepared:
 
 def _loaded(task: Task | str, settings: Settings) -> Task:
     if not isinstance(task, str):
+        for option in ("model", "weights", "data_root"):
+            if getattr(settings, option) is not None:
+                raise SettingsError(
+                    f"{option} must not be given beside a Task object but got {getattr(settings, option)!r}."
+                )
         return task
     return load_task(
         task,
@@ -121,6 +132,24 @@ def _loaded(task: Task | str, settings: Settings) -> Task:
         root=settings.data_root,
         weights=settings.weights,
         image_size=settings.image_size,
+    )
+
+
+def _resolved(
+    settings: Settings,
+    task: Task,
+    named: bool,
+    spaces: dict[str, ModuleType],
+    constraints: Sequence[Constraint],
+) -> Settings:
+    """The settings with defaults filled in, so that naming a default is no other run."""
+    built_in = named and settings.task.partition(":")[0] in BUILT_IN
+    return replace(
+        settings,
+        model=task.model_name if built_in else settings.model,
+        methods=settings.methods if settings.spaces else tuple(spaces),
+        epochs=task.recipe.epochs,
+        constraints=tuple(constraint.text for constraint in constraints),
     )
 
 
@@ -139,11 +168,31 @@ def _described(loss: Any) -> str:
     return f"{type(loss).__name__}({', '.join(f'{k}={v}' for k, v in sorted(plain.items()))})"
 
 
-def _check_metrics(task: Task, outputs: Tensor) -> None:
-    """Every metric must accept what the model puts out, seen before hours of training."""
-    assert task.val is not None
-    for _inputs, targets in task.val:
-        targets = targets[torch.arange(2) % len(targets)]
+def _check_metrics(task: Task, model: nn.Module) -> None:
+    """Both splits must suit the model, and metrics its outputs, seen before hours of training."""
+    for split in ("val", "test"):
+        batches = getattr(task, split)
+        if batches is None:
+            continue
+        batch = next(iter(batches), None)
+        if batch is None:
+            raise TaskError(f"{split} must yield at least one batch but it is empty.")
+        inputs, targets = batch
+        try:
+            with torch.no_grad():
+                outputs = model.eval()(inputs).float()
+        except Exception as error:
+            raise TaskError(
+                f"{split} must yield inputs for the model but its forward failed on "
+                f"{tuple(inputs.shape)}: {one_line(error)}"
+            ) from error
+        if task.metrics is None and (
+            outputs.dim() < 2 or outputs.shape[1] < 2 or targets.is_floating_point()
+        ):
+            raise TaskError(
+                "metrics must be given where outputs are not (N, classes, ...) of two classes or more but "
+                f"they are {tuple(outputs.shape)} and targets {targets.dtype} {tuple(targets.shape)}."
+            )
         for name, metric in task_metrics(task).items():
             try:
                 float(metric(outputs, targets))
@@ -152,8 +201,6 @@ def _check_metrics(task: Task, outputs: Tensor) -> None:
                     f"metric {name!r} must accept outputs {tuple(outputs.shape)} and targets "
                     f"{tuple(targets.shape)} but failed: {one_line(error)}"
                 ) from error
-        return
-    raise TaskError("val must yield at least one batch but it is empty.")
 
 
 def _check_export(model: nn.Module, example: Tensor, artifact: str) -> None:
@@ -189,8 +236,19 @@ def _spaces(settings: Settings, found: ModelProfile) -> dict[str, ModuleType]:
         spaces[method] = plugins.search_space(method)
     for location in settings.spaces:
         label = Path(location).stem if location.endswith(".py") else location
-        spaces[label] = plugins.search_space(location)
+        # A file called like a method, or like another file, goes by its path.
+        taken = label in spaces or (label in plugins.compressors() and label != location)
+        spaces[location if taken else label] = plugins.search_space(location)
     return spaces
+
+
+def _starts(settings: Settings, found: ModelProfile, spaces: dict[str, ModuleType]) -> list[dict[str, Any]]:
+    """What the first trials are to be."""
+    try:
+        starts: list[dict[str, Any]] = plugins.pipeline().starts(found, spaces, settings.trials)
+    except Exception as error:
+        raise SettingsError(f"space must say what to start with but failed: {one_line(error)}") from error
+    return starts
 
 
 def _slug(name: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from autocompress.checkpoint.store import trial_folder
 from autocompress.engine.folder import RunFolder
 from autocompress.engine.settings import Settings
-from autocompress.errors import TaskError
+from autocompress.errors import SettingsError, TaskError
 from autocompress.metrics import Constraint, Objective
 from autocompress.report import write_report
 from autocompress.result import ParetoModel, SearchResult, ratios
@@ -49,7 +49,7 @@ def open_study(folder: RunFolder) -> tuple[SearchStudy, tuple[Objective, ...]]:
     """The study of a run folder.
 
     Raises:
-        SettingsError: the folder is no run.
+        SettingsError: the folder is no run, or its study is gone.
         TaskError: the reference is not trained yet.
     """
     data = folder.read()
@@ -61,14 +61,21 @@ def open_study(folder: RunFolder) -> tuple[SearchStudy, tuple[Objective, ...]]:
     name = study_name(folder, settings)
     known = dict.fromkeys(data["reference"]["metrics"], "")
     constraints = tuple(Constraint.parse(text, known) for text in data.get("constraints", ()))
-    return SearchStudy(storage, name, objectives, constraints, folder.artifacts), objectives
+    if settings.storage is None and not folder.study.is_file():
+        # SQLite would make an empty file.
+        raise SettingsError(f"RUN must hold study.db but '{folder.path}' has none.")
+    study = SearchStudy(storage, name, objectives, constraints, folder.artifacts, create=False)
+    if not study.study.trials:
+        raise TaskError(f"RUN must have a recorded reference but '{folder.path}' has none yet.")
+    return study, objectives
 
 
 def load_run(path: str | Path) -> SearchResult:
     """The result of an earlier, or a running, search.
 
     Raises:
-        SettingsError: the folder is no run.
+        SettingsError: the folder is no run, or its study is gone.
+        TaskError: the reference is not trained yet.
     """
     folder = RunFolder(Path(path))
     study, objectives = open_study(folder)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
+from joblib import cpu_count
 
 from autocompress.checkpoint import Checkpoint, open_checkpoint
 from autocompress.checkpoint.store import ARTIFACTS, remove_leftovers, trial_folder
 from autocompress.checkpoint.weights import load_weights_into
-from autocompress.distribute import Cluster, connection, execute
+from autocompress.distribute import Cluster, check_sendable, connection, execute
 from autocompress.distribute.worker import Shared
 from autocompress.engine.driver import SearchDriver
 from autocompress.engine.final import check_front, measure_front, report_on_test
@@ -56,7 +56,8 @@ def search(
     unknown = set(fixed) - set(Settings.__dataclass_fields__)
     if unknown:
         raise TypeError(f"search() got unknown options {sorted(unknown)}")
-    resolved = replace(settings or Settings(task=name), **fixed)
+    resolved = replace(settings or Settings(), **fixed, task=name)
+    resolved.check_machine()
     prepared = prepare(task, resolved)
     folder = RunFolder(prepared.out)
     folder.refuse_other_settings(prepared.identity())
@@ -83,6 +84,7 @@ class _Search:
 
     def run(self) -> SearchResult:
         folder, settings = self.folder, self.settings
+        check_sendable(self.prepared.task)
         if folder.exists:
             self.progress.note(f"continuing the run in {folder.path}")
         else:
@@ -113,7 +115,7 @@ class _Search:
         recipe = self.prepared.task.recipe
         epochs = recipe.reference_epochs or recipe.epochs
         # More threads than a busy machine has cores free are slower than one.
-        threads, half = torch.get_num_threads(), max(1, (os.cpu_count() or 1) // 2)
+        threads, half = torch.get_num_threads(), max(1, cpu_count() // 2)
         torch.set_num_threads(min(threads, half))
         try:
             return train_reference(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+from joblib import cpu_count
 
 from autocompress.checkpoint import ARTIFACTS
-from autocompress.errors import SettingsError
+from autocompress.errors import SettingsError, one_line
 from autocompress.metrics.score import TAU
 from autocompress.study import SAMPLERS
 
@@ -79,10 +79,6 @@ class Settings:
             raise SettingsError(f"cpus_per_trial must be greater than 0 but got {self.cpus_per_trial}.")
         if not self.gpus_per_trial >= 0:
             raise SettingsError(f"gpus_per_trial must be at least 0 but got {self.gpus_per_trial}.")
-        if self.gpus_per_trial and self.ray_address is None and not torch.cuda.is_available():
-            raise SettingsError(
-                f"gpus_per_trial must be 0 where CUDA is not available but got {self.gpus_per_trial:g}."
-            )
         if self.methods is not None and not self.methods:
             raise SettingsError("methods must name at least one method but got none.")
         if self.sampler not in SAMPLERS:
@@ -102,12 +98,25 @@ class Settings:
             if not any(_is(value, kind) for kind in allowed):
                 raise SettingsError(f"{option.name} must be of type {option.type} but got {value!r}.")
 
+    def check_machine(self) -> None:
+        """Refuse what this machine lacks, before a search; a stored run may come from another one.
+
+        Raises:
+            SettingsError: GPUs are wanted that are not there.
+        """
+        there = torch.cuda.device_count()
+        if self.ray_address is None and self.gpus_per_trial > there:
+            raise SettingsError(
+                f"gpus_per_trial must be at most the {there} GPUs that CUDA has here "
+                f"but got {self.gpus_per_trial:g}."
+            )
+
     @property
     def parallel(self) -> int:
-        """Trials at a time: as given, else as many as the machine's CPUs and GPUs carry."""
+        """Trials at a time: as given, else as many as the CPUs and GPUs that this process may use carry."""
         if self.workers is not None:
             return self.workers
-        most = int((os.cpu_count() or 1) // self.cpus_per_trial)
+        most = int(cpu_count() // self.cpus_per_trial)
         if self.gpus_per_trial and self.ray_address is None:
             most = min(most, int(torch.cuda.device_count() // self.gpus_per_trial))
         return max(1, most)
@@ -124,8 +133,16 @@ class Settings:
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Settings:
+        """Settings as stored.
+
+        Raises:
+            SettingsError: they are of another version.
+        """
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-        return Settings(**values)
+        try:
+            return Settings(**values)
+        except TypeError as error:
+            raise SettingsError(f"settings of the run must be known but: {one_line(error)}") from error
 
 
 def _is(value: object, kind: type) -> bool:

@@ -10,7 +10,7 @@ from autocompress.errors import SettingsError
 
 _NUMBER = r"[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?"
 _PATTERN = re.compile(
-    rf"^\s*(?P<metric>\w+)\s*(?P<operator>>=|<=)\s*"
+    rf"^\s*(?P<metric>[\w@.-]+)\s*(?P<operator>>=|<=)\s*"
     rf"(?:(?:(?P<factor>{_NUMBER})\s*\*\s*)?(?P<ref>ref)(?:\s*(?P<sign>[+-])\s*(?P<offset>{_NUMBER}))?"
     rf"|(?P<value>-?{_NUMBER}))\s*$"
 )

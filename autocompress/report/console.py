@@ -24,7 +24,11 @@ def metric_text(name: str, value: float) -> str:
         return _scaled(value, ("", " k", " M", " G"))
     if name == "latency":
         return f"{value:.3g} ms"
-    return f"{value:.4f}"
+    return f"{value:.4f}" if abs(value) >= 0.01 or value == 0 else f"{value:.3g}"
+
+
+def _ratio(point: ParetoModel, name: str) -> str:
+    return f"{point.ratios[name]:.3f}" if name in point.ratios else "-"
 
 
 def _scaled(value: float, units: Sequence[str]) -> str:
@@ -109,8 +113,14 @@ class ConsoleProgress(Progress):
             self.bar.remove_task(self.tasks.pop(key))
 
 
-def front_table(result: SearchResult, mark: ParetoModel | None = None) -> Table:
-    """The front with the reference on top: validation and test metrics, ratios to the reference."""
+def front_table(result: SearchResult, mark: ParetoModel | None = None, label: str = "knee") -> Table:
+    """The front with the reference on top: validation and test metrics, ratios to the reference.
+
+    Args:
+        result: whose front.
+        mark: a point to show in bold.
+        label: what that point is called.
+    """
     scores = [n for n in result.reference.metrics if n not in _SHOWN and "_spread" not in n]
     sizes = [n for n in _SHOWN if n in result.reference.metrics]
     table = Table(title=f"Pareto front of {result.out}", title_justify="left", box=SIMPLE_HEAD)
@@ -124,11 +134,14 @@ def front_table(result: SearchResult, mark: ParetoModel | None = None) -> Table:
     for point in [result.reference, *(p for p in result.front if p.trial != 0)]:
         marked = mark is not None and point.trial == mark.trial
         name_of = "reference" if point.trial == 0 else str(point.trial)
-        cells = [f"knee {name_of}" if marked else name_of]
+        cells = [f"{label} {name_of}" if marked else name_of]
         for name in scores:
             tested = point.test_metrics.get(name)
-            cells += [f"{point.metrics[name]:.4f}", "-" if tested is None else f"{tested:.4f}"]
+            cells += [
+                metric_text(name, point.metrics[name]),
+                "-" if tested is None else metric_text(name, tested),
+            ]
         for name in sizes:
-            cells += [metric_text(name, point.metrics[name]), f"{point.ratios.get(name, 1.0):.3f}"]
+            cells += [metric_text(name, point.metrics[name]), _ratio(point, name)]
         table.add_row(*cells, style="bold" if marked else None)
     return table

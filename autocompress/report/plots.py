@@ -19,7 +19,7 @@ def history_picture(history: Sequence[Mapping[str, float]], title: str, path: Pa
     epochs = [entry["epoch"] for entry in history]
     left.plot(epochs, [entry["loss"] for entry in history], marker="o")
     left.set(xlabel="epoch", ylabel="training loss", title=title)
-    names = [name for name in (history[0] if history else {}) if name.startswith("ratio/")]
+    names = list(dict.fromkeys(n for entry in history for n in entry if n.startswith("ratio/")))
     for name in names:
         points = [(e["epoch"], e[name]) for e in history if name in e]
         right.plot(*zip(*points, strict=True), marker=".", label=name.removeprefix("ratio/"))

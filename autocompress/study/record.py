@@ -37,9 +37,11 @@ class SearchStudy:
         sampler: name of the sampler.
         seed: of the sampler; the number of recorded trials is added, so that a resumed search does
             not repeat its random start.
+        create: make the study where there is none.
 
     Raises:
-        SettingsError: the storage cannot be opened, or holds other objectives under this name.
+        SettingsError: the storage cannot be opened, lacks the study, or holds other objectives under
+            this name.
     """
 
     def __init__(
@@ -51,13 +53,17 @@ class SearchStudy:
         artifacts: Path | None = None,
         sampler: str = "auto",
         seed: int = 0,
+        create: bool = True,
     ) -> None:
         self.objectives, self.constraints = tuple(objectives), tuple(constraints)
         directions: list[Any] = [o.direction for o in objectives]
         try:
-            self.study = optuna.create_study(
-                storage=storage, study_name=name, directions=directions, load_if_exists=True
-            )
+            if create:
+                self.study = optuna.create_study(
+                    storage=storage, study_name=name, directions=directions, load_if_exists=True
+                )
+            else:
+                self.study = optuna.load_study(storage=storage, study_name=name)
         except Exception as error:
             raise SettingsError(f"storage {storage!r} cannot be used: {one_line(error)}") from error
         stored = [d.name.lower() for d in self.study.directions]

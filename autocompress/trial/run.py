@@ -93,10 +93,11 @@ def run_trial(
     model.to(device)
     distillation = _distillation(task, reference, config, device)
     trainer = Trainer(task, config.epochs, config.lr_scale, report, distillation)
-    compressing = compressing_epochs(config.epochs, config.compress_share) if config.stages else 0
+    stages = len(config.stages)
+    compressing = compressing_epochs(config.epochs, config.compress_share, stages) if stages else 0
     plans, proof = [], 0.0
     for position, stage in enumerate(config.stages):
-        epochs = split_epochs(compressing, len(config.stages))[position]
+        epochs = split_epochs(compressing, stages)[position]
         compressor = make_compressor(stage)
         model, plan, stage_proof = compress_stage(model, task, compressor, trainer, epochs)
         plans.append({"method": stage.method, "edits": plan})

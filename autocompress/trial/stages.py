@@ -76,9 +76,10 @@ def make_compressor(stage: Stage) -> Compressor[Any]:
     return made
 
 
-def compressing_epochs(epochs: int, share: float) -> int:
-    """How many of a trial's epochs train with compressors: the share, and at least one to repair."""
-    return min(max(1, round(share * epochs)), max(1, epochs - 1))
+def compressing_epochs(epochs: int, share: float, stages: int = 1) -> int:
+    """How many of a trial's epochs train with compressors: the share, at least one for each stage, and
+    at least one left to repair."""
+    return min(max(stages, round(share * epochs)), max(1, epochs - 1))
 
 
 def split_epochs(epochs: int, parts: int) -> list[int]:

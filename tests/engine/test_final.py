@@ -37,6 +37,10 @@ def test_the_front_is_measured_and_scored_again_at_the_end(
         assert manifest["artifact"] == "onnx-int8"
         assert point.metrics["bytes"] == (point.path / "model.onnx").stat().st_size
     assert result.reference.checkpoint().manifest["artifact"] == "onnx"
+    with pytest.raises(ac.UsageError, match="format must be onnx where int8 was measured"):
+        compressed[0].export(tmp_path / "float.pt2")
+    exported = compressed[0].export(tmp_path / "int8.onnx")
+    assert exported.stat().st_size == compressed[0].metrics["bytes"]
     again = ac.load_run(tmp_path / "run")
     assert [p.metrics for p in again.front] == [p.metrics for p in result.front]
 

@@ -32,6 +32,14 @@ def bad_labels() -> DataLoader[object]:
     return DataLoader(TensorDataset(torch.randn(40, 3, 8, 8), labels), batch_size=8)
 
 
+def one_logit() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 1))
+
+
+def regression() -> DataLoader[object]:
+    return DataLoader(TensorDataset(torch.randn(40, 3, 8, 8), torch.randn(40, 1)), batch_size=8)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -39,6 +47,15 @@ def bad_labels() -> DataLoader[object]:
         ({"model": lambda: "no"}, "must make an nn.Module but made a str"),
         ({"train": []}, "train must yield at least one batch"),
         ({"train": [{"x": 1}]}, r"train must yield \(inputs, targets\) pairs"),
+        ({"train": iter([])}, "train must be iterable more than once but is a list_iterator"),
+        (
+            {"test": [(torch.randn(4, 3, 9), torch.zeros(4))]},
+            r"test must yield inputs for the model .* \(4, 3, 9\)",
+        ),
+        (
+            {"model": one_logit, "train": regression(), "val": regression(), "loss": nn.MSELoss()},
+            r"metrics must be given where outputs are not \(N, classes, \.\.\.\)",
+        ),
         ({"val": []}, "val must yield at least one batch"),
         ({"loss": nn.CrossEntropyLoss(reduction="none")}, "loss must return a scalar tensor"),
         ({"loss": nn.MSELoss()}, "loss must accept outputs"),
@@ -55,6 +72,40 @@ def test_tasks_that_cannot_work_are_refused(
         prepare(replace(residual_task, **changes), Settings())
 
 
+def test_a_task_object_takes_no_options_of_named_tasks(residual_task: ac.Task) -> None:
+    with pytest.raises(ac.UsageError, match="model must not be given beside a Task object but got 'mlp'"):
+        prepare(residual_task, Settings(model="mlp"))
+
+
+def test_labels_that_the_loss_ignores_are_no_fault(residual_task: ac.Task) -> None:
+    labels = torch.arange(40) % 5
+    labels[-1] = -1
+    train = DataLoader(TensorDataset(torch.randn(40, 3, 8, 8), labels), batch_size=8)
+    prepare(replace(residual_task, train=train, loss=nn.CrossEntropyLoss(ignore_index=-1)), Settings())
+
+
+def test_naming_a_default_is_no_other_run() -> None:
+    plain = prepare("digits", Settings()).identity()
+    named = Settings(model="small_cnn", epochs=12, constraints=("accuracy>=0.9*ref",))
+    assert prepare("digits", named).identity() == plain
+
+
+def test_spaces_of_one_name_are_told_apart_by_their_path(residual_task: ac.Task, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "alcn.py").write_text("def suggest(trial, profile):\n    return None\n")
+    files = tuple(str(tmp_path / folder / "alcn.py") for folder in ("a", "b"))
+    assert tuple(prepare(residual_task, Settings(spaces=files)).spaces) == files
+
+
+def test_what_a_space_starts_with_is_tried_before_training(residual_task: ac.Task, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def suggest(t, p): ...\ndef starts(profile):\n    return profile.nothing\n"
+    )
+    with pytest.raises(ac.UsageError, match="space must say what to start with but failed"):
+        prepare(residual_task, Settings(spaces=(str(tmp_path / "mine.py"),)))
+
+
 def test_weights_may_be_of_another_dtype(residual_task: ac.Task) -> None:
     weights = {k: v.to(torch.bfloat16) for k, v in Residual().state_dict().items()}
     prepared = prepare(replace(residual_task, weights=weights), Settings())
@@ -64,7 +115,8 @@ def test_weights_may_be_of_another_dtype(residual_task: ac.Task) -> None:
 @pytest.mark.parametrize(
     ("changes", "setting"),
     [
-        ({"recipe": ac.Recipe(epochs=7)}, "recipe"),
+        ({"recipe": ac.Recipe(epochs=7)}, "epochs"),
+        ({"recipe": ac.Recipe(epochs=2, lr=0.7)}, "recipe"),
         ({"model": lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 9), nn.Linear(9, 5))}, "architecture"),
         ({"metrics": {"error": lambda o, t: 0.0}}, "metrics"),
         ({"loss": nn.CrossEntropyLoss(label_smoothing=0.1)}, "loss"),
