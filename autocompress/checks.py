@@ -15,7 +15,7 @@ def make_model(task: Task) -> nn.Module:
     """A new model of the task.
 
     Raises:
-        TaskError: `model` does not make one.
+        TaskError: `model` does not make one, or one in half precision.
     """
     if isinstance(task.model, nn.Module):
         raise TaskError("model must be a function that makes a new nn.Module but is a module itself.")
@@ -26,6 +26,12 @@ def make_model(task: Task) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise TaskError(
             f"model {task.model_name!r} must make an nn.Module but made a {type(model).__name__}."
+        )
+    half = {p.dtype for p in model.parameters()} & {torch.float16, torch.bfloat16}
+    if half:
+        # Equality to 1e-4 could not be proven; `Recipe.mixed_precision` trains in bfloat16 all the same.
+        raise TaskError(
+            f"model {task.model_name!r} must hold parameters in single precision but has {half.pop()}."
         )
     return model
 

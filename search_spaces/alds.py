@@ -16,8 +16,9 @@ def suggest(trial: optuna.Trial, profile: ModelProfile) -> Config:
     cost = cast(Cost, trial.suggest_categorical("alds.cost", ["macs", "params"]))
     measure = cast(Measure, trial.suggest_categorical("alds.measure", list(MEASURES)))
     slices = trial.suggest_categorical("alds.max_slices", [1, 4, 16])
+    limit = _limit(trial, _factorable_share(profile, cost))
     return Config(
-        **_limit(trial, _factorable_share(profile, cost)),
+        **limit,
         cost=cost,
         measure=measure,
         # Slices lower the operator norm of the whole residual by 1 % and take a hundred times as long.
@@ -26,7 +27,8 @@ def suggest(trial: optuna.Trial, profile: ModelProfile) -> Config:
         # A cap of 1 forbids nothing; lower ones keep the layers of a block dense or small.
         rank_caps=tuple(trial.suggest_float(f"alds.rank_cap{i}", 0.25, 1.0) for i in range(blocks)),
         lambda_rank=_lambda_rank(trial),
-        cascade=trial.suggest_int("alds.cascade", 1, 3),
+        # Budgets can be halved; an error that is allowed is allowed at once.
+        cascade=trial.suggest_int("alds.cascade", 1, 3) if "keep" in limit else 1,
     )
 
 

@@ -30,6 +30,8 @@ from autocompress.task import Task
 from autocompress.weights.factored import folding_of, stand_in
 from autocompress.weights.folding import Folding, schemes_of
 
+_MOST_ELEMENTS = 1 << 28  # of all layers' inputs, a gigabyte
+
 if TYPE_CHECKING:
     from autocompress.compressors.alds import Config
 
@@ -69,7 +71,7 @@ class Decomposer:
         macs = layer_macs(model, example)
         every = weight_layers(model, analysis, macs)
         names = [one.name for one in every if one.reason is None and one.name]
-        allowed = set(_replaceable(model, names, example.to(next(model.parameters()).device)))
+        allowed = set(replaceable(model, names, example.to(next(model.parameters()).device)))
         found = [one for one in every if one.name in allowed]
         self.layers = {one.name: one for one in found}
         whole = macs[""] if settings.cost == "macs" else count_params(model)
@@ -77,10 +79,14 @@ class Decomposer:
         self.fixed = whole - sum(self._dense(one) for one in found)
         batch = torch.cat(task.calibration(settings.calibration))[: settings.calibration]
         self.inputs = batch.to(next(model.parameters()).device)
+        self._untrained = True
         self._received: dict[str, Tensor] = {}
         self._moments: dict[tuple[str, Folding], Tensor] = {}
         if settings.measure == "data":
-            self._received = layer_inputs(model, list(self.layers), self.inputs)
+            names = list(self.layers)
+            two = layer_inputs(model, names, self.inputs[:2])
+            most = max(16, 2 * _MOST_ELEMENTS // max(1, sum(one.numel() for one in two.values())))
+            self._received = layer_inputs(model, names, self.inputs[:most])
         self._input_keys = {name: digest(received) for name, received in self._received.items()}
 
     def allocate(self, keep: float) -> Allocation:
@@ -116,6 +122,7 @@ class Decomposer:
                 for slices in self._slices(layer)
             ]
             found.append(LayerOptions(layer.name, self._dense(layer), tuple(foldings)))
+        self._untrained = False
         return found
 
     def full_rank(self, name: str, choice: Choice) -> int:
@@ -152,7 +159,7 @@ class Decomposer:
         moments = self._moments_of(name, layer, folding)
         # Equal weights may see other inputs.
         key = key if moments is None else key + self._input_keys[name]
-        return spectrum(layer.weight, folding, self.settings.measure, moments, key)
+        return spectrum(layer.weight, folding, self.settings.measure, moments, key, self._untrained)
 
     def _moments_of(self, name: str, layer: nn.Module, folding: Folding) -> Tensor | None:
         """Σ of a folding's inputs, for "data" alone; the inputs stay those of the first model."""
@@ -185,10 +192,11 @@ class Decomposer:
         return round(layer.positions * (first * between + second))
 
 
-def _replaceable(model: nn.Module, names: list[str], example: Tensor) -> list[str]:
+def replaceable(model: nn.Module, names: list[str], example: Tensor) -> list[str]:
     """Layers in whose place the model's own code accepts another module.
 
-    It may read a layer's weight or ask for its class; halving finds the layers that are concerned.
+    It may read a layer's weight or ask for its class, and fail in any way; halving finds the layers that
+    are concerned.
     """
     trial = copy.deepcopy(model)
     for name in names:
@@ -198,11 +206,11 @@ def _replaceable(model: nn.Module, names: list[str], example: Tensor) -> list[st
             same = relative_difference(model.eval()(example), trial.eval()(example)) <= TOLERANCE
             # Last, because it moves what batch norm remembers.
             trial.train()(example)
-        except (AttributeError, TypeError):
+        except Exception:
             same = False
     if same:
         return names
     half = len(names) // 2
     if not half:
         return []
-    return _replaceable(model, names[:half], example) + _replaceable(model, names[half:], example)
+    return replaceable(model, names[:half], example) + replaceable(model, names[half:], example)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from autocompress.graph import Analysis
-from autocompress.graph.exporting import plain_attention
+from autocompress.graph.exporting import inference
 from autocompress.graph.masking import kept_norm
 
 
@@ -124,7 +124,8 @@ def insert_gates(model: nn.Module, analysis: Analysis, inputs: Tensor) -> list[G
         for site in waiting:
             _swap_class(site.scope)
         set_gates(sites, torch.ones(unit_offsets(analysis)[-1] + 1, device=inputs.device))
-        run_once(model, inputs)
+        with inference(model):
+            model(inputs)
         waiting = [site for site in waiting if not cast(Any, site.scope)._gates_seen]
         remove_gates(waiting)
         for site in [s for s in waiting if s.scope is model]:
@@ -164,16 +165,6 @@ def _find_sites(model: nn.Module, analysis: Analysis) -> list[GateSite]:
         indexed = {n: (dim, torch.from_numpy(index).to(device)) for n, (dim, index) in gated.items()}
         sites.append(GateSite(layer, layer_name, indexed, layer_name in statistics))
     return sites
-
-
-def run_once(model: nn.Module, inputs: Tensor) -> None:
-    """A forward pass in eval mode for what hooks and gates see of it; the mode is put back."""
-    was_training = model.training
-    try:
-        with torch.no_grad(), plain_attention():
-            model.eval()(inputs)
-    finally:
-        model.train(was_training)
 
 
 def _swap_class(module: nn.Module) -> None:

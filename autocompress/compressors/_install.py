@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -41,7 +40,7 @@ def install(model: nn.Module, task: Task) -> Switches:
     gated.to(device)
     check_graph(model, gated, example.to(device))
     analysis = analyse(gated, example)
-    groups = profile(copy.deepcopy(gated).cpu(), example.cpu(), analysis).groups
+    groups = profile(gated, example, analysis).groups
     calibration = task.example(64).to(device)
     strength = _strength(gated, analysis, calibration)
 

@@ -67,7 +67,11 @@ class Memory:
             # Where several layers make a unit, the least stable one counts.
             found = channel_stability(now, then, rule.relative)
             s.scatter_reduce_(0, maker.units, found.to(s), "amin")
-        connectivity = rule.connectivity(gates.c, s[:-1], self.gradients) if len(gates.c) else gates.c
+        # Each group by itself: gradients of different layers are of different sizes.
+        widths = [group.width for group in switches.analysis.groups]
+        groups = zip(*(torch.split(of, widths) for of in (gates.c, s[:-1], self.gradients)), strict=True)
+        moved = [rule.connectivity(*group) for group in groups]
+        connectivity = torch.cat(moved) if moved else gates.c
         self.gradients = torch.zeros_like(self.gradients)
         self.averages = {n: averaged(w, self.averages[n], rule.decay) for n, w in weights.items()}
         return Values(inclusion, connectivity, gates.alpha)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from autocompress.graph.exporting import plain_attention
+from autocompress.graph.exporting import inference
 from autocompress.weights.folding import Folding
 
 MOST_PATCHES = 8192
@@ -33,12 +33,10 @@ def layer_inputs(model: nn.Module, names: Sequence[str], inputs: Tensor) -> dict
 
 def run_hooked(model: nn.Module, inputs: Tensor, hooks: Sequence[RemovableHandle]) -> None:
     """The model once, in eval mode, with hooks that go afterwards."""
-    was_training = model.training
     try:
-        with torch.no_grad(), plain_attention():
-            model.eval()(inputs)
+        with inference(model):
+            model(inputs)
     finally:
-        model.train(was_training)
         for hook in hooks:
             hook.remove()
 

@@ -194,9 +194,14 @@ _cache: OrderedDict[tuple[object, ...], Spectrum] = OrderedDict()
 
 
 def spectrum(
-    weight: Tensor, folding: Folding, measure: Measure, moments: Tensor | None = None, key: str | None = None
+    weight: Tensor,
+    folding: Folding,
+    measure: Measure,
+    moments: Tensor | None = None,
+    key: str | None = None,
+    shared: bool = True,
 ) -> Spectrum:
-    """The spectrum of a weight's folding; computed once for equal weights in a run.
+    """The spectrum of a weight's folding; computed once for equal weights in this process.
 
     Args:
         weight: `(f, c/groups, *kernel)`.
@@ -204,6 +209,7 @@ def spectrum(
         measure: that errors will be asked in.
         moments: for "data".
         key: `digest` of weight and moments, where it is known.
+        shared: other processes of the run may want it too, which holds for weights before training.
     """
     vectors = measure == "operator"
     known = key or digest(weight, moments)
@@ -211,9 +217,13 @@ def spectrum(
     if place not in _cache:
         norm = None if moments is None else 1.0  # "data" is relative to all outputs, not to a norm
         if folding.slices > 1 and moments is None:
-            norm = spectrum(weight, replace(folding, slices=1), measure, key=known).norm
+            norm = spectrum(weight, replace(folding, slices=1), measure, key=known, shared=shared).norm
         matrices, cpu = folding.fold(weight.detach().cpu()), None if moments is None else moments.cpu()
-        _cache[place] = once(place, lambda: Spectrum(matrices, folding.groups, cpu, norm, vectors))
+
+        def compute() -> Spectrum:
+            return Spectrum(matrices, folding.groups, cpu, norm, vectors)
+
+        _cache[place] = once(place, compute) if shared else compute()
         while len(_cache) > 1 and sum(one.bytes for one in _cache.values()) > _MOST_BYTES:
             _cache.popitem(last=False)
     _cache.move_to_end(place)

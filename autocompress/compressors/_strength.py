@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autocompress.compressors._gates import GateSite, run_once, unit_offsets
+from autocompress.compressors._gates import GateSite, unit_offsets
 from autocompress.graph import Analysis
+from autocompress.graph.exporting import inference
 
 
 def maker_norms(sites: list[GateSite], units: int, like: Tensor) -> Tensor:
@@ -90,7 +91,8 @@ def input_rms(model: nn.Module, readers: list[Reader], inputs: Tensor) -> list[T
         for position, reader in enumerate(readers)
     ]
     try:
-        run_once(model, inputs)
+        with inference(model):
+            model(inputs)
     finally:
         for handle in handles:
             handle.remove()

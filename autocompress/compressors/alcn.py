@@ -25,7 +25,7 @@ from autocompress.compressors._strength import (
     reader_norms,
 )
 from autocompress.compressors._survival import Gates, kept_units, spread_ratios
-from autocompress.errors import SettingsError
+from autocompress.errors import SettingsError, TrialError
 from autocompress.graph import Analysis, analyse
 from autocompress.graph.costs import profile
 from autocompress.plan import KeepChannels, Plan
@@ -133,12 +133,13 @@ class Alcn(Compressor[AlcnState]):
 
     def attach(self, model: nn.Module, task: Task) -> AlcnState:
         analysis = analyse(model, task.example())
+        if not analysis.groups:
+            raise TrialError("no channel group of the model can be removed.")
         costs = profile(model, task.example(), analysis).groups
         shares = {"uniform": [1] * len(costs)}
         shares |= {"macs": [c.macs for c in costs], "params": [c.params for c in costs]}
         weights = torch.tensor(shares[self.config.cost], dtype=torch.float32)
-        device = next(model.parameters()).device
-        config = self.config
+        device, config = next(model.parameters()).device, self.config
         widths = [group.width for group in analysis.groups]
         ratios = spread_ratios(len(widths), config.initial_ratio, config.ratio_slope)
         gates = Gates(widths, ratios, config.min_ratio, config.round_to).to(device)

@@ -39,7 +39,8 @@ class Config:
         epsilon: greatest relative error of any layer, in place of `keep`; 0 goes by `keep`.
         measure: of a layer's error: "slices" (the greatest over its slices, as published),
             "operator" (of the whole residual), "frobenius", or "data" (of its outputs on
-            calibration inputs).
+            calibration inputs; exact with one slice and the first scheme, otherwise slices count as
+            if their outputs were uncorrelated).
         max_slices: most parts that a layer's input channels are cut into. "operator" takes long
             with more than one, and gains little.
         schemes: "first" folds f × (c·k1·k2) alone, "all" every way.
@@ -78,6 +79,8 @@ class Config:
             raise SettingsError(f"schemes must be 'first' or 'all' but got {self.schemes!r}.")
         if not self.rank_caps or not all(0 < cap <= 1 for cap in self.rank_caps):
             raise SettingsError(f"rank_caps must be in (0, 1] but got {self.rank_caps}.")
+        if self.epsilon and self.cascade != 1:
+            raise SettingsError(f"cascade must be 1 where epsilon is given but got {self.cascade}.")
         at_least_0("lambda_rank", self.lambda_rank)
         for name in ("max_slices", "cascade", "calibration"):
             if getattr(self, name) < 1:
@@ -107,7 +110,7 @@ class Alds(Compressor[AldsState]):
 
     @classmethod
     def unsupported(cls, profile: ModelProfile) -> str | None:
-        if any(layer.factorable for layer in profile.layers):
+        if any(layer.factorable and layer.name for layer in profile.layers):
             return None
         return "the model has no linear or convolution layer that two others can stand for"
 

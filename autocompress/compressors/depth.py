@@ -42,7 +42,7 @@ class Config:
         translator: "identity", "linear", "pooled" (with a ReLU, as published) or "residual".
         refine_steps: steps of local training after the closed-form fit.
         freeze: "backbone" trains translators and a new head only, to the end of the trial, as in
-            transfer learning.
+            transfer learning; batch norms go on following their inputs' statistics.
         head_width: hidden width of a new head in place of all layers after the last cut point; 0
             keeps the model's own.
         calibration: training inputs that translators are fitted on, fewer where their tensors are large.
@@ -111,7 +111,8 @@ class Depth(Compressor[DepthState]):
         return None if legal else "the model has no two cut points that a translator can bridge"
 
     def attach(self, model: nn.Module, task: Task) -> DepthState:
-        device = next(model.parameters()).device
+        like = next(p for p in model.parameters() if p.is_floating_point())
+        device = like.device
         analysis = analyse(model, task.example())
         check_graph(model, bridge(model, analysis, []), task.example().to(device))
         inputs = torch.cat(task.calibration(self.config.calibration))[: self.config.calibration]
@@ -119,8 +120,8 @@ class Depth(Compressor[DepthState]):
         for a, b in self.config.cuts:
             start, end = self._ends(analysis, a, b)
             kind = self.config.translator
-            translator = Translator(start.shape, end.shape, kind, start.tokens).to(device)
-            name = f"{_PREFIX}{a}_{b}"
+            translator = Translator(start.shape, end.shape, kind, start.tokens).to(like)
+            name = _free(model, f"{_PREFIX}{a}_{b}")
             most = max(16, _MOST_ELEMENTS // max(math.prod(start.shape), math.prod(end.shape)))
             bridges = [one for one, _ in state.bridges]
             ends, part = (start.node, end.node), inputs[:most].to(device)
@@ -130,7 +131,7 @@ class Depth(Compressor[DepthState]):
                 state.errors[name] = refine(translator, *tensors, self.config.refine_steps)
             self._add(state, analysis, Bridge(start.node, end.node, name, translator))
         if self.config.head_width:
-            self._add(state, analysis, self._head(model, analysis, task, device))
+            self._add(state, analysis, self._head(model, analysis, task, like))
         state.model = bridge(model, analysis, [one for one, _ in state.bridges])
         left, whole = (layer_macs(one, task.example().to(device))[""] for one in (state.model, model))
         state.share = left / max(1, whole)
@@ -166,20 +167,27 @@ class Depth(Compressor[DepthState]):
     def _add(self, state: DepthState, analysis: Analysis, new: Bridge) -> None:
         state.bridges.append((new, layers_between(analysis, new.start, new.end)))
 
-    def _head(self, model: nn.Module, analysis: Analysis, task: Task, device: torch.device) -> Bridge:
+    def _head(self, model: nn.Module, analysis: Analysis, task: Task, like: Tensor) -> Bridge:
         last = analysis.cut_points[-1]
         with torch.no_grad():
-            classes = model.eval()(task.example().to(device)).shape[1:]
+            classes = model.eval()(task.example().to(like.device)).shape[1:]
         if len(classes) != 1:
             raise TrialError(f"head_width must be 0 where outputs are not (B, classes) but {classes}.")
-        head = Head(last, self.config.head_width, int(classes[0])).to(device)
-        return Bridge(last.node, OUTPUT, _HEAD, head)
+        head = Head(last, self.config.head_width, int(classes[0])).to(like)
+        return Bridge(last.node, OUTPUT, _free(model, _HEAD), head)
 
     def _freeze(self, state: DepthState) -> None:
         """Train the bridges alone, to the end of the trial."""
         own = {one.name for one, _ in state.bridges}
         for name, parameter in state.model.named_parameters():
             parameter.requires_grad_(name.partition(".")[0] in own)
+
+
+def _free(model: nn.Module, name: str) -> str:
+    """A name that nothing in the model has; it may have been bridged before."""
+    while hasattr(model, name):
+        name += "_"
+    return name
 
 
 def _activations(

@@ -31,7 +31,7 @@ def layer_macs(model: nn.Module, example: Tensor) -> dict[str, int]:
             counter = _count(copy.deepcopy(model).to("meta"), example[:1].to("meta"))
         except (RuntimeError, NotImplementedError):
             # Models that hold tensors besides parameters and buffers cannot move to the meta device.
-            counter = _count(model, example[:1])
+            counter = _count(model, _near(model, example))
     counts: dict[str, int] = defaultdict(int)
     for name, operators in counter.get_flop_counts().items():
         # Names begin with the root's class, which a copy of a graph module does not keep.
@@ -68,8 +68,14 @@ def node_macs(model: nn.Module, example: Tensor, analysis: Analysis) -> dict[str
     """Multiply-accumulates of one input at each node of the model's graph, in order."""
     counter = _NodeCounter(analysis.trace.module(model))
     with torch.no_grad():
-        counter.run(example[:1])
+        counter.run(_near(model, example))
     return counter.macs
+
+
+def _near(model: nn.Module, example: Tensor) -> Tensor:
+    """One input, where the model is."""
+    parameter = next(model.parameters(), None)
+    return example[:1] if parameter is None else example[:1].to(parameter.device)
 
 
 def count_params(model: nn.Module) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from autocompress.weights.folding import Folding
 FACTORABLE: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
+Pair = TypeVar("Pair", bound=nn.Sequential)
 _SIZES = ("in_features", "out_features", "in_channels", "out_channels", "kernel_size", "stride", "padding")
 
 
@@ -25,6 +26,26 @@ class SlicedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         k, _, c = self.weight.shape
         return torch.einsum("...kc,kjc->...kj", x.reshape(*x.shape[:-1], k, c), self.weight).flatten(-2)
+
+
+class FactorPair(nn.Sequential):
+    """Two layers in place of one, with what the model's own code may ask that one for.
+
+    `nn.TransformerEncoderLayer` reads the weights of its layers to choose a faster kernel.
+    """
+
+    folding: Folding
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight that the factors stand for, computed anew."""
+        return recompose(self, self.folding)
+
+    @property
+    def bias(self) -> Tensor | None:
+        second: Any = self[1]
+        bias: Tensor | None = second.bias
+        return bias
 
 
 def folding_of(layer: nn.Module, scheme: int, slices: int) -> Folding:
@@ -44,7 +65,7 @@ def factor_matrices(matrices: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return left.to(matrices.dtype).contiguous(), right.to(matrices.dtype).contiguous()
 
 
-def factorize_layer(layer: nn.Module, scheme: int, slices: int, rank: int) -> nn.Sequential:
+def factorize_layer(layer: nn.Module, scheme: int, slices: int, rank: int) -> FactorPair:
     """Two layers that compute what `layer` would with its weight cut to this rank.
 
     Args:
@@ -59,9 +80,10 @@ def factorize_layer(layer: nn.Module, scheme: int, slices: int, rank: int) -> nn
         left, right = factor_matrices(folding.fold(one.weight), rank)
     bias = None if one.bias is None else one.bias.detach().clone()
     if isinstance(layer, nn.Linear):
-        pair = _linear(left, right, bias)
+        pair = FactorPair(*_linear(left, right, bias))
     else:
-        pair = _convolutions(one, folding, left, right, bias)
+        pair = FactorPair(*_convolutions(one, folding, left, right, bias))
+    pair.folding = folding
     for parameter in pair.parameters():
         # What the user has frozen stays so.
         parameter.requires_grad_(one.weight.requires_grad)
@@ -73,7 +95,7 @@ def stand_in(layer: nn.Module) -> nn.Sequential:
     return _with_sizes(nn.Sequential(layer), layer)
 
 
-def _with_sizes(pair: nn.Sequential, layer: nn.Module) -> nn.Sequential:
+def _with_sizes(pair: Pair, layer: nn.Module) -> Pair:
     for name in _SIZES:
         # The model's own code may ask the layer for them.
         if hasattr(layer, name):
@@ -81,7 +103,7 @@ def _with_sizes(pair: nn.Sequential, layer: nn.Module) -> nn.Sequential:
     return pair
 
 
-def _linear(left: Tensor, right: Tensor, bias: Tensor | None) -> nn.Sequential:
+def _linear(left: Tensor, right: Tensor, bias: Tensor | None) -> tuple[nn.Module, nn.Module]:
     k, f, rank = left.shape
     first: Any = SlicedLinear(right)
     if k == 1:
@@ -91,12 +113,12 @@ def _linear(left: Tensor, right: Tensor, bias: Tensor | None) -> nn.Sequential:
     second.weight = nn.Parameter(left.permute(1, 0, 2).reshape(f, k * rank).contiguous())
     if bias is not None:
         second.bias = nn.Parameter(bias)
-    return nn.Sequential(first, second)
+    return first, second
 
 
 def _convolutions(
     layer: Any, folding: Folding, left: Tensor, right: Tensor, bias: Tensor | None
-) -> nn.Sequential:
+) -> tuple[nn.Module, nn.Module]:
     """A grouped convolution over the columns' kernel, and one over the rows'."""
     f, c, rank = layer.out_channels, layer.in_channels, left.shape[2]
     parts, rows = folding.groups * folding.slices, folding.in_rows
@@ -113,7 +135,7 @@ def _convolutions(
     second.weight = nn.Parameter(weight.contiguous())
     if bias is not None:
         second.bias = nn.Parameter(bias)
-    return nn.Sequential(first, second)
+    return first, second
 
 
 def _part(layer: Any, inputs: int, outputs: int, groups: int, own: list[bool], bias: bool) -> Any:

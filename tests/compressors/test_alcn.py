@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import autocompress as ac
 from autocompress.compressors._survival import Gates, kept_units, quantile, survival_scores
 from autocompress.compressors.alcn import Alcn, Config
-from autocompress.errors import SettingsError
+from autocompress.errors import SettingsError, TrialError
 from autocompress.plan import KeepChannels
 from autocompress.training import Trainer
 from autocompress.trial import CompressorHooks
@@ -77,6 +77,11 @@ def test_penalty_equals_the_numpy_reference(residual_task: ac.Task) -> None:
         0.7,
     )
     assert compressor.penalty(state).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_model_without_groups_is_refused(residual_task: ac.Task) -> None:
+    with pytest.raises(TrialError, match="no channel group of the model can be removed"):
+        Alcn(Config()).attach(nn.Sequential(nn.Flatten(), nn.Linear(192, 5)), residual_task)
 
 
 def test_gates_start_open_and_end_at_their_survival(residual_task: ac.Task) -> None:

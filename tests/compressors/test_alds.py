@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from autocompress.graph.costs import count_params, layer_macs
 from autocompress.graph.layers import weight_layers
 from autocompress.materialize import materialize
 from autocompress.plan import Factorize
+from autocompress.sharing import sharing
 from autocompress.training import Trainer
 from autocompress.trial import CompressorHooks
 
@@ -161,6 +163,7 @@ def test_layers_whose_weight_is_used_elsewhere_are_left_alone(residual_task: ac.
     ({"measure": "none"}, "measure must be one of slices, operator, frobenius, data but got 'none'."),
     ({"rank_caps": (0.5, 0.0)}, "rank_caps must be in (0, 1] but got (0.5, 0.0)."),
     ({"cascade": 0}, "cascade must be at least 1 but got 0."),
+    ({"cascade": 2, "epsilon": 0.3}, "cascade must be 1 where epsilon is given but got 2."),
     ({"lambda_rank": -1.0}, "lambda_rank must be at least 0 but got -1.0."),
 ])  # fmt: skip
 def test_config_refuses_values_out_of_range(options: dict[str, object], message: str) -> None:
@@ -242,6 +245,45 @@ def test_layers_that_the_models_code_looks_into_are_left_alone(residual_task: ac
     assert proof < 1e-4
     assert {edit.layer for edit in plan} <= {"plain", "head"}
     assert plan
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(16, 2, 64, batch_first=True)
+        self.norm = nn.BatchNorm1d(16)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.layer(x.flatten(2).reshape(-1, 12, 16)).mean(1)))
+
+
+def test_factors_in_a_transformer_pass_its_fused_kernel_of_inference(residual_task: ac.Task) -> None:
+    task = replace(residual_task, model=Encoder, recipe=ac.Recipe(epochs=1))
+    done = ac.compress(Encoder(), task, Alds(Config(keep=0.7, cost="params")))
+    assert isinstance(done.model.layer.linear1, nn.Sequential)
+    x = task.example(4)
+    with torch.no_grad():
+        fused = done.model(x)
+        done.model.layer.train()
+        done.model.layer.dropout.p = done.model.layer.dropout1.p = done.model.layer.dropout2.p = 0.0
+        done.model.layer.self_attn.dropout = 0.0
+        plain = done.model(x)
+    assert torch.allclose(fused, plain, atol=1e-5)
+
+
+def test_spectra_of_weights_that_training_made_are_not_shared(task: ac.Task, tmp_path: Path) -> None:
+    compressor = Alds(Config(keep=0.6, cost="params", cascade=2))
+    with sharing(tmp_path):
+        state = compressor.attach(task.model(), task)
+        first = len(list(tmp_path.glob("*.pickle")))
+        with torch.no_grad():
+            for parameter in state.model.parameters():
+                parameter.mul_(1.1)
+        compressor.after_step(state, 0.5)
+        compressor.plan(state)
+    assert first > 0
+    assert len(list(tmp_path.glob("*.pickle"))) == first
 
 
 def test_a_digest_goes_by_values_and_not_by_strides() -> None:

@@ -193,6 +193,26 @@ def test_several_pairs_that_meet_are_fitted_one_after_the_other(residual_task: a
         Depth(Config(cuts=((1, 9),))).attach(task.model(), task)
 
 
+def test_models_in_double_precision_are_bridged_in_it(residual_task: ac.Task) -> None:
+    batches = [(x.double(), y) for x, y in residual_task.train]
+    task = replace(residual_task, train=batches, val=batches, input=None)
+    model = task.model().double()
+    state = Depth(Config(cuts=((0, 1),))).attach(model, task)
+    assert state.model(task.example()).dtype == torch.float64
+
+
+def test_translators_of_an_earlier_pass_stay_what_they_are(residual_task: ac.Task) -> None:
+    def make() -> nn.Module:
+        wide = [layer for _ in range(6) for layer in (nn.Linear(192, 192), nn.ReLU())]
+        return nn.Sequential(nn.Flatten(), *wide, nn.Linear(192, 5))
+
+    task = replace(residual_task, model=make)
+    first = Depth(Config(cuts=((0, 2), (3, 4)))).attach(make(), task)
+    again = Depth(Config(cuts=((3, 4),))).attach(first.model, task)
+    names = [str(node.target) for node in again.model.graph.nodes if "translator" in str(node.target)]
+    assert len(names) == len(set(names)) == len({id(again.model.get_submodule(name)) for name in names})
+
+
 def test_a_frozen_backbone_trains_translators_and_the_new_head_alone() -> None:
     task = random_task(MODELS["conv1d"])
     model = task.model()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.compressors._base import Compressor, CompressorState
+from autocompress.compressors._decompose import replaceable
 from autocompress.compressors.lc.assignment import Assignment, Tasks, assignments, resolve, view_of
 from autocompress.compressors.lc.quantization import Codebook
 from autocompress.compressors.lc.scheme import Scheme, View
@@ -92,10 +93,12 @@ class Compression:
 
 @dataclass
 class LcState(CompressorState):
-    """The model, its compressions, and what the L step pulls each weight to."""
+    """The model, its compressions, layers that two others may stand for, and what the L step pulls each
+    weight to."""
 
     compressions: list[Compression]
     mu: float
+    replaceable: frozenset[str]
     step: int = 0
     targets: dict[str, Tensor] = field(default_factory=dict)
 
@@ -114,14 +117,17 @@ class Lc(Compressor[LcState]):
 
     @classmethod
     def unsupported(cls, profile: ModelProfile) -> str | None:
-        return None if profile.layers else "the model has no linear or convolution layer"
+        named = any(layer.name for layer in profile.layers)
+        return None if named else "the model has no linear or convolution layer inside of it"
 
     def attach(self, model: nn.Module, task: Task) -> LcState:
         shared = "its weight is shared with another layer"
         example = task.example()
         found = weight_layers(model, analyse(model, example), layer_macs(model, example))
         layers = [one for one in found if one.reason != shared and one.name]
-        state = LcState(model, [], self.config.mu0)
+        names = [one.name for one in layers if one.reason is None]
+        near = example.to(next(model.parameters()).device)
+        state = LcState(model, [], self.config.mu0, frozenset(replaceable(model, names, near)))
         for mine, scheme in resolve(self.config.tasks, layers):
             x = _vector(model, mine)
             view = view_of(mine, float(x.abs().double().sum()))
@@ -172,7 +178,7 @@ class Lc(Compressor[LcState]):
             encodings = one.encodings()
             for layer in one.layers:
                 encoding = encodings[layer.name]
-                if _factors(layer, encoding):
+                if layer.name in state.replaceable and _factors(layer, encoding):
                     assert isinstance(encoding, Factored)
                     edits.append(Factorize(layer.name, encoding.folding.scheme, 1, encoding.rank))
                 elif _share(layer, encoding) < 1:
@@ -217,7 +223,7 @@ def _weight(model: nn.Module, name: str) -> Tensor:
 
 def _factors(layer: WeightLayer, encoding: Encoding) -> bool:
     """Whether two layers stand for the product, which also saves multiplications."""
-    return isinstance(encoding, Factored) and layer.reason is None and _share(layer, encoding) < 1
+    return isinstance(encoding, Factored) and _share(layer, encoding) < 1
 
 
 def _share(layer: WeightLayer, encoding: Encoding) -> float:
