@@ -41,7 +41,7 @@ def materialize(model: nn.Module, plan: Plan, probe: Tensor) -> Materialized:
     """Carry out a plan on a copy of `model` and compare both on a probe batch.
 
     Args:
-        model: what the compressor released; not changed.
+        model: what the compressor released; changed in nothing but the encodings that it may carry.
         plan: what to change.
         probe: inputs, `(B, ...)`.
 
