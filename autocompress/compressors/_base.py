@@ -85,4 +85,4 @@ class Compressor(ABC, Generic[S]):
 
     @abstractmethod
     def release(self, state: S) -> nn.Module:
-        """The trained model without training-time machinery, or its graph with its layers under their names."""
+        """The trained model without training-time machinery; its graph will do, layers under their names."""
