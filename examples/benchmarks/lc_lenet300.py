@@ -5,8 +5,8 @@
 For each setup: test error of the loaded program, compressed without any training and after it, bytes
 of `weights.safetensors` and their share of the reference's, and time. The published errors are those
 of the LC project (arXiv 2005.07786) at 820 epochs. Training smooths labels by 0.1, which the published
-one did not: LeNet300 fits MNIST to a loss of 0.001, where compressing well no longer helps. With `--csteps` only: time of C steps against
-scikit-learn and SciPy on the same weights.
+one did not: LeNet300 fits MNIST to a loss of 0.001, where compressing well no longer helps. With
+`--csteps` only: time of C steps against scikit-learn and SciPy on the same weights.
 """
 
 from __future__ import annotations
