@@ -17,7 +17,20 @@ from autocompress.checkpoint import open_checkpoint
 from autocompress.study import STUDY_NAME, sqlite_url
 from tests.engine.helpers import run, start, states, wait_for_complete
 
-SEARCH = ("search", "digits", "--trials", 6, "--epochs", 20, "--workers", 2, "--out", "run")
+SEARCH = (
+    "search",
+    "digits",
+    "--trials",
+    6,
+    "--epochs",
+    20,
+    "--workers",
+    2,
+    "--out",
+    "run",
+    "--methods",
+    "alcn",
+)
 
 
 def trials(out: Path) -> list[optuna.trial.FrozenTrial]:
@@ -70,7 +83,7 @@ def test_killed_driver_resumes_without_zombies_and_without_redoing_trials(tmp_pa
 
 
 def test_a_killed_worker_fails_its_trial_alone(tmp_path: Path) -> None:
-    driver = start(*SEARCH[:4], "--epochs", 60, *SEARCH[6:], cwd=tmp_path)
+    driver = start(*SEARCH[:4], "--epochs", 40, *SEARCH[6:], cwd=tmp_path)
     out = tmp_path / "run"
     wait_for_complete(out, 1)
     killed: list[int] = []
