@@ -25,6 +25,7 @@ def _gradient(trial: optuna.Trial) -> dict[str, Any]:
         "c_init": trial.suggest_float("autoplastic.c_init", 0.3, 0.95),
         "c_spread": trial.suggest_float("autoplastic.c_spread", 0.0, 2.0),
         "lambda_arch": trial.suggest_float("autoplastic.lambda_arch", 0.03, 10.0, log=True),
+        "gate_lr_scale": trial.suggest_float("autoplastic.gate_lr_scale", 3.0, 30.0, log=True),
     }
 
 

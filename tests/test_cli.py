@@ -99,6 +99,20 @@ def test_bad_input_is_one_clear_line_and_writes_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_ctrl_c_while_the_reference_trains_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("autocompress.engine.run.train_reference", interrupted)
+    monkeypatch.setattr("sys.argv", ["autocompress", "search", "digits", "--out", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert "interrupted before any trial" in capsys.readouterr().err
+
+
 def test_other_settings_on_a_run_are_refused_by_name(finished: ac.SearchResult, tmp_path: Path) -> None:
     database = (finished.out / "study.db").read_bytes()
     done = run("search", "digits", "--epochs", 4, "--seed", 5, "--out", finished.out, cwd=tmp_path)

@@ -149,5 +149,9 @@ def _progress_of(options: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     progress = ConsoleProgress([item.partition(":")[0] for item in settings.objectives])
     try:
         yield settings.task, settings, progress
+    except KeyboardInterrupt:
+        progress.close()
+        print_error("interrupted before any trial; the same command starts again")
+        raise typer.Exit(130) from None
     finally:
         progress.close()

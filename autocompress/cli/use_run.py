@@ -64,11 +64,8 @@ def pick(
         points = {p["trial"]: p for p in result.to_json()["points"]}
         print(json.dumps(points[point.trial], indent=2))
     else:
-        print_front(
-            result,
-            point,
-            "knee" if knee or not (budgets or max_drop is not None or tau is not None) else "pick",
-        )
+        by_need = budgets or max_drop is not None or tau is not None
+        print_front(result, point, "pick" if by_need else "knee")
         print(f"trial {point.trial}: {point.path}")
 
 

@@ -73,9 +73,10 @@ def execute(driver: Driver, shared: Shared, cluster: Cluster) -> bool:
 
     Raises:
         ClusterError: Ray failed as a whole, not one trial.
-        SettingsError: there is no cluster at the address.
+        SettingsError: there is no cluster at the address, or no machine of it carries a trial.
     """
-    with _ray(cluster), _carried(cluster), tempfile.TemporaryDirectory(prefix="autocompress-") as scratch:
+    with _ray(cluster), tempfile.TemporaryDirectory(prefix="autocompress-") as scratch:
+        _check_machines(cluster)
         searcher = DriverSearcher(driver)
         trainable = tune.with_resources(
             tune.with_parameters(train, handle=[ray.put(shared)]),
@@ -157,8 +158,7 @@ def _ray(cluster: Cluster) -> Iterator[None]:
         ray.shutdown()
 
 
-@contextlib.contextmanager
-def _carried(cluster: Cluster) -> Iterator[None]:
+def _check_machines(cluster: Cluster) -> None:
     """Refuse trials that no machine of a cluster could ever carry: Tune would wait for one forever."""
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     for kind, wanted in (("CPU", cluster.cpus), ("GPU", cluster.gpus)):
@@ -168,7 +168,6 @@ def _carried(cluster: Cluster) -> Iterator[None]:
                 f"{kind.lower()}s_per_trial must be at most the {most:g} that a machine of the cluster has "
                 f"but got {wanted:g}."
             )
-    yield
 
 
 def _init(**options: Any) -> None:
