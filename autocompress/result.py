@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import nn
 
-from autocompress.checkpoint import Checkpoint, open_checkpoint
+from autocompress.checkpoint import Checkpoint, export_onnx, open_checkpoint
 from autocompress.checkpoint.store import ONNX, PROGRAM, UNQUANTISED, WEIGHTS
 from autocompress.errors import SettingsError
 from autocompress.metrics import Objective
@@ -85,10 +86,6 @@ class ParetoModel:
         return target
 
     def _export_onnx(self, target: Path) -> None:
-        import torch
-
-        from autocompress.checkpoint import export_onnx
-
         spec = self.checkpoint().manifest["input"]
         example = torch.zeros((2, *spec["shape"][1:]), dtype=getattr(torch, spec["dtype"]))
         export_onnx(self.load(), example, target)

@@ -11,12 +11,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from autocompress import plugins
 from autocompress.checkpoint.store import Writer
-from autocompress.checks import check_forward, check_labels, check_splits, make_model
+from autocompress.checks import check_forward, check_labels, check_metrics, check_splits, make_model
 from autocompress.data import BUILT_IN, load_task, with_validation
 from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError, TaskError, TrialError, one_line
@@ -84,12 +83,7 @@ def prepare(task: Task | str, settings: Settings) -> Prepared:
     task = with_validation(task)
     if settings.epochs is not None:
         task = task.with_recipe(epochs=settings.epochs)
-    model = make_model(task)
-    check_forward(task, model)
-    check_labels(task, model)
-    _check_metrics(task, model)
-    if task.weights is not None:
-        load_state(model, task.weights)
+    model = _model(task)
     example = task.example()
     _check_export(model, example, settings.artifact)
     analysis = analyse(model, example)
@@ -153,6 +147,17 @@ def _resolved(
     )
 
 
+def _model(task: Task) -> nn.Module:
+    """A model of the task, with its weights where there are any; the task suits it."""
+    model = make_model(task)
+    check_forward(task, model)
+    check_labels(task, model)
+    check_metrics(task, model, task_metrics(task))
+    if task.weights is not None:
+        load_state(model, task.weights)
+    return model
+
+
 def _bounds(settings: Settings, objectives: Sequence[Objective]) -> tuple[str, ...]:
     """The given constraints; by default one that keeps toys off a front of accuracy."""
     if settings.constraints is not None:
@@ -166,41 +171,6 @@ def _described(loss: Any) -> str:
         return "a function"
     plain = {k: v for k, v in vars(loss).items() if isinstance(v, (bool, int, float, str))}
     return f"{type(loss).__name__}({', '.join(f'{k}={v}' for k, v in sorted(plain.items()))})"
-
-
-def _check_metrics(task: Task, model: nn.Module) -> None:
-    """Both splits must suit the model, and metrics its outputs, seen before hours of training."""
-    for split in ("val", "test"):
-        batches = getattr(task, split)
-        if batches is None:
-            continue
-        batch = next(iter(batches), None)
-        if batch is None:
-            raise TaskError(f"{split} must yield at least one batch but it is empty.")
-        inputs, targets = batch
-        try:
-            with torch.no_grad():
-                outputs = model.eval()(inputs).float()
-        except Exception as error:
-            raise TaskError(
-                f"{split} must yield inputs for the model but its forward failed on "
-                f"{tuple(inputs.shape)}: {one_line(error)}"
-            ) from error
-        if task.metrics is None and (
-            outputs.dim() < 2 or outputs.shape[1] < 2 or targets.is_floating_point()
-        ):
-            raise TaskError(
-                "metrics must be given where outputs are not (N, classes, ...) of two classes or more but "
-                f"they are {tuple(outputs.shape)} and targets {targets.dtype} {tuple(targets.shape)}."
-            )
-        for name, metric in task_metrics(task).items():
-            try:
-                float(metric(outputs, targets))
-            except Exception as error:
-                raise TaskError(
-                    f"metric {name!r} must accept outputs {tuple(outputs.shape)} and targets "
-                    f"{tuple(targets.shape)} but failed: {one_line(error)}"
-                ) from error
 
 
 def _check_export(model: nn.Module, example: Tensor, artifact: str) -> None:
