@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -58,8 +59,7 @@ class RankSelection(Scheme):
         folding = _folding(view, self.scheme)
         matrix = folding.fold(x.reshape(folding.shape))[0]
         left, squares = projections.factors(matrix)
-        # A number of the weight is used as often as a number of its factors, strides aside.
-        price = 1.0 if self.cost == "storage" else view.macs[0] / max(len(x), 1)
+        price = self._price(view)
         ranks = torch.arange(folding.full_rank + 1, device=x.device)
         lost = squares.sum() - torch.cat([squares.new_zeros(1), squares.cumsum(0)])
         costs = price * ranks * (folding.rows + folding.columns)
@@ -68,6 +68,18 @@ class RankSelection(Scheme):
         if self.alpha * price * len(x) <= float(objective[rank]):
             return Pruned(x.clone())
         return _product(matrix, left, rank, folding)
+
+    def penalty(self, encoding: Encoding, view: View) -> float:
+        if isinstance(encoding, Factored):
+            stored = encoding.rank * (encoding.folding.rows + encoding.folding.columns)
+        else:
+            dense = encoding.dense()
+            stored = len(dense) if bool(dense.any()) else 0
+        return self.alpha * self._price(view) * stored
+
+    def _price(self, view: View) -> float:
+        """C of one number; one of the weight is used as often as one of its factors, strides aside."""
+        return 1.0 if self.cost == "storage" else view.macs[0] / max(math.prod(view.shapes[0]), 1)
 
 
 def _folding(view: View, scheme: int) -> Folding:

@@ -55,6 +55,9 @@ class PenaltyL0(Scheme):
     def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
         return Pruned(projections.hard_threshold(x, (2 * self.alpha / mu) ** 0.5))
 
+    def penalty(self, encoding: Encoding, view: View) -> float:
+        return self.alpha * int(encoding.dense().count_nonzero())
+
 
 @dataclass(frozen=True)
 class PenaltyL1(Scheme):
@@ -68,3 +71,6 @@ class PenaltyL1(Scheme):
 
     def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
         return Pruned(projections.soft_threshold(x, self.alpha / mu))
+
+    def penalty(self, encoding: Encoding, view: View) -> float:
+        return self.alpha * float(encoding.dense().abs().double().sum())

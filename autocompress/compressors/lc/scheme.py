@@ -48,13 +48,17 @@ class Scheme(ABC):
             previous: the last Θ, to start from.
         """
 
+    def penalty(self, encoding: Encoding, view: View) -> float:
+        """What Θ costs by the scheme itself, beside the distance; constraints cost nothing."""
+        return 0.0
+
     def __add__(self, other: Scheme) -> Sum:
         return Sum((*_parts(self), *_parts(other)))
 
 
 @dataclass(frozen=True)
 class Sum(Scheme):
-    """A sum of schemes, solved by turns; each turn lowers the error or leaves it."""
+    """A sum of schemes, solved by turns; each turn lowers what the sum minimises or leaves it."""
 
     kind: str = field(init=False, default="sum")
     parts: tuple[Scheme, ...] = ()
@@ -70,19 +74,28 @@ class Sum(Scheme):
         found = [self._alternate(x, mu, view, start) for start in starts]
         return min(found, key=lambda pair: pair[0])[1]
 
+    def penalty(self, encoding: Encoding, view: View) -> float:
+        assert isinstance(encoding, Summed)
+        return sum(
+            scheme.penalty(part, view) for scheme, part in zip(self.parts, encoding.parts, strict=True)
+        )
+
     def _alternate(self, x: Tensor, mu: float, view: View, dense: list[Tensor]) -> tuple[float, Summed]:
+        """By turns from such parts: μ/2·‖x − Σ Δ(Θᵢ)‖² + Σ penalties, and Θ."""
         parts: list[Encoding | None] = [None] * len(self.parts)
-        error = float("inf")
+        objective = float("inf")
         for _ in range(_ALTERNATIONS):
             for i, scheme in enumerate(self.parts):
                 rest = x - sum((d for j, d in enumerate(dense) if j != i), torch.zeros_like(x))
                 solved = scheme.solve(rest, mu, view, parts[i])
                 parts[i], dense[i] = solved, solved.dense()
-            reached = float((x - torch.stack(dense).sum(0)).double().square().sum())
-            if reached >= error * (1 - 1e-5):
+            found = Summed(tuple(part for part in parts if part is not None))
+            error = float((x - torch.stack(dense).sum(0)).double().square().sum())
+            reached = mu / 2 * error + self.penalty(found, view)
+            if reached >= objective * (1 - 1e-5):
                 break
-            error = reached
-        return reached, Summed(tuple(part for part in parts if part is not None))
+            objective = reached
+        return reached, found
 
 
 def _parts(scheme: Scheme) -> tuple[Scheme, ...]:

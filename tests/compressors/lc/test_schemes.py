@@ -27,7 +27,7 @@ from autocompress.compressors.lc import (
 from autocompress.compressors.lc.scheme import View
 from autocompress.compressors.lc.schemes import SCHEMES, scheme_from
 from autocompress.errors import SettingsError
-from autocompress.weights.encodings import Factored
+from autocompress.weights.encodings import Encoding, Factored, Summed
 
 VECTORS = {
     "normal": np.random.default_rng(0).normal(size=200),
@@ -164,6 +164,30 @@ def test_a_sum_is_no_worse_than_either_part_and_improves_from_where_it_was() -> 
     first = both.solve(torch.from_numpy(x), 1.0, view)
     again = both.solve(torch.from_numpy(x), 1.0, view, first)
     assert error(x, again.dense().numpy()) <= error(x, first.dense().numpy()) + 1e-9
+
+
+@pytest.mark.parametrize("alpha", [0.02, 0.1, 1.0])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_sum_minimises_the_penalty_of_its_parts_too(alpha: float, seed: int) -> None:
+    x, view = torch.from_numpy(np.random.default_rng(seed).normal(size=400)), View(((400,),))
+
+    def objective(found: Encoding) -> float:
+        assert isinstance(found, Summed)
+        rest, kept = x.numpy() - found.dense().numpy(), found.parts[1].dense().numpy()
+        return 0.5 * float(np.square(rest).sum()) + alpha * int(np.count_nonzero(kept))
+
+    both = Codebook(3) + PenaltyL0(alpha)
+    nearer = (Codebook(3) + PenaltyL0(alpha / 20)).solve(x, 1.0, view)
+    assert objective(both.solve(x, 1.0, view, nearer)) <= objective(both.solve(x, 1.0, view)) + 1e-9
+
+
+def test_the_penalty_of_a_rank_is_what_its_selection_minimised() -> None:
+    w = np.random.default_rng(0).normal(size=(10, 100))
+    view, alpha = View(((10, 100),), (1,), (0,)), 0.02
+    scheme = RankSelection(alpha=alpha)
+    for x, numbers in ((w, 1000), (np.outer(w[:, 0], w[0]), 110), (0 * w, 0)):
+        found = scheme.solve(torch.from_numpy(x.reshape(-1)), 1.0, view)
+        assert scheme.penalty(found, view) == pytest.approx(alpha * numbers)
 
 
 def test_three_parts_add_up() -> None:
