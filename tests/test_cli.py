@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,11 @@ def test_help_shows_every_command_and_examples(tmp_path: Path) -> None:
     for name in ("search", "inspect", "front", "pick", "export", "report", "dashboard", "replay"):
         assert name in text
     assert "autocompress search fashion_mnist" in run("search", "--help", cwd=tmp_path).stdout
+
+
+def test_help_does_not_wait_for_pytorch() -> None:
+    code = "import sys, autocompress.cli; print(not {'torch', 'optuna', 'ray'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True\n"
 
 
 BAD = [

@@ -14,7 +14,10 @@ import typer
 from autocompress.cli import options as opt
 from autocompress.cli.app import app
 from autocompress.cli.show import console, print_error, print_result
+from autocompress.engine.settings import Settings, parse_duration, parse_list
 from autocompress.errors import SettingsError
+
+_OBJECTIVES = ",".join(Settings.objectives)
 
 
 @app.command(
@@ -33,24 +36,24 @@ def search(
     model: opt.Model = None,
     weights: opt.Weights = None,
     data_root: opt.DataRoot = None,
-    image_size: opt.ImageSize = 224,
+    image_size: opt.ImageSize = Settings.image_size,
     methods: opt.Methods = None,
     space: opt.Space = None,
-    objectives: opt.Objectives = "accuracy,bytes",
+    objectives: opt.Objectives = _OBJECTIVES,
     constraint: opt.Constraints = None,
-    trials: opt.Trials = 24,
+    trials: opt.Trials = Settings.trials,
     timeout: opt.Timeout = None,
     epochs: opt.Epochs = None,
     workers: opt.Workers = None,
-    cpus_per_trial: opt.CpusPerTrial = 1.0,
-    gpus_per_trial: opt.GpusPerTrial = 0.0,
-    sampler: opt.Sampler = "auto",
-    early_stopping: opt.EarlyStopping = False,
-    seed: opt.Seed = 0,
-    artifact: opt.Artifact = "pt2",
-    latency_batch_size: opt.LatencyBatchSize = 1,
-    latency_threads: opt.LatencyThreads = 1,
-    tau: opt.Tau = 0.5,
+    cpus_per_trial: opt.CpusPerTrial = Settings.cpus_per_trial,
+    gpus_per_trial: opt.GpusPerTrial = Settings.gpus_per_trial,
+    sampler: opt.Sampler = Settings.sampler,
+    early_stopping: opt.EarlyStopping = Settings.early_stopping,
+    seed: opt.Seed = Settings.seed,
+    artifact: opt.Artifact = Settings.artifact,
+    latency_batch_size: opt.LatencyBatchSize = Settings.latency_batch_size,
+    latency_threads: opt.LatencyThreads = Settings.latency_threads,
+    tau: opt.Tau = Settings.tau,
     out: opt.Out = None,
     storage: opt.Storage = None,
     ray_address: opt.RayAddress = None,
@@ -79,12 +82,11 @@ def inspect(
     task: opt.TaskName,
     model: opt.Model = None,
     data_root: opt.DataRoot = None,
-    image_size: opt.ImageSize = 224,
+    image_size: opt.ImageSize = Settings.image_size,
     as_json: opt.AsJson = False,
 ) -> None:
     """What can be compressed in the model of TASK, and what cannot, and why."""
     from autocompress.engine.prepare import prepare
-    from autocompress.engine.settings import Settings
     from autocompress.report.inspection import inspection_json, inspection_tables
 
     settings = Settings(task=task, model=model, data_root=data_root, image_size=image_size)
@@ -132,7 +134,6 @@ def _from_file(name: str, value: Any) -> Any:
 @contextmanager
 def _progress_of(options: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """The task's name, the settings and the display of a search."""
-    from autocompress.engine.settings import Settings, parse_duration, parse_list
     from autocompress.report import ConsoleProgress
 
     values = dict(options)

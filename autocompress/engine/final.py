@@ -10,9 +10,9 @@ from autocompress.engine.prepare import Prepared
 from autocompress.errors import DivergedError
 from autocompress.metrics import measure_split
 from autocompress.metrics.latency import measure_latency
-from autocompress.metrics.score import SCORE, acc_comp
 from autocompress.report import Progress
 from autocompress.result import ParetoModel, SearchResult
+from autocompress.score import SCORE, acc_comp
 from autocompress.study import SearchStudy
 
 

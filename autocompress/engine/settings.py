@@ -1,4 +1,8 @@
-"""All settings of a search: what identifies a run, and what may differ when it is continued."""
+"""All settings of a search: what identifies a run, and what may differ when it is continued.
+
+The command line's defaults are those of `Settings`, so this module imports PyTorch and Optuna where it
+needs them: `--help` does not wait for them.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,8 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any
 
-import torch
-from joblib import cpu_count
-
-from autocompress.checkpoint import ARTIFACTS
 from autocompress.errors import SettingsError, one_line
-from autocompress.metrics.score import TAU
-from autocompress.study import SAMPLERS
+from autocompress.score import TAU
 
 # What executes a run may change when it is continued; everything else says which run it is.
 EXECUTION = ("trials", "timeout", "workers", "cpus_per_trial", "gpus_per_trial", "ray_address")
@@ -67,6 +66,9 @@ class Settings:
     ray_address: str | None = None
 
     def __post_init__(self) -> None:
+        from autocompress.checkpoint import ARTIFACTS
+        from autocompress.study import SAMPLERS
+
         self._check_types()
         least_one = ("trials", "epochs", "workers", "image_size", "latency_batch_size")
         for name in (*least_one, "latency_threads"):
@@ -104,6 +106,8 @@ class Settings:
         Raises:
             SettingsError: GPUs are wanted that are not there.
         """
+        import torch
+
         there = torch.cuda.device_count()
         if self.ray_address is None and self.gpus_per_trial > there:
             raise SettingsError(
@@ -114,6 +118,9 @@ class Settings:
     @property
     def parallel(self) -> int:
         """Trials at a time: as given, else as many as the CPUs and GPUs that this process may use carry."""
+        import torch
+        from joblib import cpu_count
+
         if self.workers is not None:
             return self.workers
         most = int(cpu_count() // self.cpus_per_trial)

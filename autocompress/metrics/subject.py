@@ -13,7 +13,7 @@ from autocompress.errors import DivergedError
 from autocompress.graph.costs import count_params, layer_macs
 from autocompress.metrics.accuracy import accuracy
 from autocompress.metrics.latency import LatencySettings, measure_latency
-from autocompress.metrics.score import SCORE, TAU, acc_comp
+from autocompress.score import SCORE, TAU, acc_comp
 from autocompress.task import Batches, MetricFn, Task
 from autocompress.training import Clock, predict
 

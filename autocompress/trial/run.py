@@ -19,7 +19,7 @@ from autocompress.distillation import Distillation
 from autocompress.errors import TaskError
 from autocompress.metrics import Subject, measure
 from autocompress.metrics.latency import LatencySettings
-from autocompress.metrics.score import TAU
+from autocompress.score import TAU
 from autocompress.task import Task
 from autocompress.training import Trainer
 from autocompress.trial.config import TrialConfig

@@ -9,7 +9,7 @@ import pytest
 import autocompress as ac
 from autocompress.errors import SettingsError
 from autocompress.metrics import known_metrics, parse_objectives
-from autocompress.metrics.score import acc_comp
+from autocompress.score import acc_comp
 
 KNOWN = {"accuracy": "maximize", "bytes": "minimize", "macs": "minimize", "params": "minimize"}
 
