@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from autocompress.compressors._base import Compressor, CompressorState
 from autocompress.compressors._decompose import replaceable
+from autocompress.compressors._settings import at_least_0
 from autocompress.compressors.lc.assignment import Assignment, Tasks, assignments, resolve, view_of
+from autocompress.compressors.lc.compression import Compression
 from autocompress.compressors.lc.quantization import Codebook
-from autocompress.compressors.lc.scheme import Scheme, View
+from autocompress.compressors.lc.scheme import Scheme
 from autocompress.errors import SettingsError, TrialError
 from autocompress.graph import analyse
 from autocompress.graph.costs import layer_macs
@@ -40,6 +42,9 @@ class Config:
         growth: factor on μ from one L step to the next.
         steps: L steps that the compressing epochs are divided into; a C step ends each.
         multipliers: an augmented Lagrangian; otherwise a quadratic penalty.
+        mu_exponent: μ of a constraint is μ times this power of its weights' root mean square relative to
+            that of all. 0 makes all alike; with 1 late layers, whose weights are few and large, settle
+            before the early ones, which can still adapt. Penalties and rank selection share one μ.
     """
 
     tasks: Tasks = (Assignment(("*",), Codebook(k=4)),)
@@ -47,6 +52,7 @@ class Config:
     growth: float = 1.2
     steps: int = 30
     multipliers: bool = True
+    mu_exponent: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", assignments(self.tasks))
@@ -56,53 +62,23 @@ class Config:
             raise SettingsError(f"growth must be at least 1 but got {self.growth}.")
         if self.steps < 1:
             raise SettingsError(f"steps must be at least 1 but got {self.steps}.")
-
-
-@dataclass
-class Compression:
-    """One view of the weights: its layers, its scheme, and where the constraint stands.
-
-    Args:
-        layers: whose weights are one vector.
-        scheme: what they become.
-        view: what the scheme knows of them.
-        encoding: the last Θ.
-        dense: Δ(Θ), `(n,)`.
-        multipliers: λ, `(n,)`.
-    """
-
-    layers: tuple[WeightLayer, ...]
-    scheme: Scheme
-    view: View
-    encoding: Encoding
-    dense: Tensor
-    multipliers: Tensor
-
-    def split(self, vector: Tensor) -> dict[str, Tensor]:
-        """A vector of all weights as one tensor for each layer."""
-        parts = torch.split(vector, [layer.params for layer in self.layers])
-        return {layer.name: part.reshape(layer.shape) for layer, part in zip(self.layers, parts, strict=True)}
-
-    def encodings(self) -> dict[str, Encoding]:
-        """The encoding of each layer's weight."""
-        found, start = {}, 0
-        for layer in self.layers:
-            found[layer.name] = self.encoding.part(start, start + layer.params)
-            start += layer.params
-        return found
+        at_least_0("mu_exponent", self.mu_exponent)
 
 
 @dataclass
 class LcState(CompressorState):
-    """The model, its compressions, the greatest μ that training is stable at, layers that two others may
-    stand for, and what the L step pulls each weight to."""
+    """The model, its compressions, the greatest μ that training is stable at, and layers that two others
+    may stand for."""
 
     compressions: list[Compression]
     mu: float
     limit: float
     replaceable: frozenset[str]
     step: int = 0
-    targets: dict[str, Tensor] = field(default_factory=dict)
+
+    def mu_of(self, one: Compression) -> float:
+        """μ of one constraint."""
+        return min(self.mu * one.scale, self.limit)
 
 
 class Lc(Compressor[LcState]):
@@ -129,40 +105,41 @@ class Lc(Compressor[LcState]):
         layers = [one for one in found if one.reason != shared and one.name]
         names = [one.name for one in layers if one.reason is None]
         near = example.to(next(model.parameters()).device)
-        limit = _stable_mu(task.recipe)
         able = frozenset(replaceable(model, names, near))
-        state = LcState(model, [], min(self.config.mu0, limit), limit, able)
-        for mine, scheme in resolve(self.config.tasks, layers):
+        state = LcState(model, [], self.config.mu0, _stable_mu(task.recipe), able)
+        views = resolve(self.config.tasks, layers)
+        scales = self._scales(views, model)
+        for (mine, scheme), scale in zip(views, scales, strict=True):
             x = _vector(model, mine)
             view = view_of(mine, float(x.abs().double().sum()))
             try:
                 # Direct compression: the nearest Δ(Θ) to the reference.
-                encoding = scheme.solve(x, state.mu, view)
+                encoding = scheme.solve(x, min(state.mu * scale, state.limit), view)
             except SettingsError as error:
                 raise TrialError(f"{', '.join(layer.name for layer in mine)}: {error}") from error
-            state.compressions.append(
-                Compression(mine, scheme, view, encoding, encoding.dense(), torch.zeros_like(x))
-            )
-        self._aim(state)
+            state.compressions.append(Compression(mine, scheme, view, encoding, torch.zeros_like(x), scale))
         return state
 
     def penalty(self, state: LcState) -> Tensor:
-        distances = [
-            (_weight(state.model, name) - target).square().sum() for name, target in state.targets.items()
+        pulls = [
+            state.mu_of(one) / 2 * (_weight(state.model, name) - target).square().sum()
+            for one in state.compressions
+            for name, target in one.targets.items()
         ]
-        penalty: Tensor = state.mu / 2 * torch.stack(distances).sum()
-        return penalty
+        return torch.stack(pulls).sum()
 
     def after_step(self, state: LcState, progress: float) -> None:
         """A C step at the end of each L step, then the multipliers, then a larger μ."""
         done = int(progress * self.config.steps + 1e-9)
         if done == state.step:
             return
-        self._solve(state)
+        for one in state.compressions:
+            one.solve(_vector(state.model, one.layers), state.mu_of(one), self.config.multipliers)
         if done < self.config.steps:
-            state.mu = min(self.config.mu0 * self.config.growth**done, state.limit)
+            state.mu = self.config.mu0 * self.config.growth**done
         state.step = done
-        self._aim(state)
+        for one in state.compressions:
+            one.aim(state.mu_of(one))
 
     def after_epoch(self, state: LcState, progress: float) -> Mapping[str, float]:
         """How far the weights are from what they will be stored as, relative to their size, and what share
@@ -199,18 +176,18 @@ class Lc(Compressor[LcState]):
                 carry(state.model.get_submodule(name), encoding)
         return state.model
 
-    def _solve(self, state: LcState) -> None:
-        for one in state.compressions:
-            x = _vector(state.model, one.layers)
-            shifted = x - one.multipliers / state.mu
-            one.encoding = one.scheme.solve(shifted, state.mu, one.view, one.encoding)
-            one.dense = one.encoding.dense()
-            if self.config.multipliers:
-                one.multipliers = one.multipliers - state.mu * (x - one.dense)
+    def _scales(self, views: list[tuple[tuple[WeightLayer, ...], Scheme]], model: nn.Module) -> list[float]:
+        """Of each view's μ: (root mean square of its weights / that of all) to the power of `mu_exponent`.
 
-    def _aim(self, state: LcState) -> None:
-        for one in state.compressions:
-            state.targets |= one.split(one.dense + one.multipliers / state.mu)
+        A penalty's α costs the same in every layer only if μ is the same, and zeros have no size to go by.
+        """
+        sizes = [sum(layer.params for layer in mine) for mine, _ in views]
+        squares = [float(_vector(model, mine).double().square().mean()) for mine, _ in views]
+        mean = sum(square * n for square, n in zip(squares, sizes, strict=True)) / sum(sizes)
+        return [
+            (square / mean) ** (self.config.mu_exponent / 2) if square and not scheme.penalised else 1.0
+            for square, (_, scheme) in zip(squares, views, strict=True)
+        ]
 
 
 def _stable_mu(recipe: Recipe) -> float:

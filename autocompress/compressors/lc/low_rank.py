@@ -52,6 +52,10 @@ class RankSelection(Scheme):
         if self.cost not in ("storage", "macs"):
             raise SettingsError(f"cost must be 'storage' or 'macs' but got {self.cost!r}.")
 
+    @property
+    def penalised(self) -> bool:
+        return True
+
     def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
         if view.groups[0] != 1:
             # Grouped convolutions hold little; they stay as they are.

@@ -52,6 +52,10 @@ class PenaltyL0(Scheme):
     def __post_init__(self) -> None:
         at_least_0("alpha", self.alpha)
 
+    @property
+    def penalised(self) -> bool:
+        return True
+
     def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
         return Pruned(projections.hard_threshold(x, (2 * self.alpha / mu) ** 0.5))
 
@@ -68,6 +72,10 @@ class PenaltyL1(Scheme):
 
     def __post_init__(self) -> None:
         at_least_0("alpha", self.alpha)
+
+    @property
+    def penalised(self) -> bool:
+        return True
 
     def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
         return Pruned(projections.soft_threshold(x, self.alpha / mu))

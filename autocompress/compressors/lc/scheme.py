@@ -52,6 +52,11 @@ class Scheme(ABC):
         """What Θ costs by the scheme itself, beside the distance; constraints cost nothing."""
         return 0.0
 
+    @property
+    def penalised(self) -> bool:
+        """Whether Θ costs anything, so that μ also says what an error is worth."""
+        return False
+
     def __add__(self, other: Scheme) -> Sum:
         return Sum((*_parts(self), *_parts(other)))
 
@@ -79,6 +84,10 @@ class Sum(Scheme):
         return sum(
             scheme.penalty(part, view) for scheme, part in zip(self.parts, encoding.parts, strict=True)
         )
+
+    @property
+    def penalised(self) -> bool:
+        return any(part.penalised for part in self.parts)
 
     def _alternate(self, x: Tensor, mu: float, view: View, dense: list[Tensor]) -> tuple[float, Summed]:
         """By turns from such parts: μ/2·‖x − Σ Δ(Θᵢ)‖² + Σ penalties, and Θ."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -91,7 +92,8 @@ def test_sgd_does_not_diverge_however_fast_mu_grows(task: ac.Task) -> None:
     state = lc.attach(task.model(), task)
     trainer = Trainer(task, 4, lr_scale=2.0)
     trainer.fit(state.model, 4, CompressorHooks(lc, state))
-    assert state.mu == 0.5 / 0.05
+    assert state.mu > 1e6
+    assert all(state.mu_of(one) == 0.5 / 0.05 for one in state.compressions)
     assert all(value < 0.05 for name, value in trainer.history[-1].items() if name.startswith("distance/"))
 
 
@@ -119,6 +121,27 @@ def test_steps_follow_the_augmented_lagrangian(task: ac.Task) -> None:
         assert torch.allclose(one.multipliers, multipliers, atol=1e-6)
         mu = 0.5 * 2**done
         assert state.mu == mu
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])
+def test_mu_follows_the_size_of_the_weights(task: ac.Task, exponent: float) -> None:
+    lc = Lc(tasks={"conv2": RankSelection(), "*": Codebook(2)}, mu0=0.5, mu_exponent=exponent)
+    model = task.model()
+    with torch.no_grad():
+        model.fc1.weight.zero_()
+    layers = (model.conv2, model.conv1, model.fc1, model.fc2)
+    weights = [layer.weight.detach().numpy().astype(np.float64).reshape(-1) for layer in layers]
+    size = np.sqrt(np.square(np.concatenate(weights)).mean())
+    mus = [0.5 * (np.sqrt(np.square(w).mean()) / size) ** exponent for w in weights]
+    mus[0] = mus[2] = 0.5  # α means the same everywhere; zeros have no size to go by
+    state = lc.attach(model, task)
+    assert [state.mu_of(one) for one in state.compressions] == pytest.approx(mus)
+    expected = 0.0
+    for mu, one, layer in zip(mus, state.compressions, layers, strict=True):
+        expected += (
+            mu / 2 * float((layer.weight.detach() - one.dense.reshape(layer.weight.shape)).square().sum())
+        )
+    assert lc.penalty(state).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_rising_mu_brings_weights_to_what_they_are_stored_as(task: ac.Task) -> None:
@@ -186,6 +209,7 @@ def test_a_config_comes_back_from_json(task: ac.Task) -> None:
 @pytest.mark.parametrize(("options", "message"), [
     ({"mu0": 0.0}, "mu0 must be greater than 0 but got 0.0."),
     ({"growth": 0.5}, "growth must be at least 1 but got 0.5."),
+    ({"mu_exponent": -1.0}, "mu_exponent must be at least 0 but got -1.0."),
     ({"steps": 0}, "steps must be at least 1 but got 0."),
     ({"tasks": ()}, "tasks must name at least one layer but is empty."),
 ])  # fmt: skip
