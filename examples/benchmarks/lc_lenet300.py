@@ -101,7 +101,7 @@ def run(task: ac.Task, tasks: Tasks, epochs: int, seed: int, folder: Path) -> tu
     # 40 L steps, as published; μ rises faster (from 9e-5 by 1.1 there) because they are shorter. The
     # last fifth of the epochs trains levels, values and factors as they are stored. All this was chosen
     # for k = 2, on 10,000 training images that neither it nor a reference of its own was trained on.
-    compressor = Lc(tasks=tasks, mu0=2e-4, growth=1.2, steps=40, mu_exponent=1.0)
+    compressor = Lc(tasks=tasks, mu0=2e-4, growth=1.2, steps=40)
     trainer = Trainer(task, epochs)
     compressing = round(0.8 * epochs)
     model, _, _ = compress_stage(model, task, compressor, trainer, compressing)

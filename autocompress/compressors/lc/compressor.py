@@ -52,7 +52,7 @@ class Config:
     growth: float = 1.2
     steps: int = 30
     multipliers: bool = True
-    mu_exponent: float = 0.0
+    mu_exponent: float = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", assignments(self.tasks))
