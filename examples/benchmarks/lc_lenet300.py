@@ -47,10 +47,17 @@ SETUPS: dict[str, tuple[Tasks, float | None]] = {
         2.13,
     ),
     "rank selection": ({"*": RankSelection(alpha=1e-6)}, 1.90),
-    # Two sums, the one above and one with low rank, against their parts at no fewer bytes.
-    "quantize k = 2 + rank 2": ({"*": Codebook(2) + LowRank(2)}, None),
+    # A sum with as many corrections as the one above, most of them where two levels cost most, and what
+    # either part alone makes of no fewer bytes.
+    "quantize k = 2 + 0.5, 4 and 10 %": (
+        {
+            "fc1": Codebook(2) + PruneL0(0.005),
+            "fc2": Codebook(2) + PruneL0(0.04),
+            "fc3": Codebook(2) + PruneL0(0.1),
+        },
+        None,
+    ),
     "codebook alone, k = 3": ({("*",): Codebook(3)}, None),
-    "rank 8 alone": ({"*": LowRank(8)}, None),
     "pruning alone, 3.8 %": ({("*",): PruneL0(0.038)}, None),
 }
 console = Console(width=130)
