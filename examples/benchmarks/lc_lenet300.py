@@ -57,8 +57,12 @@ SETUPS: dict[str, tuple[Tasks, float | None]] = {
         },
         None,
     ),
-    "codebook alone, k = 3": ({("*",): Codebook(3)}, None),
+    "codebook alone, k = 3": ({"*": Codebook(3)}, None),
     "pruning alone, 3.8 %": ({("*",): PruneL0(0.038)}, None),
+    # The same without training (`--epochs 0`), where more levels are needed.
+    "quantize k = 4 + 2 % corrections": ({"*": Codebook(4) + PruneL0(0.02)}, None),
+    "codebook alone, k = 8": ({"*": Codebook(8)}, None),
+    "pruning alone, 7.8 %": ({("*",): PruneL0(0.078)}, None),
 }
 console = Console(width=130)
 
