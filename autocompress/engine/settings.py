@@ -118,11 +118,11 @@ class Settings:
     @property
     def parallel(self) -> int:
         """Trials at a time: as given, else as many as the CPUs and GPUs that this process may use carry."""
+        if self.workers is not None:
+            return self.workers
         import torch
         from joblib import cpu_count
 
-        if self.workers is not None:
-            return self.workers
         most = int(cpu_count() // self.cpus_per_trial)
         if self.gpus_per_trial and self.ray_address is None:
             most = min(most, int(torch.cuda.device_count() // self.gpus_per_trial))
