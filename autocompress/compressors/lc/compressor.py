@@ -39,7 +39,7 @@ class Config:
             names, patterns ("layer1.*", "*"), classes ("Conv2d") or parts ("1/3", the first third);
             layers of a tuple are compressed jointly, those of one string each by itself.
         mu0: μ of the first L step.
-        growth: factor on μ from one L step to the next.
+        growth: factor on μ from one L step to the next; under SGD μ ends at 0.5 / lr, where that is stable.
         steps: L steps that the compressing epochs are divided into; a C step ends each.
         multipliers: an augmented Lagrangian; otherwise a quadratic penalty.
         mu_exponent: μ of a constraint is μ times this power of its weights' root mean square relative to
