@@ -62,6 +62,12 @@ class Recipe:
             raise SettingsError(f"lr must be greater than 0 but got {self.lr}.")
         if self.optimizer not in ("adamw", "sgd"):
             raise SettingsError(f"optimizer must be 'adamw' or 'sgd' but got {self.optimizer!r}.")
+        if not self.weight_decay >= 0:
+            raise SettingsError(f"weight_decay must be at least 0 but got {self.weight_decay}.")
+        if not 0 <= self.momentum < 1:
+            raise SettingsError(f"momentum must be in [0, 1) but got {self.momentum}.")
+        if self.grad_clip is not None and not self.grad_clip > 0:
+            raise SettingsError(f"grad_clip must be greater than 0 or None but got {self.grad_clip}.")
         if not 0 <= self.warmup < 1:
             raise SettingsError(f"warmup must be in [0, 1) but got {self.warmup}.")
         if self.augment not in AUGMENTATIONS:

@@ -99,6 +99,9 @@ def test_predict_covers_the_whole_split(residual_task: ac.Task) -> None:
         ({"reference_epochs": 0}, "reference_epochs must be at least 1 but got 0"),
         ({"lr": 0.0}, r"lr must be greater than 0 but got 0\.0"),
         ({"optimizer": "lion"}, "optimizer must be 'adamw' or 'sgd' but got 'lion'"),
+        ({"weight_decay": -1.0}, r"weight_decay must be at least 0 but got -1\.0"),
+        ({"momentum": 1.0}, r"momentum must be in \[0, 1\) but got 1\.0"),
+        ({"grad_clip": 0.0}, r"grad_clip must be greater than 0 or None but got 0\.0"),
         ({"warmup": 1.0}, r"warmup must be in \[0, 1\) but got 1\.0"),
         ({"augment": "cutmix"}, "augment must be one of none, crop-flip, crop-flip-erase but got 'cutmix'"),
         ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\) but got 1\.0"),
@@ -158,7 +161,19 @@ def test_distillation_equals_the_numpy_reference(residual_task: ac.Task) -> None
     loss = Distillation(teacher, 0.7, 3.0)(
         residual_task, inputs, outputs, residual_task.loss(outputs, targets)
     )
-    assert loss.item() == pytest.approx(0.3 * own + 0.7 * 9 * kl, rel=1e-5)
+    assert loss.item() == pytest.approx(0.3 * own + 0.7 * 3 * kl, rel=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0, 20.0])
+def test_distillation_pulls_no_harder_than_targets_do(residual_task: ac.Task, temperature: float) -> None:
+    # One-hot minus one-hot, the furthest apart that two distributions are: norm √2.
+    outputs = 200 * torch.eye(5)
+    outputs.requires_grad_()
+    loss = Distillation(nn.Identity(), 1.0, temperature)(
+        residual_task, outputs.detach().roll(1, 1), outputs, torch.zeros(())
+    )
+    (found,) = torch.autograd.grad(loss, outputs)
+    assert (5 * found).norm(dim=1).max() <= 2**0.5 + 1e-5
 
 
 def test_distillation_of_other_losses_is_the_distance_of_the_outputs(residual_task: ac.Task) -> None:
