@@ -15,13 +15,9 @@ from autocompress.task import Task
 class Distillation:
     """Learning from the reference's outputs beside the targets.
 
-    Hinton et al., *Distilling the Knowledge in a Neural Network*, arXiv 1503.02531, but for a factor: loss =
-    (1 − w)·task + w·T·KL(softmax(teacher/T) ‖ softmax(student/T)); where the task's loss is not
+    Hinton et al., *Distilling the Knowledge in a Neural Network*, arXiv 1503.02531: loss =
+    (1 − w)·task + w·T²·KL(softmax(teacher/T) ‖ softmax(student/T)); where the task's loss is not
     cross entropy, the mean squared difference of the outputs instead of KL.
-
-    The factor is T, not T²: the gradient with respect to the outputs, softmax(student/T) −
-    softmax(teacher/T), is then no larger than that of cross entropy at any T, and a learning rate that
-    SGD is stable at without the teacher stays so with it.
 
     Args:
         teacher: in eval mode, on the device of training.
@@ -41,7 +37,7 @@ class Distillation:
             t = self.temperature
             student = F.log_softmax(outputs / t, 1).movedim(1, -1).flatten(0, -2)
             teacher = F.log_softmax(wanted / t, 1).movedim(1, -1).flatten(0, -2)
-            learned = t * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+            learned = t * t * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
         else:
             learned = F.mse_loss(outputs, wanted)
         return (1 - self.weight) * own + self.weight * learned

@@ -30,7 +30,9 @@ class Recipe:
         weight_decay: decay of the model's weights.
         momentum: of "sgd".
         warmup: share of the steps over which the rate rises linearly; cosine to 0 follows.
-        grad_clip: greatest gradient norm, None to leave gradients alone.
+        grad_clip: greatest norm of the loss's gradient, infinity to leave it alone. None is 1 for "sgd" on
+            `nn.CrossEntropyLoss`, which else diverges where a model has just been compressed; and infinity
+            for "adamw", whose steps its rate bounds, and for losses of other scales.
         channels_last: train models with 2-d convolutions in that memory format.
         augment: "none", "crop-flip": images shifted by up to an eighth and mirrored at random, or
             "crop-flip-erase": a rectangle of every second one is blanked out besides.
@@ -67,7 +69,7 @@ class Recipe:
         if not 0 <= self.momentum < 1:
             raise SettingsError(f"momentum must be in [0, 1) but got {self.momentum}.")
         if self.grad_clip is not None and not self.grad_clip > 0:
-            raise SettingsError(f"grad_clip must be greater than 0 or None but got {self.grad_clip}.")
+            raise SettingsError(f"grad_clip must be greater than 0 but got {self.grad_clip}.")
         if not 0 <= self.warmup < 1:
             raise SettingsError(f"warmup must be in [0, 1) but got {self.warmup}.")
         if self.augment not in AUGMENTATIONS:

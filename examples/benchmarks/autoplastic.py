@@ -15,6 +15,7 @@ by seed. About a minute an epoch.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -42,7 +43,13 @@ RULES = {"faithful": PUBLISHED, "published": SEARCHABLE, "gradient": Config()}
 # Trained from scratch by SGD, whose rates are higher than those of published weights by AdamW.
 FROM_SCRATCH = {**RULES, "gradient": Config(lambda_arch=0.3)}
 RECIPE = ac.Recipe(
-    optimizer="sgd", lr=0.05, weight_decay=5e-4, augment="crop-flip-erase", label_smoothing=0.1, mixup=0.2
+    optimizer="sgd",
+    lr=0.05,
+    weight_decay=5e-4,
+    grad_clip=math.inf,
+    augment="crop-flip-erase",
+    label_smoothing=0.1,
+    mixup=0.2,
 )
 console = Console(width=130)
 

@@ -13,6 +13,7 @@ loss of 0.001, where compressing well no longer helps. Errors differ by about 0.
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -95,7 +96,14 @@ def lenet300(root: Path) -> ac.Task:
         model=model_factory("lenet300", (784,), 10),
         train=Batches(tensors[0], targets[0], 256, shuffle=True),
         test=Batches(tensors[1], targets[1], 1000, shuffle=False),
-        recipe=ac.Recipe(lr=0.2, optimizer="sgd", weight_decay=0.0, warmup=0.02, label_smoothing=0.05),
+        recipe=ac.Recipe(
+            lr=0.2,
+            optimizer="sgd",
+            weight_decay=0.0,
+            warmup=0.02,
+            grad_clip=math.inf,
+            label_smoothing=0.05,
+        ),
         weights=load_weights(root / "pretrained" / "lenet300_mnist.npz"),
         name="lenet300",
     )
