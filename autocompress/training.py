@@ -117,10 +117,10 @@ class Trainer:
                     set_lr(optimizer, recipe, min((before + step) / total_steps, 1.0))
                     loss = self._step(model, optimizer, hooks, inputs, targets)
                     step += 1
-                    hooks.after_step(min(step / steps, 1.0))
                     total, count = total + float(loss), count + 1
                     if not math.isfinite(total):
                         raise DivergedError(f"the training loss became {float(loss)} in epoch {epoch}.")
+                    hooks.after_step(min(step / steps, 1.0))
             entry = {"epoch": float(len(self.history) + 1), "loss": total / max(count, 1)}
             entry |= hooks.after_epoch(epoch / epochs)
             self.history.append(entry)

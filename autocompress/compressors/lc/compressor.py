@@ -20,7 +20,7 @@ from autocompress.compressors.lc.assignment import Assignment, Tasks, assignment
 from autocompress.compressors.lc.compression import Compression
 from autocompress.compressors.lc.quantization import Codebook
 from autocompress.compressors.lc.scheme import Scheme
-from autocompress.errors import SettingsError, TrialError
+from autocompress.errors import DivergedError, SettingsError, TrialError
 from autocompress.graph import analyse
 from autocompress.graph.costs import layer_macs
 from autocompress.graph.layers import WeightLayer, weight_layers
@@ -116,7 +116,7 @@ class Lc(Compressor[LcState]):
                 # Direct compression: the nearest Δ(Θ) to the reference.
                 encoding = scheme.solve(x, min(state.mu * scale, state.limit), view)
             except SettingsError as error:
-                raise TrialError(f"{', '.join(layer.name for layer in mine)}: {error}") from error
+                raise TrialError(f"{_named(mine)}: {error}") from error
             state.compressions.append(Compression(mine, scheme, view, encoding, torch.zeros_like(x), scale))
         return state
 
@@ -134,7 +134,10 @@ class Lc(Compressor[LcState]):
         if done == state.step:
             return
         for one in state.compressions:
-            one.solve(_vector(state.model, one.layers), state.mu_of(one), self.config.multipliers)
+            x = _vector(state.model, one.layers)
+            if not bool(x.isfinite().all()):
+                raise DivergedError(f"the weights of {_named(one.layers)} became NaN or infinite.")
+            one.solve(x, state.mu_of(one), self.config.multipliers)
         if done < self.config.steps:
             state.mu = self.config.mu0 * self.config.growth**done
         state.step = done
@@ -194,6 +197,10 @@ def _stable_mu(recipe: Recipe) -> float:
     """The greatest μ that the L step does not diverge at: SGD on μ/2·‖w − v‖² with Nesterov's momentum 0.9
     is stable up to lr·μ = 1.36, and a trial may double the recipe's rate."""
     return math.inf if recipe.optimizer != "sgd" else 0.5 / recipe.lr
+
+
+def _named(layers: tuple[WeightLayer, ...]) -> str:
+    return ", ".join(layer.name for layer in layers)
 
 
 def _vector(model: nn.Module, layers: tuple[WeightLayer, ...]) -> Tensor:

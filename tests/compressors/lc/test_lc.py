@@ -23,7 +23,7 @@ from autocompress.compressors.lc import (
     Scheme,
     Ternary,
 )
-from autocompress.errors import SettingsError, TrialError
+from autocompress.errors import DivergedError, SettingsError, TrialError
 from autocompress.graph.costs import count_params
 from autocompress.materialize import materialize
 from autocompress.plan import Factorize, StoreEncoded
@@ -96,6 +96,15 @@ def test_sgd_does_not_diverge_however_fast_mu_grows(task: ac.Task) -> None:
     assert state.mu > 1e6
     assert all(state.mu_of(one) == 0.5 / 0.05 for one in state.compressions)
     assert all(value < 0.2 for name, value in trainer.history[-1].items() if name.startswith("distance/"))
+
+
+def test_weights_that_are_not_finite_end_the_trial_by_name(task: ac.Task) -> None:
+    lc = Lc(tasks={("fc1", "fc2"): Codebook(2)}, steps=3)
+    state = lc.attach(task.model(), task)
+    with torch.no_grad():
+        state.model.fc2.weight[0, 0] = torch.nan
+    with pytest.raises(DivergedError, match="the weights of fc1, fc2 became NaN or infinite"):
+        lc.after_step(state, 1 / 3)
 
 
 def test_steps_follow_the_augmented_lagrangian(task: ac.Task) -> None:
