@@ -67,8 +67,9 @@ Objectives = Annotated[
 Constraints = Annotated[
     list[str] | None,
     typer.Option(
-        help="'accuracy>=0.97', 'accuracy>=ref-0.005', 'bytes<=0.5*ref'; repeatable; 'none' lifts "
-        "the default. [default: accuracy>=0.9*ref]"
+        help="'accuracy>=0.97', 'accuracy>=ref-0.005', 'bytes<=0.5*ref', 'bytes|latency<=ref' (one of "
+        "them); repeatable, in place of the defaults; 'none' lifts them. [default: accuracy>=0.9*ref, "
+        "and one of the costs among the objectives <=ref]"
     ),
 ]
 Trials = Annotated[int, Whole(help="Compressed models to try.")]

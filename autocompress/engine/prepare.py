@@ -21,13 +21,11 @@ from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError, TaskError, TrialError, one_line
 from autocompress.graph import Analysis, analyse
 from autocompress.graph.costs import profile
-from autocompress.metrics import Constraint, Objective, known_metrics, parse_objectives
+from autocompress.metrics import STATIC, Constraint, Objective, known_metrics, parse_objectives
 from autocompress.metrics.latency import LatencySettings
 from autocompress.metrics.subject import task_metrics
 from autocompress.task import ModelProfile, Task
 from autocompress.trial import Measuring, load_state
-
-DEFAULT_CONSTRAINT = "accuracy>=0.9*ref"
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def prepare(task: Task | str, settings: Settings) -> Prepared:
     found = profile(model, example, analysis)
     latency = LatencySettings(settings.latency_batch_size, settings.latency_threads)
     spaces = _spaces(settings, found)
-    measured = [o.metric for o in objectives] + [c.metric for c in constraints]
+    measured = [o.metric for o in objectives] + [m for c in constraints for m in c.metrics]
     return Prepared(
         settings=_resolved(settings, task, named, spaces, constraints),
         task=task,
@@ -159,10 +157,13 @@ def _model(task: Task) -> nn.Module:
 
 
 def _bounds(settings: Settings, objectives: Sequence[Objective]) -> tuple[str, ...]:
-    """The given constraints; by default one that keeps toys off a front of accuracy."""
+    """The given constraints; by default those that keep toys off a front of accuracy, and models that are
+    neither smaller nor faster than the reference."""
     if settings.constraints is not None:
         return settings.constraints
-    return (DEFAULT_CONSTRAINT,) if objectives[0].metric == "accuracy" else ()
+    accuracy = ["accuracy>=0.9*ref"] if objectives[0].metric == "accuracy" else []
+    costs = "|".join(o.metric for o in objectives if o.metric in STATIC)
+    return (*accuracy, f"{costs}<=ref") if costs else tuple(accuracy)
 
 
 def _described(loss: Any) -> str:

@@ -32,8 +32,9 @@ _TYPES: dict[str, type] = {
 class Settings:
     """Settings of one search, as on the command line; None stands for "the default".
 
-    The default constraint is `accuracy>=0.9*ref` where accuracy is the first objective: a front is
-    not to end in toys. An empty tuple lifts it.
+    The default constraints are `accuracy>=0.9*ref` where accuracy is the first objective, because a front
+    is not to end in toys, and `bytes<=ref`, or `bytes|latency<=ref` where one of several must be less:
+    what is neither smaller nor faster is not compressed. An empty tuple lifts them.
 
     Raises:
         SettingsError: a value is out of range or unknown.

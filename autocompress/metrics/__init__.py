@@ -2,9 +2,10 @@
 
 from autocompress.metrics.constraints import Constraint
 from autocompress.metrics.objectives import Objective, parse_objectives
-from autocompress.metrics.subject import Subject, known_metrics, measure, measure_split
+from autocompress.metrics.subject import STATIC, Subject, known_metrics, measure, measure_split
 
 __all__ = [
+    "STATIC",
     "Constraint",
     "Objective",
     "Subject",

@@ -1,4 +1,4 @@
-"""Constraints such as `accuracy>=0.97`, `accuracy>=ref-0.005` or `latency<=0.5*ref`."""
+"""Constraints such as `accuracy>=0.97`, `accuracy>=ref-0.005` or `latency|bytes<=0.5*ref`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from autocompress.errors import SettingsError
 
 _NUMBER = r"[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?"
 _PATTERN = re.compile(
-    rf"^\s*(?P<metric>[\w@.-]+)\s*(?P<operator>>=|<=)\s*"
+    rf"^\s*(?P<metrics>[\w@.-]+(?:\|[\w@.-]+)*)\s*(?P<operator>>=|<=)\s*"
     rf"(?:(?:(?P<factor>{_NUMBER})\s*\*\s*)?(?P<ref>ref)(?:\s*(?P<sign>[+-])\s*(?P<offset>{_NUMBER}))?"
     rf"|(?P<value>-?{_NUMBER}))\s*$"
 )
@@ -18,17 +18,18 @@ _PATTERN = re.compile(
 
 @dataclass(frozen=True)
 class Constraint:
-    """A bound on a metric: `factor · reference + offset`, or absolute where `factor` is None."""
+    """A bound on a metric, or on one of several: `factor · reference + offset`, or absolute where `factor`
+    is None."""
 
     text: str
-    metric: str
+    metrics: tuple[str, ...]
     at_least: bool
     factor: float | None
     offset: float
 
     @staticmethod
     def parse(text: str, known: Mapping[str, str]) -> Constraint:
-        """Read `metric>=bound` or `metric<=bound`.
+        """Read `metric>=bound` or `metric<=bound`; of `one|other<=bound`, one must hold.
 
         Raises:
             SettingsError: the syntax or the metric is unknown.
@@ -39,23 +40,26 @@ class Constraint:
                 "constraint must read like 'accuracy>=0.97', 'accuracy>=ref-0.005' or "
                 f"'bytes<=0.5*ref' but got {text!r}."
             )
-        if match["metric"] not in known:
-            raise SettingsError(
-                f"constraint must be on one of {', '.join(known)} but got {match['metric']!r}."
-            )
+        metrics = tuple(match["metrics"].split("|"))
+        for metric in metrics:
+            if metric not in known:
+                raise SettingsError(f"constraint must be on one of {', '.join(known)} but got {metric!r}.")
         factor = float(match["factor"] or 1) if match["ref"] else None
         sign = -1 if match["sign"] == "-" else 1
         offset = float(match["value"]) if match["value"] else sign * float(match["offset"] or 0)
-        return Constraint(text, match["metric"], match["operator"] == ">=", factor, offset)
+        return Constraint(text, metrics, match["operator"] == ">=", factor, offset)
 
-    def bound(self, reference: Mapping[str, float]) -> float:
-        """The bound's value, given the reference's metrics."""
+    def bound(self, metric: str, reference: Mapping[str, float]) -> float:
+        """The bound on a metric, given the reference's metrics."""
         if self.factor is None:
             return self.offset
-        return self.factor * reference[self.metric] + self.offset
+        return self.factor * reference[metric] + self.offset
 
     def violation(self, metrics: Mapping[str, float], reference: Mapping[str, float]) -> float:
         """How far a model is out of bounds, relative to the bound; ≤ 0 is feasible."""
-        bound = self.bound(reference)
-        excess = bound - metrics[self.metric] if self.at_least else metrics[self.metric] - bound
+        return min(self._violation(metric, metrics, reference) for metric in self.metrics)
+
+    def _violation(self, metric: str, metrics: Mapping[str, float], reference: Mapping[str, float]) -> float:
+        bound = self.bound(metric, reference)
+        excess = bound - metrics[metric] if self.at_least else metrics[metric] - bound
         return excess / max(abs(bound), 1e-12)

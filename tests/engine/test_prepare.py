@@ -84,9 +84,24 @@ def test_labels_that_the_loss_ignores_are_no_fault(residual_task: ac.Task) -> No
     prepare(replace(residual_task, train=train, loss=nn.CrossEntropyLoss(ignore_index=-1)), Settings())
 
 
+@pytest.mark.parametrize(
+    ("objectives", "wanted"),
+    [
+        ("accuracy,latency,bytes", ("accuracy>=0.9*ref", "latency|bytes<=ref")),
+        ("bytes,accuracy", ("bytes<=ref",)),
+        ("accuracy", ("accuracy>=0.9*ref",)),
+    ],
+)
+def test_by_default_models_keep_accuracy_and_are_smaller_or_faster(
+    residual_task: ac.Task, objectives: str, wanted: tuple[str, ...]
+) -> None:
+    found = prepare(residual_task, Settings(objectives=tuple(objectives.split(","))))
+    assert found.settings.constraints == wanted
+
+
 def test_naming_a_default_is_no_other_run() -> None:
     plain = prepare("digits", Settings()).identity()
-    named = Settings(model="small_cnn", epochs=12, constraints=("accuracy>=0.9*ref",))
+    named = Settings(model="small_cnn", epochs=12, constraints=("accuracy>=0.9*ref", "bytes<=ref"))
     assert prepare("digits", named).identity() == plain
 
 

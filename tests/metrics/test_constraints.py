@@ -24,7 +24,8 @@ REFERENCE = {"accuracy": 0.9, "bytes": 1000.0, "latency": 4.0}
     ],
 )
 def test_bounds_are_absolute_or_relative_to_the_reference(text: str, bound: float) -> None:
-    assert Constraint.parse(text, KNOWN).bound(REFERENCE) == pytest.approx(bound)
+    constraint = Constraint.parse(text, KNOWN)
+    assert constraint.bound(*constraint.metrics, REFERENCE) == pytest.approx(bound)
 
 
 def test_violation_is_positive_outside_and_not_inside() -> None:
@@ -36,8 +37,14 @@ def test_violation_is_positive_outside_and_not_inside() -> None:
     assert most.violation({"bytes": 500}, REFERENCE) == 0
 
 
+def test_one_of_several_metrics_must_keep_the_bound() -> None:
+    either = Constraint.parse("bytes|latency<=ref", KNOWN)
+    assert either.violation({"bytes": 1500, "latency": 3.0}, REFERENCE) == pytest.approx(-0.25)
+    assert either.violation({"bytes": 1500, "latency": 5.0}, REFERENCE) == pytest.approx(0.25)
+
+
 @pytest.mark.parametrize(
-    "text", ["accuracy", "accuracy>0.9", "accuracy>=", "accuracy>=ref*0.5", ">=1", "a b>=1"]
+    "text", ["accuracy", "accuracy>0.9", "accuracy>=", "accuracy>=ref*0.5", ">=1", "a b>=1", "bytes|<=ref"]
 )
 def test_other_syntax_is_refused_with_examples(text: str) -> None:
     with pytest.raises(SettingsError, match="constraint must read like"):
@@ -46,4 +53,4 @@ def test_other_syntax_is_refused_with_examples(text: str) -> None:
 
 def test_unknown_metrics_are_refused() -> None:
     with pytest.raises(SettingsError, match="must be on one of accuracy, bytes, latency but"):
-        Constraint.parse("speed>=1", KNOWN)
+        Constraint.parse("bytes|speed<=1", KNOWN)
