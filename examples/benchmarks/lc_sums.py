@@ -5,7 +5,9 @@
 With `--epochs 0` directly, without any training, at 102 kB; otherwise after training, at 53 kB. Both the
 loss on the training images, which LC minimises, and the test error are those of the program as loaded,
 over several seeds as mean ± standard deviation. No labels are smoothed, as published. Parts have the
-levels and shares by layer that serve them best in as many bytes, not those they have in the sum.
+levels and shares by layer that served them best of those tried, not those they have in the sum. After
+training the sum has the least training loss of all; its test error is below the codebook's and about
+that of pruning, which generalises better here than its loss says.
 """
 
 from __future__ import annotations
