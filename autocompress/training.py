@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.augment import augmented, mixed
+from autocompress.clipping import backward, greatest_norm
 from autocompress.distillation import Distillation
 from autocompress.errors import DivergedError
 from autocompress.task import Batches, LossFn, Recipe, Task
@@ -141,7 +142,7 @@ class Trainer:
         inputs = augmented(inputs.to(device), recipe.augment)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.mixed_precision):
             loss, own = self._loss(model, inputs, targets.to(device))
-        _backward(loss, hooks.penalty().to(device), model, greatest_norm(self.task))
+        backward(loss, hooks.penalty().to(device), model, greatest_norm(self.task))
         optimizer.step()
         return own.detach()
 
@@ -158,25 +159,6 @@ class Trainer:
             own = loss_of(outputs, targets)
         loss = own if self.distillation is None else self.distillation(self.task, inputs, outputs, own)
         return loss, own
-
-
-def greatest_norm(task: Task) -> float:
-    """Of the loss's gradient: the recipe's, or by default 1 where SGD follows cross entropy."""
-    if task.recipe.grad_clip is not None:
-        return task.recipe.grad_clip
-    follows = task.recipe.optimizer == "sgd" and isinstance(task.loss, nn.CrossEntropyLoss)
-    return 1.0 if follows else math.inf
-
-
-def _backward(loss: Tensor, penalty: Tensor, model: nn.Module, clip: float) -> None:
-    """Gradients of both, of which the loss's is clipped: what a penalty is to reach, it must reach."""
-    if math.isinf(clip):
-        (loss + penalty).backward()  # type: ignore[no-untyped-call]
-        return
-    loss.backward(retain_graph=penalty.requires_grad)  # type: ignore[no-untyped-call]  # may share it
-    torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
-    if penalty.requires_grad:
-        penalty.backward()  # type: ignore[no-untyped-call]
 
 
 def smoothed(loss: LossFn, share: float) -> LossFn:

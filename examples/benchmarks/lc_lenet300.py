@@ -17,6 +17,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -112,23 +113,25 @@ def compressed(task: ac.Task, tasks: Tasks, epochs: int, seed: int) -> nn.Module
     return model
 
 
-def run(task: ac.Task, tasks: Tasks, epochs: int, seed: int, folder: Path) -> tuple[float, int, float]:
+def run(task: ac.Task, tasks: Tasks, epochs: int, seed: int) -> tuple[float, int, float]:
     """Test error in %, stored bytes and minutes."""
     start = time.perf_counter()
-    model = compressed(task, tasks, epochs, seed)
-    return *stored_error(model, task, folder), (time.perf_counter() - start) / 60
-
-
-def stored_error(model: nn.Module, task: ac.Task, folder: Path) -> tuple[float, int]:
-    """Test error in % of the program as loaded, and bytes of the stored weights."""
-    writer = Writer(folder)
-    try:
-        stored = writer.write(model.eval(), task.example(), "pt2")
+    with stored(compressed(task, tasks, epochs, seed), task) as (program, size):
         assert task.test is not None
-        error = 100 * (1 - measure_split(stored.load(), task.test, task)["accuracy"])
-        return error, stored.bytes("pt2")
-    finally:
-        writer.discard()
+        error = 100 * (1 - measure_split(program, task.test, task)["accuracy"])
+    return error, size, (time.perf_counter() - start) / 60
+
+
+@contextmanager
+def stored(model: nn.Module, task: ac.Task) -> Iterator[tuple[Callable[[Tensor], Tensor], int]]:
+    """The program as loaded, and bytes of the stored weights."""
+    with tempfile.TemporaryDirectory() as scratch:
+        writer = Writer(Path(scratch) / "stored")
+        try:
+            checkpoint = writer.write(model.eval(), task.example(), "pt2")
+            yield checkpoint.load(), checkpoint.bytes("pt2")
+        finally:
+            writer.discard()
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -190,25 +193,23 @@ def main() -> None:
     columns = ("setup", "untrained %", "test error %", "published %", "met", "bytes", "of dense", "minutes")
     for column in columns:
         table.add_column(column)
-    with tempfile.TemporaryDirectory() as scratch:
-        for name in arguments.setups:
-            tasks, published = SETUPS[name]
-            folder = Path(scratch) / "stored"
-            untrained = run(task, tasks, 0, arguments.seed, folder)[0]
-            error, size, minutes = run(task, tasks, arguments.epochs, arguments.seed, folder)
-            met = "yes" if error <= published + 1e-9 else "no"
-            share, time_taken = f"{size / dense:.3f}", f"{minutes:.1f}"
-            table.add_row(
-                name,
-                f"{untrained:.2f}",
-                f"{error:.2f}",
-                f"{published:.2f}",
-                met,
-                f"{size:,}",
-                share,
-                time_taken,
-            )
-            console.log(f"{name}: {untrained:.2f} %, {error:.2f} %, {size:,} bytes, {time_taken} min")
+    for name in arguments.setups:
+        tasks, published = SETUPS[name]
+        untrained = run(task, tasks, 0, arguments.seed)[0]
+        error, size, minutes = run(task, tasks, arguments.epochs, arguments.seed)
+        met = "yes" if error <= published + 1e-9 else "no"
+        share, time_taken = f"{size / dense:.3f}", f"{minutes:.1f}"
+        table.add_row(
+            name,
+            f"{untrained:.2f}",
+            f"{error:.2f}",
+            f"{published:.2f}",
+            met,
+            f"{size:,}",
+            share,
+            time_taken,
+        )
+        console.log(f"{name}: {untrained:.2f} %, {error:.2f} %, {size:,} bytes, {time_taken} min")
     console.print(table)
 
 

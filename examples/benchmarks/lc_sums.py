@@ -14,18 +14,17 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from lc_lenet300 import Tasks, compressed, lenet300
+from lc_lenet300 import Tasks, compressed, lenet300, stored
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 import autocompress as ac
-from autocompress.checkpoint.store import Writer
 from autocompress.compressors.lc import Codebook, PruneL0
 from autocompress.training import predict
 
@@ -54,20 +53,15 @@ console = Console(width=130)
 
 def measured(task: ac.Task, tasks: Tasks, epochs: int, seed: int) -> tuple[float, float, float, int]:
     """Training loss, training error and test error in %, and stored bytes of the program as loaded."""
-    model = compressed(task, tasks, epochs, seed).eval()
-    with tempfile.TemporaryDirectory() as scratch:
-        writer = Writer(Path(scratch) / "stored")
-        try:
-            stored = writer.write(model, task.example(), "pt2")
-            program, size = stored.load(), stored.bytes("pt2")
-            assert task.test is not None
-            outputs, targets = predict(program, task.train)
-            loss = task.loss(outputs, targets).item()
-            wrong = float((outputs.argmax(1) != targets).double().mean())
-            outputs, targets = predict(program, task.test)
-            return loss, 100 * wrong, 100 * float((outputs.argmax(1) != targets).double().mean()), size
-        finally:
-            writer.discard()
+    with stored(compressed(task, tasks, epochs, seed), task) as (program, size):
+        assert task.test is not None
+        outputs, targets = predict(program, task.train)
+        loss, wrong = task.loss(outputs, targets).item(), error_of(outputs, targets)
+        return loss, wrong, error_of(*predict(program, task.test)), size
+
+
+def error_of(outputs: Tensor, targets: Tensor) -> float:
+    return 100 * float((outputs.argmax(1) != targets).double().mean())
 
 
 def spread(values: Sequence[float], digits: int) -> str:

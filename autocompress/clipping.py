@@ -1,0 +1,29 @@
+"""Gradients of a loss and a penalty, of which the loss's alone is clipped."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.task import Task
+
+
+def greatest_norm(task: Task) -> float:
+    """Of the loss's gradient: the recipe's, or by default 1 where SGD follows cross entropy."""
+    if task.recipe.grad_clip is not None:
+        return task.recipe.grad_clip
+    follows = task.recipe.optimizer == "sgd" and isinstance(task.loss, nn.CrossEntropyLoss)
+    return 1.0 if follows else math.inf
+
+
+def backward(loss: Tensor, penalty: Tensor, model: nn.Module, clip: float) -> None:
+    """Gradients of both, of which the loss's is clipped: what a penalty is to reach, it must reach."""
+    if math.isinf(clip):
+        (loss + penalty).backward()  # type: ignore[no-untyped-call]
+        return
+    loss.backward(retain_graph=penalty.requires_grad)  # type: ignore[no-untyped-call]  # may share it
+    torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+    if penalty.requires_grad:
+        penalty.backward()  # type: ignore[no-untyped-call]
