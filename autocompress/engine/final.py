@@ -26,7 +26,7 @@ def measure_front(prepared: Prepared, result: SearchResult, study: SearchStudy, 
         return
     known = study.final_metrics()
     waiting = [p for p in result.front if p.trial != 0 and p.trial not in known]
-    reference, name = result.reference, ARTIFACTS[prepared.settings.artifact][0]
+    reference, name = result.reference, ARTIFACTS[prepared.settings.artifact]
     found = {}
     for position, point in enumerate(waiting):
         progress.final(position, len(waiting))

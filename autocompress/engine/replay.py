@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from autocompress.checkpoint import open_checkpoint
-from autocompress.checkpoint.store import ARTIFACTS
 from autocompress.checkpoint.weights import load_weights_into
 from autocompress.engine.folder import RunFolder
 from autocompress.engine.prepare import prepare
@@ -49,7 +48,7 @@ def replay(
     reference = open_checkpoint(folder.reference)
     load_weights_into(prepared.model, reference.path / "weights.safetensors")
     weights = {name: t.numpy() for name, t in prepared.model.state_dict().items()}
-    program = reference.path / ARTIFACTS[settings.artifact][0]
+    program = reference.artifact_file(settings.artifact)
     torch.set_num_threads(max(1, int(settings.cpus_per_trial)))
     target = folder.path / "replays" / f"{number:04d}"
     result = run_trial(

@@ -11,7 +11,7 @@ import torch
 from joblib import cpu_count
 
 from autocompress.checkpoint import Checkpoint, open_checkpoint
-from autocompress.checkpoint.store import ARTIFACTS, remove_leftovers, trial_folder
+from autocompress.checkpoint.store import remove_leftovers, trial_folder
 from autocompress.checkpoint.weights import load_weights_into
 from autocompress.distribute import Cluster, check_sendable, connection, execute
 from autocompress.distribute.worker import Shared
@@ -158,7 +158,7 @@ class _Search:
         state = self.prepared.model
         load_weights_into(state, checkpoint.path / "weights.safetensors")
         weights = {name: t.detach().numpy() for name, t in state.state_dict().items()}
-        program = (checkpoint.path / ARTIFACTS[settings.artifact][0]).resolve()
+        program = checkpoint.artifact_file(settings.artifact).resolve()
         shared = Shared(
             task=self.prepared.task,
             reference=Reference(weights, program, checkpoint.manifest["metrics"]),

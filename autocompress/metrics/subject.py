@@ -18,11 +18,11 @@ from autocompress.task import Batches, MetricFn, Task
 from autocompress.training import Clock, predict
 
 MINIMISED = (
-    *("bytes", "latency", "macs", "params"),
+    *("bytes", "weight_bytes", "latency", "macs", "params"),
     *("loss", "error", "mse", "mae", "rmse", "perplexity", "wer", "cer"),
 )
 MAXIMISED = ("accuracy", "top5", "f1", "precision", "recall", "auc", "auroc", "map", "iou", "r2", "psnr")
-STATIC = ("bytes", "latency", "macs", "params")
+STATIC = ("bytes", "weight_bytes", "latency", "macs", "params")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Subject:
         program: the artefact, loaded from its file.
         program_file: that file.
         model: the compact module it was exported from, for counts.
-        bytes: size of the file that counts.
+        bytes: size of that file.
+        weight_bytes: what tensors take of it.
         example: `(B, ...)`.
         reference: the reference's program file, None where the subject is the reference.
         reference_metrics: the reference's, empty where the subject is the reference.
@@ -44,6 +45,7 @@ class Subject:
     program_file: Path
     model: nn.Module
     bytes: int
+    weight_bytes: int
     example: Tensor
     reference: Path | None = None
     reference_metrics: Mapping[str, float] = field(default_factory=dict)
@@ -86,6 +88,7 @@ def measure(
     with clock.running():
         values = measure_split(subject.program, task.val, task)
     values["bytes"] = subject.bytes
+    values["weight_bytes"] = subject.weight_bytes
     values["params"] = count_params(subject.model)
     values["macs"] = layer_macs(subject.model, subject.example).get("", 0)
     if "latency" in wanted:

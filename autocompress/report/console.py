@@ -13,12 +13,16 @@ from rich.table import Table
 from autocompress.report.progress import Progress, TrialEnd
 from autocompress.result import ParetoModel, SearchResult
 
-_SHOWN = ("bytes", "params", "macs", "latency")
+_SHOWN = ("bytes", "weight_bytes", "params", "macs", "latency")
+
+
+# `bytes` is the size of the file that runs, `weight_bytes` what its tensors take of it.
+HEADINGS = {"bytes": "file bytes", "weight_bytes": "of weights"}
 
 
 def metric_text(name: str, value: float) -> str:
     """A metric as people read it: bytes with a unit, counts shortened, latency in ms."""
-    if name == "bytes":
+    if name in ("bytes", "weight_bytes"):
         return _scaled(value, (" B", " kB", " MB", " GB"))
     if name in ("params", "macs"):
         return _scaled(value, ("", " k", " M", " G"))
@@ -129,7 +133,7 @@ def front_table(result: SearchResult, mark: ParetoModel | None = None, label: st
         table.add_column(f"{name}\nval", justify="right", no_wrap=True)
         table.add_column("\ntest", justify="right", no_wrap=True)
     for name in sizes:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(HEADINGS.get(name, name), justify="right", no_wrap=True)
         table.add_column("×ref", justify="right", no_wrap=True, style="cyan")
     for point in [result.reference, *(p for p in result.front if p.trial != 0)]:
         marked = mark is not None and point.trial == mark.trial

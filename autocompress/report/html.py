@@ -11,11 +11,11 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 
-from autocompress.report.console import metric_text
+from autocompress.report.console import HEADINGS, metric_text
 from autocompress.report.plots import front_figure
 from autocompress.result import SearchResult
 
-_SIZES = ("bytes", "params", "macs", "latency")
+_SIZES = ("bytes", "weight_bytes", "params", "macs", "latency")
 
 
 def write_report(
@@ -41,6 +41,7 @@ def write_report(
         settings={k: json.dumps(v) if not isinstance(v, str) else v for k, v in settings.items()},
         counts=counts,
         sizes=sizes,
+        headings=HEADINGS,
         scores=[n for n in result.reference.metrics if n not in _SIZES and "_spread" not in n],
         knee=result.pick("knee").trial if result.front else None,
         points=[result.reference, *(p for p in result.front if p.trial != 0)],

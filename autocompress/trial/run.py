@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autocompress.checkpoint.store import ARTIFACTS, UNQUANTISED, Checkpoint, Writer
+from autocompress.checkpoint.program import weight_bytes
+from autocompress.checkpoint.store import UNQUANTISED, Checkpoint, Writer
 from autocompress.distillation import Distillation
 from autocompress.errors import TaskError
 from autocompress.metrics import Subject, measure
@@ -196,11 +197,13 @@ def _measured(
     example = task.example()
     calibration = task.calibration() if measuring.artifact == "onnx-int8" else []
     checkpoint = writer.write(model, example, measuring.artifact, calibration)
+    file = checkpoint.artifact_file(measuring.artifact)
     subject = Subject(
         program=checkpoint.program(measuring.artifact),
-        program_file=checkpoint.path / ARTIFACTS[measuring.artifact][0],
+        program_file=file,
         model=model,
-        bytes=checkpoint.bytes(measuring.artifact),
+        bytes=file.stat().st_size,
+        weight_bytes=weight_bytes(file),
         example=example,
         reference=reference.program if reference else None,
         reference_metrics=reference.metrics if reference else {},

@@ -26,7 +26,7 @@ from autocompress.graph.costs import layer_macs
 from autocompress.graph.layers import WeightLayer, weight_layers
 from autocompress.plan import Factorize, Plan, StoreEncoded
 from autocompress.task import ModelProfile, Recipe, Task
-from autocompress.weights.decoders import Decoder, carry
+from autocompress.weights.decoders import carry, weight_code
 from autocompress.weights.encodings import Encoding, Factored
 
 
@@ -222,7 +222,7 @@ def _factors(layer: WeightLayer, encoding: Encoding) -> bool:
 
 def _share(layer: WeightLayer, encoding: Encoding) -> float:
     """Bytes of the stored encoding relative to those of the dense weight."""
-    decoder = Decoder(encoding, layer.shape)
-    stored = sum(t.numel() * t.element_size() for t in decoder.state_dict().values())
+    code = weight_code(encoding, layer.shape)
+    stored = sum(t.numel() * t.element_size() for t in code.state_dict().values())
     share: float = stored / (4 * layer.params)
     return share
