@@ -12,6 +12,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, S
 
 import autocompress as ac
 from autocompress.checks import check_batches_of_one, check_labels, has_batch_of_one, labels_of
+from autocompress.compressors.alcn import Alcn, Config
 from autocompress.data import TensorBatches
 from autocompress.errors import TaskError
 from autocompress.task import InputSpec
@@ -68,6 +69,8 @@ def test_a_batch_of_one_row_that_cannot_be_trained_on_is_refused(
         TaskError, match=r"no batch of one row .*\(use drop_last=True or another batch_size\)"
     ):
         check_batches_of_one(task, model())
+    with pytest.raises(TaskError, match=r"no batch of one row"):
+        ac.compress(model(), task, Alcn(Config()))
 
 
 @pytest.mark.parametrize(
