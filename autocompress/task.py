@@ -110,8 +110,8 @@ class Task:
     Args:
         model: makes a new, untrained model at each call.
         train: batches `(inputs, targets)`; iterated anew each epoch.
-        val: batches that candidates are compared on; None carves them from `train` where that is
-            held in memory.
+        val: batches that candidates are compared on; None carves them from `train`, or takes half of `test`
+            where there are `weights`, which may have been trained on any row of `train`.
         test: batches that the final front alone is reported on; None reports none.
         loss: `loss(outputs, targets)`, a scalar tensor.
         metrics: name → `fn(outputs, targets) -> float` over a whole split, outputs `(N, ...)`.

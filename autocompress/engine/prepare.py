@@ -15,7 +15,14 @@ from torch import Tensor, nn
 
 from autocompress import plugins
 from autocompress.checkpoint.store import Writer
-from autocompress.checks import check_forward, check_labels, check_metrics, check_splits, make_model
+from autocompress.checks import (
+    check_batches_of_one,
+    check_forward,
+    check_labels,
+    check_metrics,
+    check_splits,
+    make_model,
+)
 from autocompress.data import BUILT_IN, load_task, with_validation
 from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError, TaskError, TrialError, one_line
@@ -30,7 +37,7 @@ from autocompress.trial import Measuring, load_state
 
 @dataclass(frozen=True)
 class Prepared:
-    """A search that can start."""
+    """A search that can start; `notes` are what its user should know of it."""
 
     settings: Settings
     task: Task
@@ -44,6 +51,7 @@ class Prepared:
     measuring: Measuring
     latency: LatencySettings
     out: Path
+    notes: tuple[str, ...] = ()
 
     def identity(self) -> dict[str, Any]:
         """What says which run this is: the settings, and what the task itself is."""
@@ -78,7 +86,8 @@ def prepare(task: Task | str, settings: Settings) -> Prepared:
     known = known_metrics(task)
     objectives = parse_objectives(settings.objectives, known)
     constraints = tuple(Constraint.parse(text, known) for text in _bounds(settings, objectives))
-    task = with_validation(task)
+    # The search's seed has no part in it: searches of several seeds compare models on the same rows.
+    task, origin = with_validation(task)
     if settings.epochs is not None:
         task = task.with_recipe(epochs=settings.epochs)
     model = _model(task)
@@ -107,6 +116,7 @@ def prepare(task: Task | str, settings: Settings) -> Prepared:
         ),
         latency=latency,
         out=Path(settings.out or f"runs/{_slug(task.name)}-{_slug(task.model_name)}"),
+        notes=() if origin is None else (origin,),
     )
 
 
@@ -149,6 +159,7 @@ def _model(task: Task) -> nn.Module:
     """A model of the task, with its weights where there are any; the task suits it."""
     model = make_model(task)
     check_forward(task, model)
+    check_batches_of_one(task, model)
     check_labels(task, model)
     check_metrics(task, model, task_metrics(task))
     if task.weights is not None:

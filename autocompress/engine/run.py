@@ -89,6 +89,8 @@ class _Search:
             self.progress.note(f"continuing the run in {folder.path}")
         else:
             folder.write(settings, self.prepared.identity(), {})
+        for note in self.prepared.notes:
+            self.progress.note(note)
         for place in (folder.trials, folder.artifacts):
             place.mkdir(exist_ok=True)
         for place in (folder.path, folder.trials):

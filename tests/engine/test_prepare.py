@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ import autocompress as ac
 from autocompress.engine.folder import RunFolder
 from autocompress.engine.prepare import prepare
 from autocompress.engine.settings import Settings, parse_duration
+from autocompress.errors import TaskError
 from tests.conftest import Residual
 
 
@@ -181,3 +183,30 @@ def test_settings_refuse_wrong_types_and_ranges(options: dict[str, object], mess
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("0.5h", 1800)])
 def test_durations_are_seconds(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
+
+
+def test_a_search_says_where_validation_comes_from(residual_task: ac.Task) -> None:
+    carved = prepare(replace(residual_task, val=None), Settings())
+    assert carved.notes == ("validation is 10 rows carved from train, stratified",)
+    weights = residual_task.model().state_dict()
+    test = residual_task.val
+    halved = prepare(replace(residual_task, val=None, test=test, weights=weights), Settings(seed=3))
+    assert halved.notes[0].startswith("validation is half of test, 48 rows")
+    assert prepare(residual_task, Settings()).notes == ()
+
+
+def test_every_seed_of_a_search_compares_models_on_the_same_rows(residual_task: ac.Task) -> None:
+    task = replace(residual_task, val=None)
+    first, second = (prepare(task, Settings(seed=seed)).task.val for seed in (0, 1))
+    assert np.array_equal(first.x, second.x)
+
+
+def test_a_loader_whose_last_row_cannot_be_trained_on_is_refused_before_training() -> None:
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+    loader = DataLoader(TensorDataset(torch.randn(65, 6), torch.arange(65) % 3), batch_size=64)
+    with pytest.raises(TaskError, match="use drop_last=True or another batch_size"):
+        prepare(ac.Task(model, loader, val=loader), Settings())
+    # Carved, the rows that stay are other ones.
+    prepare(ac.Task(model, loader), Settings())

@@ -80,12 +80,25 @@ def test_the_same_seed_and_one_worker_give_the_same_front(finished: ac.SearchRes
     assert again.to_json() == finished.to_json()
 
 
+class Notes(ac.Progress):
+    """Keeps the lines that a search says."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
 def test_a_finished_run_is_continued_with_more_trials_and_refused_with_other_settings(
     tmp_path: Path,
 ) -> None:
     options = {"epochs": 2, "workers": 1, "out": tmp_path / "run"}
     ac.search("digits", trials=1, **options)
-    more = ac.search("digits", trials=2, **options)
+    told = Notes()
+    more = ac.search("digits", trials=2, **options, progress=told)
+    # The same rows as before, and said again.
+    assert "validation is 144 rows carved from train, stratified" in told.lines
     assert len(more.study.trials) == 3
     with pytest.raises(ac.UsageError, match=r"epochs of the run in .* is 2 but got 3"):
         ac.search("digits", **{**options, "epochs": 3})
