@@ -15,15 +15,22 @@ from torch import Tensor, nn
 
 from autocompress import plugins
 from autocompress.checkpoint.store import Writer
-from autocompress.checks import check_forward, check_labels, check_metrics, check_splits, make_model
+from autocompress.checks import check_forward, check_labels, check_splits, make_model
 from autocompress.data import BUILT_IN, load_task, with_validation
 from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError, TaskError, TrialError, one_line
 from autocompress.graph import Analysis, analyse
 from autocompress.graph.costs import profile
-from autocompress.metrics import STATIC, Constraint, Objective, known_metrics, parse_objectives
+from autocompress.metrics import (
+    STATIC,
+    Constraint,
+    Objective,
+    check_metrics,
+    known_metrics,
+    parse_objectives,
+)
+from autocompress.metrics.evaluation import task_metrics
 from autocompress.metrics.latency import LatencySettings
-from autocompress.metrics.subject import task_metrics
 from autocompress.task import ModelProfile, Task
 from autocompress.trial import Measuring, load_state
 
@@ -150,9 +157,9 @@ def _model(task: Task) -> nn.Module:
     model = make_model(task)
     check_forward(task, model)
     check_labels(task, model)
-    check_metrics(task, model, task_metrics(task))
     if task.weights is not None:
         load_state(model, task.weights)
+    check_metrics(task, model)
     return model
 
 
