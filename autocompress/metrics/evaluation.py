@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from torch import Tensor, nn
@@ -81,8 +81,7 @@ def score_split(
     """
     updated = {name: _updated(name, m, resampled) for name, m in metrics.items() if not _is_function(m)}
     functions = {name: metric for name, metric in metrics.items() if _is_function(metric)}
-    resamples, rows = Resamples(), 0
-    kept: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
+    resamples, rows, kept = Resamples(), 0, _Kept()
     for outputs, targets in predictions(program, batches):
         resampled = resampled and _are_rows(outputs, targets)
         weights = resamples.draw(len(outputs)) if resampled else None
@@ -90,13 +89,10 @@ def score_split(
         for metric in updated.values():
             metric.update(outputs, targets, weights)
         if functions:
-            for pieces, piece in zip(kept, (outputs, targets, weights), strict=True):
-                if piece is not None:
-                    pieces.append(piece)
+            kept.add(outputs, targets, weights)
     scores = {name: metric.score() for name, metric in updated.items()}
     if functions:
-        whole_outputs, whole_targets = joined(kept[0]), joined(kept[1])
-        whole_weights = joined(kept[2]) if resampled else None
+        whole_outputs, whole_targets, whole_weights = kept.joined(resampled)
         for name, function in functions.items():
             scores[name] = _function_score(name, function, whole_outputs, whole_targets, whole_weights)
     return SplitScores(
@@ -105,6 +101,25 @@ def score_split(
         {name: scores[name].replicates if resampled else [] for name in metrics},
         rows,
     )
+
+
+@dataclass
+class _Kept:
+    """Batches that are kept for functions of a whole split."""
+
+    outputs: list[Tensor] = field(default_factory=list)
+    targets: list[Tensor] = field(default_factory=list)
+    weights: list[Tensor] = field(default_factory=list)
+
+    def add(self, outputs: Tensor, targets: Tensor, weights: Tensor | None) -> None:
+        self.outputs.append(outputs)
+        self.targets.append(targets)
+        if weights is not None:
+            self.weights.append(weights)
+
+    def joined(self, resampled: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Outputs, targets and weights of all rows, which are not kept any more."""
+        return joined(self.outputs), joined(self.targets), joined(self.weights) if resampled else None
 
 
 class _MetricObject:
