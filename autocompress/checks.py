@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler
 
 from autocompress.errors import TaskError, one_line
-from autocompress.task import MetricFn, Task
+from autocompress.task import Task
 
 
 def make_model(task: Task) -> nn.Module:
@@ -88,50 +88,6 @@ def check_splits(task: Task) -> None:
                 f"{name} must be iterable more than once but is a {type(split).__name__}, "
                 "which is used up after once."
             )
-
-
-def check_metrics(task: Task, model: nn.Module, metrics: Mapping[str, MetricFn]) -> None:
-    """Run the first batch of validation and test through the model and the metrics.
-
-    Args:
-        task: whose splits are tried.
-        model: in evaluation.
-        metrics: the task's, or the default ones.
-
-    Raises:
-        TaskError: a split is empty or does not suit the model, or a metric its outputs.
-    """
-    for split in ("val", "test"):
-        batches = getattr(task, split)
-        if batches is None:
-            continue
-        batch = next(iter(batches), None)
-        if batch is None:
-            raise TaskError(f"{split} must yield at least one batch but it is empty.")
-        inputs, targets = batch
-        try:
-            with torch.no_grad():
-                outputs = model.eval()(inputs).float()
-        except Exception as error:
-            raise TaskError(
-                f"{split} must yield inputs for the model but its forward failed on "
-                f"{tuple(inputs.shape)}: {one_line(error)}"
-            ) from error
-        if task.metrics is None and (
-            outputs.dim() < 2 or outputs.shape[1] < 2 or targets.is_floating_point()
-        ):
-            raise TaskError(
-                "metrics must be given where outputs are not (N, classes, ...) of two classes or more but "
-                f"they are {tuple(outputs.shape)} and targets {targets.dtype} {tuple(targets.shape)}."
-            )
-        for name, metric in metrics.items():
-            try:
-                float(metric(outputs, targets))
-            except Exception as error:
-                raise TaskError(
-                    f"metric {name!r} must accept outputs {tuple(outputs.shape)} and targets "
-                    f"{tuple(targets.shape)} but failed: {one_line(error)}"
-                ) from error
 
 
 def check_labels(task: Task, model: nn.Module) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from autocompress.errors import SettingsError, TaskError
+
+if TYPE_CHECKING:
+    # It takes seconds to import, and who uses it has imported it.
+    from torchmetrics import Metric
 
 Batch = tuple[Tensor, Tensor]
 Batches = Iterable[Batch]
@@ -114,7 +118,12 @@ class Task:
             where there are `weights`, which may have been trained on any row of `train`.
         test: batches that the final front alone is reported on; None reports none.
         loss: `loss(outputs, targets)`, a scalar tensor.
-        metrics: name → `fn(outputs, targets) -> float` over a whole split, outputs `(N, ...)`.
+        metrics: by name, each a function `fn(outputs, targets) -> float` of a whole split, or a
+            `torchmetrics.Metric`, which is updated batch by batch with `(outputs, targets)`; a copy that is
+            reset, for each evaluation. Outputs are float32, `(N, ...)`, all on the CPU. None is top-1
+            accuracy over the targets that the loss does not ignore. For its standard error a metric is
+            evaluated on 100 resamples of the rows besides; an object that keeps its rows, as
+            `AUROC(thresholds=None)`, keeps those too.
         recipe: how it is trained.
         weights: trained weights of the reference; None trains them once per run.
         name: names the run folder.
@@ -127,7 +136,7 @@ class Task:
     val: Batches | None = None
     test: Batches | None = None
     loss: LossFn = field(default_factory=nn.CrossEntropyLoss)
-    metrics: Mapping[str, MetricFn] | None = None
+    metrics: Mapping[str, MetricFn | Metric] | None = None
     recipe: Recipe = Recipe()
     weights: Mapping[str, Tensor] | None = None
     name: str = "task"

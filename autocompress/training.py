@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from autocompress.augment import augmented, mixed
 from autocompress.clipping import backward, greatest_norm
 from autocompress.distillation import Distillation
-from autocompress.errors import DivergedError
-from autocompress.task import Batches, LossFn, Recipe, Task
+from autocompress.errors import DivergedError, TaskError
+from autocompress.task import Batch, Batches, LossFn, Recipe, Task
 
 EpochReport = Callable[[Mapping[str, float]], None]
 
@@ -196,14 +196,51 @@ def set_lr(optimizer: torch.optim.Optimizer, recipe: Recipe, progress: float) ->
         group["lr"] = group["peak"] * factor
 
 
-def predict(model: Callable[[Tensor], Tensor], batches: Batches) -> tuple[Tensor, Tensor]:
+def predictions(model: Callable[[Tensor], Tensor], batches: Batches) -> Iterator[Batch]:
+    """Outputs, as floats, and targets of one batch after the other, on the CPU.
+
+    Raises:
+        TaskError: an output is not a tensor of real numbers.
+    """
+    for inputs, targets in batches:
+        # Not in inference mode, whose tensors a metric could not change in place.
+        with torch.no_grad():
+            outputs = model(inputs)
+        if not isinstance(outputs, Tensor) or outputs.is_complex():
+            kind = outputs.dtype if isinstance(outputs, Tensor) else type(outputs).__name__
+            raise TaskError(f"the model must return one tensor of real numbers but returned {kind}.")
+        yield outputs.detach().float().cpu(), targets.cpu()
+
+
+def predict(model: Callable[[Tensor], Tensor], batches: Batches) -> Batch:
     """Outputs and targets of a whole split on the CPU; `(N, ...)`, `(N, ...)`."""
     outputs, targets = [], []
-    with torch.inference_mode():
-        for inputs, expected in batches:
-            outputs.append(model(inputs).float().cpu())
-            targets.append(expected.cpu())
-    return torch.cat(outputs), torch.cat(targets)
+    for some_outputs, some_targets in predictions(model, batches):
+        outputs.append(some_outputs)
+        targets.append(some_targets)
+    return joined(outputs), joined(targets)
+
+
+def joined(pieces: list[Tensor]) -> Tensor:
+    """`torch.cat` that empties the list as it goes, so that what is joined is not held twice.
+
+    Raises:
+        TaskError: the pieces differ in more than their first dimension.
+    """
+    shapes = sorted({tuple(piece.shape[1:]) for piece in pieces})
+    if len(shapes) != 1 or any(piece.dim() == 0 for piece in pieces):
+        raise TaskError(
+            "outputs and targets of all batches must have one shape for a metric that is a function, but "
+            f"theirs without the rows are {shapes[:3]}: give a torchmetrics object, or batches of one shape."
+        )
+    # Memory is only taken as it is written, while the pieces are let go.
+    total = torch.empty(sum(map(len, pieces)), *shapes[0], dtype=pieces[0].dtype)
+    end = len(total)
+    while pieces:
+        piece = pieces.pop()
+        total[end - len(piece) : end] = piece
+        end -= len(piece)
+    return total
 
 
 def reestimate_batch_norm(model: nn.Module, batches: Batches, count: int) -> None:

@@ -67,7 +67,7 @@ def report_on_test(prepared: Prepared, result: SearchResult, study: SearchStudy,
         if not point.test_metrics:
             program = point.checkpoint().program(prepared.settings.artifact)
             try:
-                values = measure_split(program, task.test, task)
+                values = measure_split(program, task.test, task).values
             except DivergedError as error:
                 progress.note(f"trial {point.trial} on the test split: {error}")
                 continue

@@ -19,7 +19,6 @@ from autocompress.checks import (
     check_batches_of_one,
     check_forward,
     check_labels,
-    check_metrics,
     check_splits,
     make_model,
 )
@@ -28,9 +27,16 @@ from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError, TaskError, TrialError, one_line
 from autocompress.graph import Analysis, analyse
 from autocompress.graph.costs import profile
-from autocompress.metrics import STATIC, Constraint, Objective, known_metrics, parse_objectives
+from autocompress.metrics import (
+    STATIC,
+    Constraint,
+    Objective,
+    check_metrics,
+    known_metrics,
+    parse_objectives,
+)
+from autocompress.metrics.evaluation import task_metrics
 from autocompress.metrics.latency import LatencySettings
-from autocompress.metrics.subject import task_metrics
 from autocompress.task import ModelProfile, Task
 from autocompress.trial import Measuring, load_state
 
@@ -161,9 +167,9 @@ def _model(task: Task) -> nn.Module:
     check_forward(task, model)
     check_batches_of_one(task, model)
     check_labels(task, model)
-    check_metrics(task, model, task_metrics(task))
     if task.weights is not None:
         load_state(model, task.weights)
+    check_metrics(task, model)
     return model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ from autocompress.checkpoint.program import weight_bytes
 from autocompress.checkpoint.store import UNQUANTISED, Checkpoint, Writer
 from autocompress.distillation import Distillation
 from autocompress.errors import TaskError
-from autocompress.metrics import Subject, measure
+from autocompress.metrics import Measured, Subject, measure
 from autocompress.metrics.latency import LatencySettings
 from autocompress.score import TAU
 from autocompress.task import Task
@@ -53,13 +54,25 @@ class Measuring:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a trial found; `step_seconds` were spent inside training and evaluation steps."""
+    """What a trial found; JSON-able.
+
+    Args:
+        metrics: of the compressed model, as loaded from its file.
+        history: one entry per epoch.
+        proof: greatest relative difference of the compact model to the masked one.
+        seconds: the trial took.
+        step_seconds: of them inside training and evaluation steps.
+        errors: standard errors of task metrics and `acc_comp`; a metric whose error is not known has none.
+        replicates: of the same metrics, over resamples of the validation rows that all trials share.
+    """
 
     metrics: Mapping[str, float]
     history: list[dict[str, float]]
     proof: float
     seconds: float
     step_seconds: float
+    errors: Mapping[str, float] = field(default_factory=dict)
+    replicates: Mapping[str, list[float]] = field(default_factory=dict)
 
 
 def run_trial(
@@ -112,6 +125,8 @@ def run_trial(
         proof,
         time.perf_counter() - start,
         trainer.clock.seconds,
+        checkpoint.manifest["errors"],
+        checkpoint.manifest["replicates"],
     )
 
 
@@ -166,13 +181,17 @@ def _store(
     """Export a model, measure it as loaded again from the file, and commit the checkpoint."""
     writer = Writer(folder)
     try:
-        metrics = _measured(writer, model, task, stored.reference, measuring, trainer)
+        measured = _measured(writer, model, task, stored.reference, measuring, trainer)
         return writer.commit(
             {
                 "task": task.name,
                 "model": task.model_name,
                 "config": stored.config.to_json(),
-                "metrics": metrics,
+                "metrics": measured.metrics,
+                # JSON has no NaN, which stands for an error that is not known.
+                "errors": {name: e for name, e in measured.errors.items() if math.isfinite(e)},
+                "replicates": measured.replicates,
+                "validation_rows": measured.rows,
                 "input": task.input_spec().to_json(),
                 "proof": {"max_relative_difference": stored.proof},
                 "stages": stored.stages,
@@ -191,7 +210,7 @@ def _measured(
     reference: Reference | None,
     measuring: Measuring,
     trainer: Trainer,
-) -> dict[str, float]:
+) -> Measured:
     """Export, load again from the file, and measure what was loaded."""
     model = model.to("cpu").eval()
     example = task.example()

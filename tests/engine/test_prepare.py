@@ -129,6 +129,20 @@ def test_weights_may_be_of_another_dtype(residual_task: ac.Task) -> None:
     assert torch.equal(prepared.model.stem.weight, weights["stem.weight"].float())
 
 
+def test_metrics_are_tried_on_the_weights_that_were_given(residual_task: ac.Task) -> None:
+    weights = Residual().state_dict()
+    weights["head.weight"], weights["head.bias"] = torch.zeros(5, 224), torch.arange(5.0)
+    seen: list[Tensor] = []
+
+    def metric(outputs: Tensor, targets: Tensor) -> float:
+        seen.append(outputs)
+        return 0.0
+
+    task = replace(residual_task, weights=weights, metrics={"accuracy": metric})
+    prepare(task, Settings())
+    assert torch.equal(seen[0], torch.arange(5.0).expand(96, 5))
+
+
 @pytest.mark.parametrize(
     ("changes", "setting"),
     [
