@@ -143,7 +143,7 @@ def check_labels(task: Task, model: nn.Module) -> None:
     with torch.no_grad():
         classes = model.eval()(task.example()).shape[1]
     for split in ("train", "val", "test"):
-        labels = _labels_of(getattr(task, split))
+        labels = labels_of(getattr(task, split))
         if labels is None or labels.is_floating_point() or labels.dim() != 1 or len(labels) == 0:
             continue
         labels = labels[labels != task.loss.ignore_index]
@@ -155,7 +155,7 @@ def check_labels(task: Task, model: nn.Module) -> None:
             )
 
 
-def _labels_of(batches: Any) -> Tensor | None:
+def labels_of(batches: Any) -> Tensor | None:
     """All labels of a split where they can be had without loading its inputs."""
     dataset = getattr(batches, "dataset", batches)
     index = None
