@@ -16,6 +16,7 @@ import math
 import random
 import sys
 import sysconfig
+from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
@@ -29,6 +30,7 @@ from types import (
     MethodType,
     ModuleType,
     NoneType,
+    SimpleNamespace,
 )
 from typing import Any
 
@@ -210,34 +212,40 @@ class _Walk:
         return _hash("object", *map(self.of, parts))
 
     def _function(self, value: FunctionType) -> bytes:
-        closure = [_contents(cell) for cell in value.__closure__ or ()]
         code = value.__code__
+        names = _names(code)
+        closure = [self._read(_contents(cell), names) for cell in value.__closure__ or ()]
         if _is_installed(code.co_filename):
             # A wrapper goes by its name and what it wraps.
-            return _hash("function", Path(code.co_filename).name, code.co_qualname, self.of(closure))
-        parts = [self.of(value.__defaults__), self.of(value.__kwdefaults__), self.of(closure)]
-        names = _names(code)
+            return _hash("function", Path(code.co_filename).name, code.co_qualname, *closure)
+        parts = [self.of(value.__defaults__), self.of(value.__kwdefaults__), *closure]
         for name in sorted(_globals(code)):
             if name in value.__globals__:
-                parts += [name.encode(), self._global(value.__globals__[name], names)]
-            elif isinstance(sys.modules.get(name), ModuleType):
-                parts += [name.encode(), self._global(sys.modules[name], names)]
+                parts += [name.encode(), self._read(value.__globals__[name], names)]
+            elif name in sys.modules:
+                parts += [name.encode(), self._read(sys.modules[name], names)]
         return _hash("function", self.of(code), *parts)
 
-    def _global(self, value: Any, names: set[str]) -> bytes:
-        """A global that code reads; of a module of the user's own, what the code may take from it."""
-        if not isinstance(value, ModuleType) or _is_installed_module(value) or id(value) in self.path:
+    def _read(self, value: Any, names: set[str]) -> bytes:
+        """What code reads; of a module of the user's own, or a namespace, what it may take from it by name.
+
+        Arguments of a script lie in one namespace, and most have nothing to do with its loss.
+        """
+        holds_names = isinstance(value, (Namespace, SimpleNamespace)) or (
+            isinstance(value, ModuleType) and not _is_installed_module(value)
+        )
+        if not holds_names or id(value) in self.path:
             return self.of(value)
         self.path.append(id(value))
         try:
             taken = [
                 part
                 for name in sorted(names & vars(value).keys())
-                for part in (name.encode(), self._global(vars(value)[name], names))
+                for part in (name.encode(), self._read(vars(value)[name], names))
             ]
         finally:
             self.path.pop()
-        return _hash("own module", *taken)
+        return _hash("names of", *taken)
 
     def _code(self, value: CodeType) -> bytes:
         arguments = value.co_argcount + value.co_kwonlyargcount

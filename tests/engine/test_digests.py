@@ -7,6 +7,7 @@ import functools
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,21 @@ def test_callables_and_values_are_told_apart(
     assert digest(make()) == digest(make())
     for other in others:
         assert digest(other()) != digest(make())
+
+
+def test_of_a_scripts_arguments_those_that_are_read_count() -> None:
+    def closed_over(arguments: Namespace) -> Callable[[float], float]:
+        return lambda x: x * arguments.alpha
+
+    def read_as_global(arguments: Namespace) -> Any:
+        space = {"args": arguments}
+        exec(compile("def loss(x):\n    return x * args.alpha\n", "own.py", "exec"), space)
+        return space["loss"]
+
+    for make in (closed_over, read_as_global):
+        before = digest(make(Namespace(alpha=0.5, trials=3)))
+        assert digest(make(Namespace(alpha=0.5, trials=30))) == before
+        assert digest(make(Namespace(alpha=0.6, trials=3))) != before
 
 
 def test_what_calls_itself_or_each_other_ends() -> None:
