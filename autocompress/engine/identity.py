@@ -12,7 +12,6 @@ from autocompress.engine.changes import DIGESTS
 from autocompress.engine.digests import digest, state_digest
 from autocompress.engine.prepare import Prepared
 from autocompress.engine.samples import data_digest
-from autocompress.metrics.subject import task_metrics
 from autocompress.models.registry import ModelFactory
 from autocompress.plugins import load_attribute
 from autocompress.task import Task
@@ -34,7 +33,7 @@ def identity(prepared: Prepared) -> dict[str, Any]:
         **prepared.settings.identity(),
         "recipe": recipe,
         "input": task.input_spec().to_json(),
-        "metrics": sorted(task_metrics(task)),
+        "metrics": None if task.metrics is None else sorted(task.metrics),
         "batch_size": batch_size if isinstance(batch_size, int) else None,
         DIGESTS: _digests(prepared),
     }
