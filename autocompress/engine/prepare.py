@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,7 +33,6 @@ from autocompress.metrics import (
     known_metrics,
     parse_objectives,
 )
-from autocompress.metrics.evaluation import task_metrics
 from autocompress.metrics.latency import LatencySettings
 from autocompress.task import ModelProfile, Task
 from autocompress.trial import Measuring, load_state
@@ -58,21 +55,6 @@ class Prepared:
     latency: LatencySettings
     out: Path
     notes: tuple[str, ...] = ()
-
-    def identity(self) -> dict[str, Any]:
-        """What says which run this is: the settings, and what the task itself is."""
-        task = self.task
-        shapes = {name: list(t.shape) for name, t in self.model.state_dict().items()}
-        digest = hashlib.sha256(json.dumps([str(self.model), shapes]).encode()).hexdigest()[:16]
-        recipe = {name: value for name, value in asdict(task.recipe).items() if name != "epochs"}
-        return {
-            "architecture": digest,
-            **self.settings.identity(),
-            "recipe": recipe,
-            "input": task.input_spec().to_json(),
-            "metrics": sorted(task_metrics(task)),
-            "loss": _described(task.loss),
-        }
 
 
 def prepare(task: Task | str, settings: Settings) -> Prepared:
@@ -181,14 +163,6 @@ def _bounds(settings: Settings, objectives: Sequence[Objective]) -> tuple[str, .
     accuracy = ["accuracy>=0.9*ref"] if objectives[0].metric == "accuracy" else []
     costs = "|".join(o.metric for o in objectives if o.metric in STATIC)
     return (*accuracy, f"{costs}<=ref") if costs else tuple(accuracy)
-
-
-def _described(loss: Any) -> str:
-    """A loss by its class and its plain settings, which its `repr` does not show."""
-    if not isinstance(loss, nn.Module):
-        return "a function"
-    plain = {k: v for k, v in vars(loss).items() if isinstance(v, (bool, int, float, str))}
-    return f"{type(loss).__name__}({', '.join(f'{k}={v}' for k, v in sorted(plain.items()))})"
 
 
 def _check_export(model: nn.Module, example: Tensor, artifact: str) -> None:

@@ -19,6 +19,7 @@ from autocompress.engine.driver import SearchDriver
 from autocompress.engine.final import check_front, measure_front, report_on_test
 from autocompress.engine.folder import RunFolder
 from autocompress.engine.halving import Halving
+from autocompress.engine.identity import identity
 from autocompress.engine.prepare import Prepared, prepare
 from autocompress.engine.results import build_result, report, study_name
 from autocompress.engine.settings import Settings
@@ -60,15 +61,16 @@ def search(
     resolved.check_machine()
     prepared = prepare(task, resolved)
     folder = RunFolder(prepared.out)
-    folder.refuse_other_settings(prepared.identity())
+    entries = identity(prepared)
+    folder.refuse_other_settings(entries)
     if resolved.storage is not None:
         check_storage(resolved.storage)
     with connection(resolved.ray_address), folder.locked():
         if progress is not None:
-            return _Search(prepared, folder, progress).run()
+            return _Search(prepared, entries, folder, progress).run()
         shown = ConsoleProgress([objective.metric for objective in prepared.objectives])
         try:
-            return _Search(prepared, folder, shown).run()
+            return _Search(prepared, entries, folder, shown).run()
         finally:
             shown.close()
 
@@ -76,8 +78,10 @@ def search(
 class _Search:
     """One call of `search`, from the reference to the report."""
 
-    def __init__(self, prepared: Prepared, folder: RunFolder, progress: Progress) -> None:
-        self.prepared, self.folder, self.progress = prepared, folder, progress
+    def __init__(
+        self, prepared: Prepared, entries: Mapping[str, Any], folder: RunFolder, progress: Progress
+    ) -> None:
+        self.prepared, self.identity, self.folder, self.progress = prepared, entries, folder, progress
         self.settings = prepared.settings
         self.workers = prepared.settings.parallel
         self.device = "cuda" if prepared.settings.gpus_per_trial and torch.cuda.is_available() else "cpu"
@@ -88,7 +92,7 @@ class _Search:
         if folder.exists:
             self.progress.note(f"continuing the run in {folder.path}")
         else:
-            folder.write(settings, self.prepared.identity(), {})
+            folder.write(settings, self.identity, {})
         for note in self.prepared.notes:
             self.progress.note(note)
         for place in (folder.trials, folder.artifacts):
@@ -103,7 +107,7 @@ class _Search:
             "objectives": described,
             "constraints": [c.text for c in self.prepared.constraints],
         }
-        folder.write(settings, self.prepared.identity(), extra)
+        folder.write(settings, self.identity, extra)
         study = self._study(metrics, checkpoint)
         halving = Halving(self.prepared.task.recipe.epochs) if settings.early_stopping else None
         driver = SearchDriver(self.prepared, study, folder.trials, metrics, self.progress, halving)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import autocompress as ac
-from autocompress.engine.folder import RunFolder
+from autocompress.engine.identity import identity
 from autocompress.engine.prepare import prepare
 from autocompress.engine.settings import Settings, parse_duration
 from autocompress.errors import TaskError
@@ -102,9 +102,9 @@ def test_by_default_models_keep_accuracy_and_are_smaller_or_faster(
 
 
 def test_naming_a_default_is_no_other_run() -> None:
-    plain = prepare("digits", Settings()).identity()
+    plain = identity(prepare("digits", Settings()))
     named = Settings(model="small_cnn", epochs=12, constraints=("accuracy>=0.9*ref", "bytes<=ref"))
-    assert prepare("digits", named).identity() == plain
+    assert identity(prepare("digits", named)) == plain
 
 
 def test_spaces_of_one_name_are_told_apart_by_their_path(residual_task: ac.Task, tmp_path: Path) -> None:
@@ -141,41 +141,6 @@ def test_metrics_are_tried_on_the_weights_that_were_given(residual_task: ac.Task
     task = replace(residual_task, weights=weights, metrics={"accuracy": metric})
     prepare(task, Settings())
     assert torch.equal(seen[0], torch.arange(5.0).expand(96, 5))
-
-
-@pytest.mark.parametrize(
-    ("changes", "setting"),
-    [
-        ({"recipe": ac.Recipe(epochs=7)}, "epochs"),
-        ({"recipe": ac.Recipe(epochs=2, lr=0.7)}, "recipe"),
-        ({"model": lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 9), nn.Linear(9, 5))}, "architecture"),
-        ({"metrics": {"error": lambda o, t: 0.0}}, "metrics"),
-        ({"loss": nn.CrossEntropyLoss(label_smoothing=0.1)}, "loss"),
-    ],
-)
-def test_another_task_of_the_same_name_is_another_run(
-    changes: dict[str, object], setting: str, residual_task: ac.Task, tmp_path: Path
-) -> None:
-    options = Settings(objectives=("bytes",))
-    folder = RunFolder(tmp_path / "run")
-    first = prepare(residual_task, options)
-    folder.write(options, first.identity(), {})
-    folder.refuse_other_settings(first.identity())
-    changed = {"loss": residual_task.loss, **changes}
-    other = prepare(replace(residual_task, **changed), options).identity()
-    with pytest.raises(ac.UsageError, match=f"^{setting} of the run in "):
-        folder.refuse_other_settings(other)
-
-
-def test_execution_may_differ_and_storage_may_not(residual_task: ac.Task, tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run")
-    first = prepare(residual_task, Settings())
-    folder.write(first.settings, first.identity(), {})
-    more = Settings(trials=99, workers=7, timeout=3.0)
-    folder.refuse_other_settings(prepare(residual_task, more).identity())
-    other = prepare(residual_task, Settings(storage="sqlite:///elsewhere.db")).identity()
-    with pytest.raises(ac.UsageError, match=r"^storage of the run in"):
-        folder.refuse_other_settings(other)
 
 
 @pytest.mark.parametrize(
