@@ -52,13 +52,15 @@ class Measuring:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a trial found; `step_seconds` were spent inside training and evaluation steps."""
+    """What a trial found; `step_seconds` were spent inside training and evaluation steps, of which
+    `method_seconds` between optimiser steps by the methods themselves, such as LC's C steps."""
 
     metrics: Mapping[str, float]
     history: list[dict[str, float]]
     proof: float
     seconds: float
     step_seconds: float
+    method_seconds: float = 0.0
 
 
 def run_trial(
@@ -111,6 +113,7 @@ def run_trial(
         proof,
         time.perf_counter() - start,
         trainer.clock.seconds,
+        trainer.clock.method_seconds,
     )
 
 
@@ -139,7 +142,7 @@ def train_reference(
     seed_everything(seed, task)
     model = task.model().to(device)
     epochs = task.recipe.reference_epochs or task.recipe.epochs
-    trainer = Trainer(task, epochs, report=report)
+    trainer = Trainer(task, epochs, report=report, reference=True)
     if task.weights is not None:
         load_state(model, task.weights)
     else:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from autocompress.compressors.lc.scheme import Scheme, View
 from autocompress.graph.layers import WeightLayer
-from autocompress.weights.encodings import Encoding
+from autocompress.weights.encodings import Encoding, Factored, Pruned, Quantized, Summed
 
 
 @dataclass
@@ -69,3 +69,21 @@ class Compression:
     def aim(self, mu: float) -> None:
         """New targets of the L step, by the μ that it will have."""
         self.targets = self.split(self.dense + self.multipliers / mu)
+
+
+def stored_bytes(encoding: Encoding) -> int:
+    """What an encoding takes in a file, from counts alone and in single precision; nothing is packed for it.
+
+    Codes take ⌈log₂ k⌉ bits each, sparse values four bytes beside a bit for every number or a byte for every
+    value and every 255 numbers, whichever is less.
+    """
+    if isinstance(encoding, Summed):
+        return sum(stored_bytes(part) for part in encoding.parts)
+    if isinstance(encoding, Factored):
+        return 4 * (encoding.left.numel() + encoding.right.numel())
+    if isinstance(encoding, Pruned):
+        values, numbers = int(encoding.values.count_nonzero()), len(encoding.values)
+        return 4 * values + min(-(-numbers // 8), values + numbers // 255)
+    assert isinstance(encoding, Quantized)
+    levels = len(encoding.levels)
+    return -(-len(encoding.codes) * max(1, (levels - 1).bit_length()) // 8) + 4 * levels
