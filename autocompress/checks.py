@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler
 
 from autocompress.errors import TaskError, one_line
+from autocompress.losses import ignored_label
 from autocompress.task import Task
 
 
@@ -96,7 +97,7 @@ def check_labels(task: Task, model: nn.Module) -> None:
     Raises:
         TaskError: a label is negative or not below the number of outputs.
     """
-    if not isinstance(task.loss, nn.CrossEntropyLoss):
+    if not task.cross_entropy:
         return
     with torch.no_grad():
         classes = model.eval()(task.example()).shape[1]
@@ -105,7 +106,7 @@ def check_labels(task: Task, model: nn.Module) -> None:
         labels = labels_of(getattr(task, split), ("targets",))
         if labels is None or labels.is_floating_point() or labels.dim() != 1 or len(labels) == 0:
             continue
-        labels = labels[labels != task.loss.ignore_index]
+        labels = labels[labels != ignored_label(task.loss)]
         low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
         if low < 0 or high >= classes:
             raise TaskError(

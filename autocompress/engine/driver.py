@@ -94,6 +94,7 @@ class SearchDriver:
             "proof": result.proof,
             "seconds": round(result.seconds, 3),
             "step_seconds": round(result.step_seconds, 3),
+            "method_seconds": round(result.method_seconds, 3),
         }
         with tempfile.TemporaryDirectory() as scratch:
             picture = Path(scratch) / f"ratios-{number}.png"

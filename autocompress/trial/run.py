@@ -62,6 +62,7 @@ class TrialResult:
         proof: greatest relative difference of the compact model to the masked one.
         seconds: the trial took.
         step_seconds: of them inside training and evaluation steps.
+        method_seconds: of these between optimiser steps, by the methods themselves, such as LC's C steps.
         errors: standard errors of task metrics and `acc_comp`; a metric whose error is not known has none.
         replicates: of the same metrics, over resamples of the validation rows that all trials share.
     """
@@ -71,6 +72,7 @@ class TrialResult:
     proof: float
     seconds: float
     step_seconds: float
+    method_seconds: float = 0.0
     errors: Mapping[str, float] = field(default_factory=dict)
     replicates: Mapping[str, list[float]] = field(default_factory=dict)
 
@@ -125,6 +127,7 @@ def run_trial(
         proof,
         time.perf_counter() - start,
         trainer.clock.seconds,
+        trainer.clock.method_seconds,
         checkpoint.manifest["errors"],
         checkpoint.manifest["replicates"],
     )
@@ -155,7 +158,7 @@ def train_reference(
     seed_everything(seed, task)
     model = task.model().to(device)
     epochs = task.recipe.reference_epochs or task.recipe.epochs
-    trainer = Trainer(task, epochs, report=report)
+    trainer = Trainer(task, epochs, report=report, reference=True)
     if task.weights is not None:
         load_state(model, task.weights)
     else:
