@@ -28,7 +28,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
 
 def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
-    """The inverse of `pack`: int32, `(count,)`."""
+    """The inverse of `pack`: int64, `(count,)`, as ONNX wants of what looks something up."""
     rows = packed.to(torch.int32).reshape(-1, bits)
     # Eight codes fill `bits` bytes; a code of up to 16 bits lies in at most three of them.
     padded = torch.nn.functional.pad(rows, (0, 2))
@@ -39,4 +39,4 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
         window = window + 65536 * padded[:, first + 2]
     divisor = (2 ** (start % 8)).to(torch.int32)
     codes: Tensor = torch.div(window, divisor, rounding_mode="floor") % (2**bits)
-    return codes.reshape(-1)[:count]
+    return codes.reshape(-1)[:count].long()
