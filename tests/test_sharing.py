@@ -12,14 +12,16 @@ from autocompress.sharing import once
 
 
 def compute(folder: Path) -> tuple[int, str]:
-    """Who computed it; leaves a file for every time that it was."""
+    """Who computed it; leaves a file for every time that it was, and waits for both to have started."""
     made = folder / f"made-by-{os.getpid()}"
     made.write_text("")
-    time.sleep(0.5)
+    while len(list(folder.glob("started-*"))) < 2:
+        time.sleep(0.01)
     return os.getpid(), "value"
 
 
 def worker(folder: Path, answers: "multiprocessing.Queue[tuple[int, str]]") -> None:
+    (folder / f"started-{os.getpid()}").write_text("")
     with sharing.sharing(folder / "shared"):
         answers.put(once(("spectrum", 1), lambda: compute(folder)))
 
@@ -30,7 +32,7 @@ def test_two_processes_that_start_together_compute_a_value_once(tmp_path):
     both = [context.Process(target=worker, args=(tmp_path, answers)) for _ in range(2)]
     for process in both:
         process.start()
-    found = [answers.get(timeout=60) for _ in both]
+    found = [answers.get() for _ in both]
     for process in both:
         process.join()
     assert found[0] == found[1]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -148,11 +150,29 @@ def test_own_search_spaces_replace_the_built_in_ones(tmp_path: Path) -> None:
     assert "alcn.initial_ratio" not in result.study.trials[1].params
 
 
-def test_time_limit_ends_the_search_and_keeps_what_was_cut_off(tmp_path: Path) -> None:
-    result = ac.search("digits", trials=50, epochs=400, workers=1, timeout=12, out=tmp_path / "run")
-    cut = [t for t in result.study.trials if t.user_attrs.get("reason") == "the time limit was reached"]
-    assert len(cut) == 1
+def test_time_limit_ends_the_search_and_keeps_what_was_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    times = SimpleNamespace(monotonic=lambda: clock.now, perf_counter=time.perf_counter)
+    monkeypatch.setattr("autocompress.engine.driver.time", times)
+
+    class Hour(ac.Progress):
+        """An hour passes in the first epoch of the second trial."""
+
+        def trial_epoch(self, number: int, epoch: int, epochs: int) -> None:
+            if (number, epoch) == (2, 1):
+                clock.now = 3600.0
+
+    options = {"trials": 5, "epochs": 2, "workers": 1, "constraints": [], "out": tmp_path / "run"}
+    result = ac.search("digits", timeout=3599, progress=Hour(), **options)
     assert not result.interrupted
+    assert result.study.trials[1].state.name == "COMPLETE"
+    cut = [t for t in result.study.trials if t.user_attrs.get("reason") == "the time limit was reached"]
+    assert [t.number for t in cut] == [2]
+    # The same command would begin with it.
+    waiting = [t.system_attrs["fixed_params"] for t in result.study.trials[3:] if t.state.name == "WAITING"]
+    assert cut[0].params in waiting
 
 
 def test_early_stopping_records_pruned_trials_and_goes_on(tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +14,8 @@ from torch import nn
 
 from autocompress.checkpoint import export_program
 from autocompress.errors import SettingsError, TrialError
-from autocompress.metrics.latency import LatencySettings, measure_latency
+from autocompress.metrics import latency_child
+from autocompress.metrics.latency import Latency, LatencySettings, measure_latency
 
 
 def saved(width: int, path: Path) -> Path:
@@ -20,15 +24,42 @@ def saved(width: int, path: Path) -> Path:
     return path
 
 
-def test_larger_models_have_a_larger_ratio_and_equal_ones_about_one(tmp_path: Path) -> None:
+def test_larger_models_have_a_larger_ratio(tmp_path: Path) -> None:
     small, large = saved(256, tmp_path / "small.pt2"), saved(4096, tmp_path / "large.pt2")
     settings = LatencySettings(batch_size=64, pairs=10)
-    example = torch.randn(2, 64)
-    assert measure_latency(large, small, example, settings).ratio > 4
-    same = measure_latency(small, small, example, settings)
-    assert same.ratio == pytest.approx(1, abs=0.3)
-    assert same.milliseconds > 0
-    assert same.spread >= 0
+    found = measure_latency(large, small, torch.randn(2, 64), settings)
+    assert found.ratio > 1
+    assert found.milliseconds > 0
+    assert found.spread >= 0
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_the_ratio_is_that_of_undisturbed_calls(
+    busy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a clock that moves only with the calls, 2 ms and 6 ms; on a busy machine some take much longer."""
+    clock = SimpleNamespace(now=0.0, calls=0)
+    monkeypatch.setattr(latency_child, "time", SimpleNamespace(process_time=lambda: clock.now))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+
+    def program(path: str, *_: object) -> Callable[[], None]:
+        def call() -> None:
+            clock.calls += 1
+            clock.now += {"reference": 0.002, "own": 0.006}[path] + 0.05 * (busy and clock.calls % 5 == 0)
+
+        return call
+
+    monkeypatch.setattr(latency_child, "_loader", program)
+    torch.save(torch.zeros(1), tmp_path / "inputs.pt")
+    job = {"programs": ["reference", "own"], "inputs": str(tmp_path / "inputs.pt"), "threads": 1}
+    job |= {"pairs": 12, "least_seconds": 0.02}
+    monkeypatch.setattr("sys.argv", ["latency_child", json.dumps(job)])
+    latency_child.main()
+    found = Latency(**json.loads(capsys.readouterr().out))
+    assert found.ratio == pytest.approx(3)
+    assert found.milliseconds == pytest.approx(6)
+    assert found.spread == pytest.approx(0, abs=1e-9)
 
 
 def test_a_failed_measurement_says_why(tmp_path: Path) -> None:

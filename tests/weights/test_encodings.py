@@ -95,6 +95,15 @@ def test_an_encoded_layer_equals_the_dense_one_as_a_program(
     assert (tmp_path / "encoded.onnx").stat().st_size < (tmp_path / "dense.onnx").stat().st_size + 20_000
 
 
+def test_onnx_runtime_looks_up_codes_that_are_too_many_to_be_folded(tmp_path: Path) -> None:
+    layer, x = nn.Linear(200, 100), torch.randn(2, 200)
+    quantized = encodings((100, 200))["quantized"]
+    encode_weight(layer, quantized)
+    export_onnx(nn.Sequential(layer), x, tmp_path / "model.onnx")
+    with torch.no_grad():
+        assert torch.allclose(load_program(tmp_path / "model.onnx")(x), layer(x), atol=1e-4)
+
+
 def test_training_moves_levels_and_values_but_not_what_is_tied() -> None:
     shape = (6, 8)
     for kind, moved in (("quantized", True), ("pruned", True), ("scaled", True), ("fixed", False)):

@@ -1,0 +1,58 @@
+"""Each method from search to a file that runs elsewhere: what `pytest -m smoke` tries on lowest versions."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+import autocompress as ac
+from autocompress import plugins
+from autocompress.checkpoint import open_checkpoint
+from autocompress.checkpoint.reload import check_reload
+from autocompress.engine.replay import replay
+from autocompress.report import TrialEnd
+
+pytestmark = pytest.mark.smoke
+
+METHODS = sorted(plugins.compressors())
+
+
+class CtrlC(ac.Progress):
+    """Interrupts the search when its second trial ends."""
+
+    def __init__(self) -> None:
+        self.ended = 0
+
+    def trial_end(self, end: TrialEnd) -> None:
+        self.ended += 1
+        if self.ended == 2:
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory: pytest.TempPathFactory) -> ac.SearchResult:
+    """A search that begins with each method alone, interrupted and continued to the last of them."""
+    out: Path = tmp_path_factory.mktemp("smoke") / "run"
+    options = {"epochs": 2, "workers": 1, "constraints": [], "methods": METHODS, "out": out}
+    # A search begins with one trial of each method only where these are at most half of its trials.
+    begun = ac.search("digits", trials=2 * len(METHODS), progress=CtrlC(), **options)
+    assert begun.interrupted
+    return ac.search("digits", trials=len(METHODS), progress=ac.Progress(), **options)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_goes_through_search_resume_export_and_reload(
+    method: str, resumed: ac.SearchResult, digits: ac.Task, tmp_path: Path
+) -> None:
+    complete = [t for t in resumed.study.trials[1:] if t.state.name == "COMPLETE"]
+    stages = {t.number: [s["method"] for s in t.user_attrs["details"]["config"]["stages"]] for t in complete}
+    assert sorted(stages.values()) == [[name] for name in METHODS]
+    number = next(number for number, names in stages.items() if names == [method])
+    stored, again, folder = replay(resumed.out, number)
+    assert again.metrics == stored
+    config = open_checkpoint(folder).manifest["config"]
+    point = ac.ParetoModel(number, folder, stored, {}, config, {})
+    files = [point.export(tmp_path / name) for name in ("model.pt2", "model.onnx")]
+    check_reload(files, digits.example(3))
