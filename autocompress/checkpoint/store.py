@@ -137,6 +137,11 @@ def trial_folder(trials: Path, number: int) -> Path:
     return trials / f"{number:04d}"
 
 
+def kept_trials(trials: Path) -> set[int]:
+    """Numbers of the trials that have a checkpoint, in the folder of all trials."""
+    return {int(folder.name) for folder in trials.glob("[0-9]*") if (folder / MANIFEST).is_file()}
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete what writers that were killed left behind under a folder."""
     for aside in folder.glob(".*.tmp"):

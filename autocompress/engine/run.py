@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,7 +17,7 @@ from autocompress.checkpoint.weights import load_weights_into
 from autocompress.distribute import Cluster, check_sendable, connection, execute
 from autocompress.distribute.worker import Shared
 from autocompress.engine.driver import SearchDriver
-from autocompress.engine.final import check_front, measure_front, report_on_test
+from autocompress.engine.final import settle_front
 from autocompress.engine.folder import RunFolder
 from autocompress.engine.halving import Halving
 from autocompress.engine.identity import identity
@@ -25,7 +26,7 @@ from autocompress.engine.results import build_result, report, study_name
 from autocompress.engine.settings import Settings
 from autocompress.errors import SearchFailedError
 from autocompress.report import ConsoleProgress, Progress
-from autocompress.result import SearchResult
+from autocompress.result import Z95, SearchResult
 from autocompress.study import SearchStudy, check_storage, sqlite_url
 from autocompress.task import Task
 from autocompress.trial import Reference, train_reference
@@ -75,6 +76,10 @@ def search(
             shown.close()
 
 
+# What the study records of the reference's manifest.
+_REFERENCE_DETAILS = ("config", "errors", "replicates", "validation_rows")
+
+
 class _Search:
     """One call of `search`, from the reference to the report."""
 
@@ -108,6 +113,7 @@ class _Search:
             "constraints": [c.text for c in self.prepared.constraints],
         }
         folder.write(settings, self.identity, extra)
+        self.progress.note(_resolution(checkpoint.manifest, self.prepared.objectives[0].metric))
         study = self._study(metrics, checkpoint)
         halving = Halving(self.prepared.task.recipe.epochs) if settings.early_stopping else None
         driver = SearchDriver(self.prepared, study, folder.trials, metrics, self.progress, halving)
@@ -145,7 +151,8 @@ class _Search:
             self.settings.sampler,
             self.settings.seed,
         )
-        study.add_reference(metrics, {"config": checkpoint.manifest["config"], "proof": 0.0})
+        details = {name: checkpoint.manifest[name] for name in _REFERENCE_DETAILS}
+        study.add_reference(metrics, {**details, "proof": 0.0})
         again = study.close_leftovers()
         if again:
             self.progress.note(f"{again} trials were cut off; they will run again")
@@ -202,17 +209,14 @@ class _Search:
             raise SearchFailedError(
                 f"none of the {counts['fail']} trials succeeded: {'; '.join(sorted(reasons - {''}))}"
             )
-        objectives = self.prepared.objectives
         if finished:
-            # After Ctrl-C the estimates stand until the run is continued.
-            measure_front(self.prepared, build_result(self.folder, study, objectives), study, self.progress)
-        # What was measured last may have moved points off the front.
-        result = build_result(self.folder, study, objectives)
-        check_front(self.prepared, result)
-        report_on_test(self.prepared, result, study, self.progress)
+            result = settle_front(self.prepared, self.folder, study, self.progress)
+        else:
+            # Estimates stand until the run is continued, and the test split is for what then is the front.
+            result = build_result(self.folder, study, self.prepared.objectives)
         measured = driver.overhead(self.workers)
         result = replace(
-            build_result(self.folder, study, objectives),
+            result,
             overhead=None if measured is None else measured[0],
             interrupted=not finished,
         )
@@ -224,3 +228,15 @@ class _Search:
                 f"{measured[2]:.1f} s inside training and evaluation steps"
             )
         return result
+
+
+def _resolution(reference: Mapping[str, Any], metric: str) -> str:
+    """What a validation split of this size can tell apart, in one line."""
+    rows, error = reference["validation_rows"], reference["errors"].get(metric)
+    if error is None:
+        return f"validation has {rows} rows; how exact {metric} is on them is not known"
+    return (
+        f"validation has {rows} rows: {metric} of the reference is {reference['metrics'][metric]:.4f} ± "
+        f"{error:.4f} (standard error); two unlike models that differ by less than "
+        f"{Z95 * math.sqrt(2) * error:.3f} cannot be told apart (95 %)"
+    )

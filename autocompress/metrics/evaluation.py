@@ -43,18 +43,21 @@ def task_metrics(task: Task) -> Mapping[str, MetricFn | Metric | Accuracy]:
     return task.metrics if task.metrics is not None else {"accuracy": Accuracy(ignored_target(task.loss))}
 
 
-def measure_split(program: Callable[[Tensor], Tensor], batches: Batches, task: Task) -> SplitScores:
+def measure_split(
+    program: Callable[[Tensor], Tensor], batches: Batches, task: Task, resampled: bool = True
+) -> SplitScores:
     """The task's metrics over a split, with standard errors by bootstrap over its rows.
 
     The default accuracy and `torchmetrics` objects see one batch after the other, and none is kept. The
     outputs of the whole split are held, once, where a metric is a function. For its replicates a function is
-    called `REPLICATES` times more, and an object is updated as often with the rows of each batch.
+    called `REPLICATES` times more, and an object is updated as often with the rows of each batch, unless
+    these are not wanted (`resampled=False`).
 
     Raises:
         DivergedError: a metric is NaN or infinite.
         TaskError: a metric failed, or returned something else than a number.
     """
-    scores = score_split(program, batches, task_metrics(task))
+    scores = score_split(program, batches, task_metrics(task), resampled)
     for name, value in scores.values.items():
         if not math.isfinite(value):
             raise DivergedError(f"metric {name} is {value}.")

@@ -31,6 +31,21 @@ def metric_text(name: str, value: float) -> str:
     return f"{value:.4f}" if abs(value) >= 0.01 or value == 0 else f"{value:.3g}"
 
 
+def error_text(point: ParetoModel, name: str) -> str:
+    """The standard error behind a metric, where it is known."""
+    return f" ±{point.errors[name]:.4f}" if name in point.errors else ""
+
+
+def certainty_text(result: SearchResult, point: ParetoModel) -> str:
+    """What is known of a point, in a sentence: its 95 % interval, and whether it is likely on the front."""
+    name = result.objectives[0].metric
+    text = f"{name} {metric_text(name, point.metrics[name])} on {point.validation_rows} validation rows"
+    if name in point.errors:
+        low, high = point.interval(name)
+        text += f" (95 %: {metric_text(name, low)} to {metric_text(name, high)})"
+    return f"{text}; on the front with a probability of {point.front_probability:.0%}"
+
+
 def _ratio(point: ParetoModel, name: str) -> str:
     return f"{point.ratios[name]:.3f}" if name in point.ratios else "-"
 
@@ -132,6 +147,7 @@ def front_table(result: SearchResult, mark: ParetoModel | None = None, label: st
     for name in scores:
         table.add_column(f"{name}\nval", justify="right", no_wrap=True)
         table.add_column("\ntest", justify="right", no_wrap=True)
+    table.add_column("on the\nfront", justify="right", no_wrap=True)
     for name in sizes:
         table.add_column(HEADINGS.get(name, name), justify="right", no_wrap=True)
         table.add_column("×ref", justify="right", no_wrap=True, style="cyan")
@@ -142,9 +158,10 @@ def front_table(result: SearchResult, mark: ParetoModel | None = None, label: st
         for name in scores:
             tested = point.test_metrics.get(name)
             cells += [
-                metric_text(name, point.metrics[name]),
+                metric_text(name, point.metrics[name]) + error_text(point, name),
                 "-" if tested is None else metric_text(name, tested),
             ]
+        cells.append("" if point.trial == 0 else f"{point.front_probability:.0%}")
         for name in sizes:
             cells += [metric_text(name, point.metrics[name]), _ratio(point, name)]
         table.add_row(*cells, style="bold" if marked else None)

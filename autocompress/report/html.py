@@ -24,6 +24,7 @@ def write_report(
     settings: Mapping[str, Any],
     others: Sequence[Mapping[str, float]],
     counts: Mapping[str, int],
+    dropped: Mapping[int, str],
 ) -> Path:
     """Write the report.
 
@@ -33,6 +34,7 @@ def write_report(
         settings: what the run was made with.
         others: metrics of the trials that are not on the front.
         counts: number of trials by state.
+        dropped: why trials left the front when their files were checked.
     """
     environment = jinja2.Environment(loader=jinja2.PackageLoader("autocompress.report", "."), autoescape=True)
     sizes = [name for name in _SIZES if name in result.reference.metrics]
@@ -40,6 +42,7 @@ def write_report(
         result=result,
         settings={k: json.dumps(v) if not isinstance(v, str) else v for k, v in settings.items()},
         counts=counts,
+        dropped=dropped,
         sizes=sizes,
         headings=HEADINGS,
         scores=[n for n in result.reference.metrics if n not in _SIZES and "_spread" not in n],

@@ -65,6 +65,7 @@ class TrialResult:
         method_seconds: of these between optimiser steps, by the methods themselves, such as LC's C steps.
         errors: standard errors of task metrics and `acc_comp`; a metric whose error is not known has none.
         replicates: of the same metrics, over resamples of the validation rows that all trials share.
+        validation_rows: how many they are.
     """
 
     metrics: Mapping[str, float]
@@ -75,6 +76,7 @@ class TrialResult:
     method_seconds: float = 0.0
     errors: Mapping[str, float] = field(default_factory=dict)
     replicates: Mapping[str, list[float]] = field(default_factory=dict)
+    validation_rows: int = 0
 
 
 def run_trial(
@@ -130,6 +132,7 @@ def run_trial(
         trainer.clock.method_seconds,
         checkpoint.manifest["errors"],
         checkpoint.manifest["replicates"],
+        checkpoint.manifest["validation_rows"],
     )
 
 
