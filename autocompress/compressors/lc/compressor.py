@@ -48,9 +48,9 @@ class Config:
         mu_exponent: μ of a constraint is μ times this power of its weights' root mean square relative to
             that of all. 0 makes all alike; with 1 late layers, whose weights are few and large, settle
             before the early ones, which can still adapt. Penalties and rank selection share one μ.
-        spacing: optimiser steps from one C step to the next at least, or an eighth of all where those are few;
-            an L step that would end earlier goes on until then. On digits (132 steps, k = 2 plus 1 %, 5 seeds)
-            16 end at an error of 2.6 ± 0.1 %, 1 at 4.6 ± 0.7, 4 at 3.8 ± 0.2, 40 at 2.9 ± 0.2.
+        spacing: optimiser steps from one C step to the next at least, or an eighth of all where those are
+            few; an L step that would end earlier goes on until then. On digits (132 steps, k = 2 plus 1 %,
+            5 seeds) 16 end at an error of 2.6 ± 0.1 %, 1 at 4.6 ± 0.7, 4 at 3.8 ± 0.2, 40 at 2.9 ± 0.2.
     """
 
     tasks: Tasks = (Assignment(("*",), Codebook(k=4)),)
