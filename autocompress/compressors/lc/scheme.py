@@ -13,8 +13,10 @@ from autocompress.errors import SettingsError
 from autocompress.weights.encodings import Encoding, Summed
 
 # Turns of the parts of a sum, and the relative gain below which they end. From the last solution on one turn
-# is enough: the next C step goes on from there.
-_ALTERNATIONS, _WARM_ALTERNATIONS, _GAIN = 30, 1, 1e-4
+# is enough, as the next C step goes on from there: on digits (k = 2 plus 1 %, 6 seeds) training ends at an
+# error of 2.6 ± 0.2 % with one, 2.9 ± 0.2 with up to 3, 2.6 ± 0.1 with up to 30; with rank 3 plus 2 % at
+# 4.2 ± 0.4, 3.8 ± 0.3 and 3.9 ± 0.4.
+_ALTERNATIONS, _WARM_ALTERNATIONS, _GAIN = 30, 1, 1e-3
 
 
 @dataclass(frozen=True)
