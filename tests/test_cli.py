@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,23 @@ import torch
 import autocompress as ac
 from autocompress.cli import main
 from tests.engine.helpers import run
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """The command line in this process, which need not import PyTorch again; in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr("sys.argv", ["autocompress", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), *capsys.readouterr())
+
+    return call
 
 
 def test_help_shows_every_command_and_examples(tmp_path: Path) -> None:
@@ -120,58 +138,60 @@ def test_ctrl_c_while_the_reference_trains_says_so(
     assert "interrupted before any trial" in capsys.readouterr().err
 
 
-def test_other_settings_on_a_run_are_refused_by_name(finished: ac.SearchResult, tmp_path: Path) -> None:
+def test_other_settings_on_a_run_are_refused_by_name(finished: ac.SearchResult, command: Command) -> None:
     database = (finished.out / "study.db").read_bytes()
-    done = run("search", "digits", "--epochs", 4, "--seed", 5, "--out", finished.out, cwd=tmp_path)
+    done = command("search", "digits", "--epochs", 4, "--seed", 5, "--out", finished.out)
     assert done.returncode == 2
     assert "seed of the run in" in done.stderr
     assert "is 0 but got 5" in done.stderr
     assert (finished.out / "study.db").read_bytes() == database
 
 
-def test_front_prints_a_table_json_and_csv(finished: ac.SearchResult, tmp_path: Path) -> None:
-    table = run("front", finished.out, cwd=tmp_path).stdout
+def test_front_prints_a_table_json_and_csv(finished: ac.SearchResult, command: Command) -> None:
+    table = command("front", finished.out).stdout
     assert "reference" in table
     assert "knee" in table
-    found = json.loads(run("front", finished.out, "--json", cwd=tmp_path).stdout)
+    found = json.loads(command("front", finished.out, "--json").stdout)
     assert found == finished.to_json()
     assert set(found["points"][0]) == {"trial", "path", "metrics", "test_metrics", "config", "ratios"}
     assert (finished.out / found["points"][0]["path"] / "manifest.json").is_file()
-    text = run("front", finished.out, "--csv", cwd=tmp_path).stdout
+    text = command("front", finished.out, "--csv").stdout
     rows = list(csv.DictReader(io.StringIO(text)))
     assert rows[0]["trial"] == "0"
     assert float(rows[0]["accuracy"]) == finished.reference.metrics["accuracy"]
 
 
-def test_pick_prints_one_point(finished: ac.SearchResult, tmp_path: Path) -> None:
-    knee = json.loads(run("pick", finished.out, "--knee", "--json", cwd=tmp_path).stdout)
+def test_pick_prints_one_point(finished: ac.SearchResult, command: Command) -> None:
+    knee = json.loads(command("pick", finished.out, "--knee", "--json").stdout)
     assert knee["trial"] == finished.pick("knee").trial
-    close = run("pick", finished.out, "--max-drop", 1, cwd=tmp_path).stdout
+    close = command("pick", finished.out, "--max-drop", 1).stdout
     assert f"trial {finished.pick('max-drop', max_drop=1).trial}:" in close
-    refused = run("pick", finished.out, "--knee", "--tau", 0.5, cwd=tmp_path)
+    refused = command("pick", finished.out, "--knee", "--tau", 0.5)
     assert refused.returncode == 2
     assert "only one of --knee, --max-drop and --tau" in refused.stderr
 
 
-def test_exported_files_are_the_models(finished: ac.SearchResult, digits: ac.Task, tmp_path: Path) -> None:
+def test_exported_files_are_the_models(
+    finished: ac.SearchResult, digits: ac.Task, tmp_path: Path, command: Command
+) -> None:
     point = finished.pick("knee")
     for name in ("model.pt2", "model.safetensors"):
-        done = run("export", finished.out, "--pick", "knee", "-o", tmp_path / name, cwd=tmp_path)
+        done = command("export", finished.out, "--pick", "knee", "-o", tmp_path / name)
         assert done.returncode == 0, done.stderr
     x = digits.example()
     with torch.no_grad():
         exported = torch.export.load(tmp_path / "model.pt2").module()(x)
         assert torch.equal(exported, point.load()(x))
     assert (tmp_path / "model.safetensors").read_bytes() == (point.path / "weights.safetensors").read_bytes()
-    refused = run("export", finished.out, "--trial", 99, "-o", tmp_path / "x.pt2", cwd=tmp_path)
+    refused = command("export", finished.out, "--trial", 99, "-o", tmp_path / "x.pt2")
     assert refused.returncode == 2
     assert "trial must be on the front" in refused.stderr
 
 
 def test_onnx_export_gives_the_same_outputs(
-    finished: ac.SearchResult, digits: ac.Task, tmp_path: Path
+    finished: ac.SearchResult, digits: ac.Task, tmp_path: Path, command: Command
 ) -> None:
-    done = run("export", finished.out, "--pick", "knee", "-o", tmp_path / "model.onnx", cwd=tmp_path)
+    done = command("export", finished.out, "--pick", "knee", "-o", tmp_path / "model.onnx")
     assert done.returncode == 0, done.stderr
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     x = next(iter(digits.val))[0]
@@ -180,22 +200,22 @@ def test_onnx_export_gives_the_same_outputs(
         assert np.allclose(found, finished.pick("knee").load()(x).numpy(), atol=1e-4)
 
 
-def test_replay_gives_the_stored_metrics_again(finished: ac.SearchResult, tmp_path: Path) -> None:
+def test_replay_gives_the_stored_metrics_again(finished: ac.SearchResult, command: Command) -> None:
     number = next(p.trial for p in finished.front if p.trial)
-    done = run("replay", finished.out, "--trial", number, cwd=tmp_path)
+    done = command("replay", finished.out, "--trial", number)
     assert done.returncode == 0, done.stderr
     stored = json.loads((finished.out / "replays" / f"{number:04d}" / "manifest.json").read_text())
     point = next(p for p in finished.front if p.trial == number)
     assert stored["metrics"] == point.metrics
 
 
-def test_inspect_lists_every_layer(tmp_path: Path) -> None:
-    found = json.loads(run("inspect", "digits", "--model", "resnet20", "--json", cwd=tmp_path).stdout)
+def test_inspect_lists_every_layer(command: Command) -> None:
+    found = json.loads(command("inspect", "digits", "--model", "resnet20", "--json").stdout)
     members = {
         m["tensor"].rpartition(".")[0] for g in found["groups"] for m in g["members"] if m["role"] != "in"
     }
     assert members | set(found["frozen"]) == set(found["layers"])
-    table = run("inspect", "digits", "--model", "resnet20", cwd=tmp_path).stdout
+    table = command("inspect", "digits", "--model", "resnet20").stdout
     assert "coupled channel groups" in table
     assert "10 cut points" in table
     assert "9 residual branches" in table
@@ -208,11 +228,11 @@ def test_inspect_lists_every_layer(tmp_path: Path) -> None:
     assert "it makes the model's outputs" in table
 
 
-def test_configuration_files_give_options_and_the_command_line_wins(tmp_path: Path) -> None:
+def test_configuration_files_give_options_and_the_command_line_wins(tmp_path: Path, command: Command) -> None:
     (tmp_path / "c.toml").write_text('trials = 0\nobjectives = ["accuracy", "macs"]\n')
-    assert "trials must be at least 1" in run("search", "digits", "--config", "c.toml", cwd=tmp_path).stderr
+    assert "trials must be at least 1" in command("search", "digits", "--config", "c.toml").stderr
     (tmp_path / "c.toml").write_text("speed = 3\n")
     assert (
         "must hold options of search but has 'speed'"
-        in run("search", "digits", "--config", "c.toml", cwd=tmp_path).stderr
+        in command("search", "digits", "--config", "c.toml").stderr
     )

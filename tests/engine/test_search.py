@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -93,16 +94,17 @@ class Notes(ac.Progress):
 
 
 def test_a_finished_run_is_continued_with_more_trials_and_refused_with_other_settings(
-    tmp_path: Path,
+    finished: ac.SearchResult, tmp_path: Path
 ) -> None:
-    options = {"epochs": 2, "workers": 1, "out": tmp_path / "run"}
-    ac.search("digits", trials=1, **options)
+    options = {"epochs": 4, "workers": 1, "out": tmp_path / "run"}
+    shutil.copytree(finished.out, tmp_path / "run")
     told = Notes()
-    more = ac.search("digits", trials=2, **options, progress=told)
+    more = ac.search("digits", trials=5, **options, progress=told)
     # The same rows as before, and said again.
     assert "validation is 144 rows carved from train, stratified" in told.lines
-    assert len(more.study.trials) == 3
-    with pytest.raises(ac.UsageError, match=r"epochs of the run in .* is 2 but got 3"):
+    assert len(more.study.trials) == 6
+    assert [t.values for t in more.study.trials[:5]] == [t.values for t in finished.study.trials]
+    with pytest.raises(ac.UsageError, match=r"epochs of the run in .* is 4 but got 3"):
         ac.search("digits", **{**options, "epochs": 3})
 
 
@@ -176,13 +178,14 @@ def test_time_limit_ends_the_search_and_keeps_what_was_cut_off(
 
 
 def test_early_stopping_records_pruned_trials_and_goes_on(tmp_path: Path) -> None:
-    options = {"early_stopping": True, "sampler": "random", "constraints": [], "workers": 2}
-    result = ac.search("digits", trials=10, epochs=8, out=tmp_path / "run", **options)
+    options = {"early_stopping": True, "sampler": "random", "constraints": [], "workers": 1}
+    options |= {"model": "mlp", "methods": ["alcn"]}
+    result = ac.search("digits", trials=8, epochs=4, out=tmp_path / "run", **options)
     by_state: dict[str, list[int]] = {}
     for trial in result.study.trials[1:]:
         by_state.setdefault(trial.state.name, []).append(trial.number)
     assert set(by_state) == {"COMPLETE", "PRUNED"}
-    assert sum(map(len, by_state.values())) == 10
+    assert sum(map(len, by_state.values())) == 8
     for number in by_state["PRUNED"]:
         assert "less promising" in result.study.trials[number].user_attrs["reason"]
         assert not (tmp_path / "run" / "trials" / f"{number:04d}").exists()
