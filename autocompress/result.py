@@ -60,9 +60,13 @@ class ParetoModel:
     front_probability: float = math.nan
 
     def interval(self, metric: str) -> tuple[float, float]:
-        """The 95 % interval of a task's metric: value ± 1.96 standard errors; NaN where none is known."""
+        """The 95 % interval of a task's metric: value ± 1.96 standard errors; NaN where none is known.
+
+        Accuracy ends at 0 and 1.
+        """
         half = Z95 * self.errors.get(metric, math.nan)
-        return self.metrics[metric] - half, self.metrics[metric] + half
+        low, high = self.metrics[metric] - half, self.metrics[metric] + half
+        return (max(low, 0.0), min(high, 1.0)) if metric == "accuracy" else (low, high)
 
     @property
     def artifact(self) -> Path:
