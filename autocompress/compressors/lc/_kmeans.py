@@ -16,10 +16,11 @@ from torch import Tensor
 from autocompress.compressors.lc._sorting import increasing
 
 _LLOYD_STEPS = 300
-_BAND = 8192  # bins in which an end is looked for, over k
+_BAND, _LEAST_BAND = 8, 48  # clusters and bins among which each end is looked for
 _WINDOWS, _WINDOW_ROUNDS = 17, 40
-# Relative gains below which clusters stop to move. On LeNet300's weights, cold or after a step of training,
-# distortion ends within 1e-5 of the fixed point that takes up to five times as long (2 to 256 levels).
+# Relative gains below which clusters stop to move. On LeNet300's weights, jointly and by layer, with 2 to 256
+# levels, distortion ends within 1e-3 of that of a dynamic programme over all of 2,048 bins and Lloyd's steps
+# to their end, which takes 0.1 to 2 s; from the last levels within 1e-4.
 _BAND_GAIN, _WINDOW_GAIN, _LLOYD_GAIN = 1e-3, 1e-6, 1e-8
 
 
@@ -120,7 +121,7 @@ def _histogram(sums: _Prefix, k: int) -> Tensor:
     ends = _bin_ends(sums.ordered, bins) if n > bins else torch.arange(n + 1)
     ends = ends.to(sums.ordered.device)
     bins = len(ends) - 1
-    width = min(bins - 1, min(max(_BAND // k, 64), 256))
+    width = min(bins - 1, max(_BAND * bins // k, _LEAST_BAND))
     edges = sums.ordered[ends.clamp_max(n - 1)]
     mass = (ends.diff() * edges.diff().square()).pow(1 / 3).cumsum(0)
     shares = torch.arange(1, k, device=ends.device, dtype=mass.dtype) / k
