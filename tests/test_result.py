@@ -133,7 +133,9 @@ def test_intervals_are_values_with_1_96_standard_errors() -> None:
     point = replace(result().front[0], errors={"accuracy": 0.01})
     assert point.interval("accuracy") == pytest.approx((0.8804, 0.9196))
     assert np.isnan(point.interval("bytes")).all()
-    assert replace(point, errors={"accuracy": 0.2}).interval("accuracy") == pytest.approx((0.508, 1.0), abs=1e-4)
+    assert replace(point, errors={"accuracy": 0.2}).interval("accuracy") == pytest.approx(
+        (0.508, 1.0), abs=1e-4
+    )
 
 
 def test_csv_has_the_reference_and_each_point() -> None:

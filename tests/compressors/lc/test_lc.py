@@ -31,7 +31,7 @@ from autocompress.materialize import materialize
 from autocompress.plan import Factorize, StoreEncoded
 from autocompress.training import Trainer
 from autocompress.trial import CompressorHooks
-from autocompress.weights.decoders import Decoder
+from autocompress.weights.decoders import weight_code
 
 
 class Network(nn.Module):
@@ -179,7 +179,7 @@ def test_logging_an_epoch_packs_nothing(task: ac.Task, monkeypatch: pytest.Monke
 def test_counted_bytes_are_those_of_the_stored_tensors(scheme: Scheme) -> None:
     x = torch.randn(60 * 50, generator=torch.Generator().manual_seed(0))
     encoding = scheme.solve(x, 1.0, View(((60, 50),)))
-    tensors = Decoder(encoding, (60, 50)).state_dict().values()
+    tensors = weight_code(encoding, (60, 50)).state_dict().values()
     stored = sum(t.numel() * t.element_size() for t in tensors)
     assert stored_bytes(encoding) == pytest.approx(stored, rel=0.02, abs=24)
 
