@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from autocompress.checkpoint import rebuild
     from autocompress.engine.compress import Compressed, compress
     from autocompress.engine.results import load_run
     from autocompress.engine.run import search
@@ -42,6 +43,7 @@ _HOME = {
     "TrialError": "errors",
     "UsageError": "errors",
     "compress": "engine.compress",
+    "rebuild": "checkpoint",
     "load_run": "engine.results",
     "search": "engine.run",
 }
@@ -62,6 +64,7 @@ __all__ = [
     "UsageError",
     "compress",
     "load_run",
+    "rebuild",
     "search",
 ]
 

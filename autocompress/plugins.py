@@ -26,7 +26,7 @@ def compressors() -> dict[str, type[Any]]:
     for it.
     """
     package = importlib.import_module("autocompress.methods")
-    base = importlib.import_module("autocompress.methods.base").Compressor
+    base = importlib.import_module("autocompress.methods.base").Method
     methods: dict[str, type[Any]] = {}
     for info in pkgutil.iter_modules(package.__path__):
         if not info.ispkg:

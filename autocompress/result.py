@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from autocompress.checkpoint import Checkpoint, export_onnx, open_checkpoint
+from autocompress.checkpoint import Checkpoint, export_onnx, open_checkpoint, rebuild
 from autocompress.checkpoint.store import ONNX, PROGRAM, UNQUANTISED, WEIGHTS
 from autocompress.errors import SettingsError
 from autocompress.measure import Objective
@@ -46,6 +46,7 @@ class ParetoModel:
         replicates: the same metrics over resamples of the validation rows, which all points share.
         validation_rows: how many they are.
         front_probability: how likely the point is to be on the front, were it judged by other rows.
+        make_model: makes a new model of the task; None where the run does not tell.
     """
 
     trial: int
@@ -58,6 +59,7 @@ class ParetoModel:
     replicates: Mapping[str, Sequence[float]] = field(default_factory=dict)
     validation_rows: int = 0
     front_probability: float = math.nan
+    make_model: Callable[[], nn.Module] | None = field(default=None, repr=False, compare=False)
 
     def interval(self, metric: str) -> tuple[float, float]:
         """The 95 % interval of a task's metric: value ± 1.96 standard errors; NaN where none is known.
@@ -84,6 +86,20 @@ class ParetoModel:
         Where the run's artefact is "onnx-int8", this is the model before quantisation.
         """
         return self.checkpoint().load()
+
+    def module(self) -> nn.Module:
+        """The compressed model to train on: the user's class with smaller layers where surgery allows.
+
+        Raises:
+            SettingsError: the run was made with a `Task` object that is not at hand; see `ac.rebuild`.
+            CheckpointError: the checkpoint is damaged, or the task's model is another one now.
+        """
+        if self.make_model is None:
+            raise SettingsError(
+                f"the task's model must be known but this run was made with a Task object: "
+                f"use ac.rebuild(MyModel(), '{self.path}')."
+            )
+        return rebuild(self.make_model(), self.path)
 
     def export(self, path: str | Path, format: str | None = None) -> Path:
         """Copy the model out as `.pt2`, `.onnx` or `.safetensors`.

@@ -6,7 +6,8 @@ from typing import Any, cast
 
 import optuna
 
-from autocompress.methods.alds.session import MEASURES, Config, Cost, Measure, Schemes
+from autocompress.methods.alds.config import Config, Cost, Schemes
+from autocompress.methods.alds.spectra import MEASURES, Measure
 from autocompress.task import ModelProfile
 
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import optuna
 
 from autocompress.methods.depth import Config
-from autocompress.methods.depth.translator import KINDS, Kind
+from autocompress.surgery.translators import KINDS, Kind
 from autocompress.task import ModelProfile
 
 MOST_CUTS = 3

@@ -21,14 +21,14 @@ SCHEMES = ["codebook", "prune", "codebook+prune", "ternary", "rank_selection", "
 def suggest(trial: optuna.Trial, profile: ModelProfile) -> Config:
     """A scheme for each third of the layers, alone or jointly, and the schedule of μ."""
     parts = min(3, len(profile.layers))
-    tasks = []
+    schemes = []
     for part in range(1, parts + 1):
         scheme, joint = _scheme(trial, f"lc.{part}")
         if scheme is not None:
             # By place and not by name, because a method before this one may rename layers.
-            tasks.append(Assignment((f"{part}/{parts}",), scheme, joint))
+            schemes.append(Assignment((f"{part}/{parts}",), scheme, joint))
     return Config(
-        tasks=tuple(tasks) or (Assignment(("*",), Codebook(k=256)),),
+        schemes=tuple(schemes) or (Assignment(("*",), Codebook(k=256)),),
         mu0=trial.suggest_float("lc.mu0", 1e-4, 1e-2, log=True),
         growth=trial.suggest_float("lc.growth", 1.05, 1.4),
         steps=trial.suggest_int("lc.steps", 10, 40, step=10),

@@ -60,7 +60,7 @@ def pipelines(spaces: Mapping[str, ModuleType]) -> list[str]:
     levels: dict[int, list[str]] = {}
     for name in sorted(spaces):
         if name in known:
-            levels.setdefault(known[name].level, []).append(name)
+            levels.setdefault(known[name].stage, []).append(name)
     choices = [["", *levels[level]] for level in sorted(levels)]
     products = [[name for name in parts if name] for parts in itertools.product(*choices)]
     joined = ["+".join(parts) for parts in products if len(parts) <= _MOST_METHODS]

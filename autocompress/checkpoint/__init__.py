@@ -1,6 +1,7 @@
 """The checkpoint format: `manifest.json`, `weights.safetensors` and an exported program."""
 
 from autocompress.checkpoint.program import Program, export_onnx, export_program, load_program
+from autocompress.checkpoint.rebuilding import rebuild
 from autocompress.checkpoint.store import (
     ARTIFACTS,
     Checkpoint,
@@ -17,5 +18,6 @@ __all__ = [
     "load_program",
     "load_weights_into",
     "open_checkpoint",
+    "rebuild",
     "save_weights",
 ]

@@ -24,10 +24,12 @@ from autocompress.checkpoint.program import (
 from autocompress.checkpoint.quantize import quantize_onnx
 from autocompress.checkpoint.weights import save_weights
 from autocompress.errors import CheckpointError
+from autocompress.surgery import Edit
 
-SCHEMA = 1
-MANIFEST, WEIGHTS, PROGRAM, ONNX = (
+SCHEMA = 2
+MANIFEST, EDITS, WEIGHTS, PROGRAM, ONNX = (
     "manifest.json",
+    "edits.json",
     "weights.safetensors",
     "model.pt2",
     "model.onnx",
@@ -68,19 +70,26 @@ class Writer:
         self.aside.mkdir()
 
     def write(
-        self, model: nn.Module, example: Tensor, artifact: str, calibration: Sequence[Tensor] = ()
+        self,
+        model: nn.Module,
+        example: Tensor,
+        artifact: str,
+        calibration: Sequence[Tensor] = (),
+        edits: Sequence[Edit] = (),
     ) -> Checkpoint:
-        """Weights and programs of a model; the checkpoint can be measured, but isn't there yet.
+        """Edits, weights and programs of a model; the checkpoint can be measured, but isn't there yet.
 
         Args:
             model: on the CPU.
             example: `(B, ...)` with B ≥ 2.
             artifact: what to write beside the weights and `model.pt2`.
             calibration: batches to calibrate "onnx-int8" on.
+            edits: what leads to it from the user's model.
 
         Raises:
             TrialError: the model cannot be exported or quantised.
         """
+        (self.aside / EDITS).write_text(json.dumps([edit.to_json() for edit in edits]) + "\n")
         save_weights(model, self.aside / WEIGHTS)
         export_program(model, example, self.aside / PROGRAM)
         if artifact.startswith("onnx"):

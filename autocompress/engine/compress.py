@@ -1,63 +1,119 @@
-"""`compress`: one compressor alone on a model, without any search."""
+"""`compress`: one method on a model, or several in order, without any search."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
+from autocompress.checkpoint import Checkpoint, export_onnx, export_program
+from autocompress.checkpoint.store import Writer
 from autocompress.errors import SettingsError
-from autocompress.methods.base import Compressor
-from autocompress.task import Task
+from autocompress.methods.base import Method
+from autocompress.surgery import Edit
+from autocompress.task import InputSpec, Task
 from autocompress.task.checks import check_batches_of_one
 from autocompress.training.loop import Trainer
-from autocompress.trial import compress_stage, compressing_epochs, seed_everything
+from autocompress.trial import compress_stage, compressing_epochs, seed_everything, split_epochs
 
 
 @dataclass(frozen=True)
 class Compressed:
-    """A compact model, one history entry per epoch, what was changed, and the proof.
+    """A compact model and how it came about.
 
-    `proof` is the greatest relative difference of its outputs to the masked model's.
+    Args:
+        model: an ordinary module in evaluation mode, which can be trained on.
+        history: one entry per epoch.
+        edits: every structural change from the model that was given to it, as data.
+        difference: greatest relative difference that surgery made to outputs.
+        example: inputs, `(B, ...)` with B ≥ 2.
+        input: what the model takes.
     """
 
     model: nn.Module
     history: list[dict[str, float]]
-    plan: list[dict[str, Any]]
-    proof: float
+    edits: tuple[Edit, ...]
+    difference: float
+    example: Tensor = field(repr=False)
+    input: InputSpec = field(repr=False)
+
+    def save(self, path: str | Path) -> Checkpoint:
+        """Write a checkpoint folder, which `rebuild` makes the model of again.
+
+        Raises:
+            TrialError: the model cannot be exported.
+        """
+        writer = Writer(Path(path))
+        try:
+            writer.write(self.model, self.example, "pt2", edits=self.edits)
+            return writer.commit(
+                {
+                    "input": self.input.to_json(),
+                    "artifact": "pt2",
+                    "check": {"max_relative_difference": self.difference},
+                    "history": self.history,
+                }
+            )
+        finally:
+            writer.discard()
+
+    def export(self, path: str | Path) -> Path:
+        """Write the model as `.pt2` or `.onnx`, by the path's ending.
+
+        Raises:
+            SettingsError: the path ends otherwise.
+            TrialError: the model cannot be exported.
+        """
+        target = Path(path)
+        exporters = {".pt2": export_program, ".onnx": export_onnx}
+        if target.suffix not in exporters:
+            raise SettingsError(f"path must end in .pt2 or .onnx but got '{path}'.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        exporters[target.suffix](self.model, self.example, target)
+        return target
 
 
 def compress(
     model: nn.Module,
     task: Task,
-    compressor: Compressor[Any],
+    methods: Method | Sequence[Method],
     *,
     compress_share: float = 0.5,
     seed: int = 0,
 ) -> Compressed:
-    """Train a model with a compressor, make it physically small, and fine-tune it.
+    """Train a model with a method, make it physically small, and fine-tune it; or with several in order.
 
     Args:
         model: where training starts; changed in place, use what is returned.
         task: data, loss and recipe; `recipe.epochs` is the total.
-        compressor: a configured method.
-        compress_share: share of the epochs that train with the compressor, in (0, 1]; one epoch at
-            least is left to fine-tune where there are two.
+        methods: configured, such as `ac.Alcn(initial_ratio=0.5)`.
+        compress_share: share of the epochs that train with methods, in (0, 1]; one epoch at least is left to
+            fine-tune where there are more epochs than methods.
         seed: of everything random.
 
     Raises:
-        SettingsError: `compress_share` is out of range.
+        SettingsError: `compress_share` is out of range, or no method is given.
         TaskError: `train` has a batch of one row, which the model cannot train on.
         DivergedError: the loss became NaN or infinite.
-        ProofError: the compact model does not equal the masked one.
+        ProofError: the compact model does not equal the one that was trained.
     """
     if not 0 < compress_share <= 1:
         raise SettingsError(f"compress_share must be in (0, 1] but got {compress_share}.")
+    stages = [methods] if isinstance(methods, Method) else list(methods)
+    if not stages:
+        raise SettingsError("methods must name at least one method but got none.")
     check_batches_of_one(task, model)
     seed_everything(seed, task)
-    trainer = Trainer(task, task.recipe.epochs)
-    epochs = compressing_epochs(task.recipe.epochs, compress_share)
-    compact, plan, proof = compress_stage(model, task, compressor, trainer, epochs)
-    trainer.fit(compact, task.recipe.epochs - epochs)
-    return Compressed(compact.eval(), trainer.history, plan, proof)
+    trainer = Trainer(task, max(task.recipe.epochs, len(stages)))
+    compressing = compressing_epochs(trainer.epochs, compress_share, len(stages))
+    edits: list[Edit] = []
+    difference = 0.0
+    for method, epochs in zip(stages, split_epochs(compressing, len(stages)), strict=True):
+        stage = compress_stage(model, task, method, trainer, epochs)
+        model, difference = stage.model, max(difference, stage.difference)
+        edits += stage.edits
+    trainer.fit(model, trainer.epochs - compressing)
+    example = task.example()
+    return Compressed(model.eval(), trainer.history, tuple(edits), difference, example, task.input_spec())

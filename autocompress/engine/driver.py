@@ -95,7 +95,7 @@ class SearchDriver:
             "errors": dict(result.errors),
             "replicates": {name: list(drawn) for name, drawn in result.replicates.items()},
             "validation_rows": result.validation_rows,
-            "proof": result.proof,
+            "difference": result.difference,
             "seconds": round(result.seconds, 3),
             "step_seconds": round(result.step_seconds, 3),
             "method_seconds": round(result.method_seconds, 3),

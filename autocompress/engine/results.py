@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+from torch import nn
+
 from autocompress.checkpoint.store import kept_trials, trial_folder
+from autocompress.data import BUILT_IN, load_task
 from autocompress.engine.folder import RunFolder
 from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError, TaskError
@@ -22,8 +26,20 @@ def study_name(folder: RunFolder, settings: Settings) -> str:
     return f"{STUDY_NAME}-{folder.path.resolve().name}-{folder.read()['id']}"
 
 
-def build_result(folder: RunFolder, study: SearchStudy, objectives: tuple[Objective, ...]) -> SearchResult:
-    """The result as the study and the folder have it now."""
+def build_result(
+    folder: RunFolder,
+    study: SearchStudy,
+    objectives: tuple[Objective, ...],
+    make_model: Callable[[], nn.Module] | None = None,
+) -> SearchResult:
+    """The result as the study and the folder have it now.
+
+    Args:
+        folder: of the run.
+        study: of the run.
+        objectives: of the search, primary first.
+        make_model: makes a new model of the task; None where it is not known.
+    """
     trials = {t.number: t for t in study.complete_trials()}
     tested, final = study.test_metrics(), study.final_metrics()
     base = trials[0].user_attrs["metrics"]
@@ -45,6 +61,7 @@ def build_result(folder: RunFolder, study: SearchStudy, objectives: tuple[Object
             replicates=attributes["details"].get("replicates", {}),
             validation_rows=attributes["details"].get("validation_rows", 0),
             front_probability=probabilities.get(number, 0.0),
+            make_model=make_model,
         )
 
     on_front = [trial.number for trial in study.front(base, kept)]
@@ -93,7 +110,22 @@ def load_run(path: str | Path) -> SearchResult:
     """
     folder = RunFolder(Path(path))
     study, objectives = open_study(folder)
-    return build_result(folder, study, objectives)
+    return build_result(folder, study, objectives, _model_maker(folder))
+
+
+def _model_maker(folder: RunFolder) -> Callable[[], nn.Module] | None:
+    """What makes the model of a run's task, where the run was made with a task's name."""
+    settings = Settings.from_json(folder.read()["settings"])
+    if settings.task.partition(":")[0] not in BUILT_IN and ":" not in settings.task:
+        return None
+
+    def make() -> nn.Module:
+        task = load_task(
+            settings.task, model=settings.model, root=settings.data_root, image_size=settings.image_size
+        )
+        return task.model()
+
+    return make
 
 
 def report(result: SearchResult, folder: RunFolder | None = None, study: SearchStudy | None = None) -> Path:

@@ -152,7 +152,7 @@ class _Search:
             self.settings.seed,
         )
         details = {name: checkpoint.manifest[name] for name in _REFERENCE_DETAILS}
-        study.add_reference(metrics, {**details, "proof": 0.0})
+        study.add_reference(metrics, {**details, "difference": 0.0})
         again = study.close_leftovers()
         if again:
             self.progress.note(f"{again} trials were cut off; they will run again")
@@ -213,7 +213,7 @@ class _Search:
             result = settle_front(self.prepared, self.folder, study, self.progress)
         else:
             # Estimates stand until the run is continued, and the test split is for what then is the front.
-            result = build_result(self.folder, study, self.prepared.objectives)
+            result = build_result(self.folder, study, self.prepared.objectives, self.prepared.task.model)
         measured = driver.overhead(self.workers)
         result = replace(
             result,

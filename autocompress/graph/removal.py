@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,51 @@ import torch
 from torch import nn
 
 from autocompress.graph.structure import Analysis, Keep, Member
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """What is cut out of a model's tensors.
+
+    Args:
+        removed: (tensor, dimension) → positions that go, increasing.
+        groups: layer → number of groups that its convolution or normalisation is left with.
+    """
+
+    removed: dict[tuple[str, int], list[int]]
+    groups: dict[str, int]
+
+
+def cuts_of(analysis: Analysis, keep: Keep) -> Cuts:
+    """Where the units that are not kept run through the model's tensors.
+
+    Args:
+        analysis: of the model.
+        keep: group name → units that stay; groups not named stay whole.
+    """
+    removed: dict[tuple[str, int], set[int]] = {}
+    groups: dict[str, int] = {}
+    for name, kept in keep.items():
+        group = analysis.group(name)
+        gone = sorted(set(range(group.width)) - set(kept))
+        for member in group.members:
+            positions = member.positions(gone)
+            removed.setdefault((member.tensor, member.dim), set()).update(positions.tolist())
+            if member.whole_groups:
+                lost = _lost_groups(member, positions)
+                groups[member.layer] = groups.get(member.layer, member.whole_groups) - lost
+    return Cuts({place: sorted(positions) for place, positions in removed.items()}, groups)
+
+
+def cut_tensors(model: nn.Module, cuts: Cuts) -> None:
+    """Cut positions out of a model's tensors and tell its layers their new sizes, in place."""
+    for (tensor, dim), positions in cuts.removed.items():
+        _cut(model, tensor, dim, set(positions))
+    for layer, count in cuts.groups.items():
+        module: Any = model.get_submodule(layer)
+        setattr(module, "num_groups" if isinstance(module, nn.GroupNorm) else "groups", count)
+    for layer in {tensor.rpartition(".")[0] for tensor, _ in cuts.removed}:
+        _update_sizes(model.get_submodule(layer))
 
 
 def remove_channels(model: nn.Module, analysis: Analysis, keep: Keep) -> nn.Module:
@@ -23,24 +69,7 @@ def remove_channels(model: nn.Module, analysis: Analysis, keep: Keep) -> nn.Modu
         keep: group name → units that stay; groups not named stay whole.
     """
     smaller = copy.deepcopy(model)
-    removed: dict[tuple[str, int], set[int]] = {}
-    whole: dict[str, int] = {}
-    for name, kept in keep.items():
-        group = analysis.group(name)
-        gone = sorted(set(range(group.width)) - set(kept))
-        for member in group.members:
-            positions = member.positions(gone)
-            removed.setdefault((member.tensor, member.dim), set()).update(positions.tolist())
-            if member.whole_groups:
-                lost = _lost_groups(member, positions)
-                whole[member.layer] = whole.get(member.layer, member.whole_groups) - lost
-    for (tensor, dim), positions_gone in removed.items():
-        _cut(smaller, tensor, dim, positions_gone)
-    for layer, count in whole.items():
-        module: Any = smaller.get_submodule(layer)
-        setattr(module, "num_groups" if isinstance(module, nn.GroupNorm) else "groups", count)
-    for layer in {tensor.rpartition(".")[0] for tensor, _ in removed}:
-        _update_sizes(smaller.get_submodule(layer))
+    cut_tensors(smaller, cuts_of(analysis, keep))
     return smaller
 
 

@@ -1,17 +1,30 @@
-"""The one interface of all compressors."""
+"""The two interfaces of a method: what is configured (`Method`), and one training with it (`Session`)."""
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from autocompress.surgery.edits import Plan
+from autocompress.errors import SettingsError
+from autocompress.surgery import Edit
 from autocompress.task import ModelProfile, Task
+
+
+class Stage(IntEnum):
+    """What a method changes, in the order in which methods follow one another."""
+
+    DEPTH = 0
+    CHANNELS = 1
+    RANKS = 2
+    STORAGE = 3
 
 
 @dataclass
@@ -29,36 +42,80 @@ class ParamGroup:
     weight_decay: float | None = None
 
 
-@dataclass
-class CompressorState:
-    """What a compressor keeps while it trains.
+@dataclass(frozen=True)
+class Finished:
+    """What a session ends with.
 
     Args:
-        model: the module to train.
-        attach_seconds: what `attach` took for the method's own work, beside reading the model's graph.
+        model: the compact model, physically smaller.
+        edits: what leads from the model that the session began with to it, as data.
+        expected: the trained model at full size, which the compact one must equal.
     """
 
     model: nn.Module
-    attach_seconds: float = field(default=0.0, kw_only=True)
+    edits: tuple[Edit, ...]
+    expected: nn.Module
 
 
-S = TypeVar("S", bound=CompressorState)
+class Session(ABC):
+    """One training of a model with a method; it owns all that the method keeps meanwhile.
+
+    The training loop calls `penalty` and `after_step` each step and `after_epoch` each epoch, and who
+    began the session calls `finish` when the training is over.
+    """
+
+    # What trains: gated, factorised, re-wired or penalised. A session sets it before it returns.
+    model: nn.Module
+    # Seconds that beginning took for the method's own work, beside reading the model's graph.
+    start_seconds: float = 0.0
+
+    def param_groups(self) -> list[ParamGroup]:
+        """The parameters to train, each once; one group of all that require gradients by default."""
+        return [ParamGroup([p for p in self.model.parameters() if p.requires_grad])]
+
+    def penalty(self) -> Tensor:
+        """A differentiable scalar that is added to the task's loss; 0 by default."""
+        return torch.zeros(())
+
+    def after_step(self, progress: float) -> None:
+        """Hear of an optimiser step.
+
+        Args:
+            progress: share of the session's steps that are done, in (0, 1].
+        """
+        return
+
+    def after_epoch(self, progress: float) -> Mapping[str, float]:
+        """Hear of an epoch.
+
+        Args:
+            progress: share of the session's epochs that are done, in (0, 1].
+
+        Returns:
+            What to log; "ratio/<name>" is drawn over time.
+        """
+        return {}
+
+    @abstractmethod
+    def finish(self) -> Finished:
+        """The compact model, the edits that lead to it, and the model that it must equal, all on the device
+        of training; the session is over."""
 
 
-class Compressor(ABC, Generic[S]):
-    """Decides, while a model trains, what should be physically changed in it.
+class Method(ABC):
+    """A configured method: `Alcn(initial_ratio=0.5)` or `Alcn(Alcn.Config(initial_ratio=0.5))`.
 
-    A subclass names its frozen configuration dataclass as `Config`; `Compressor(Config(...))`
-    makes one. The training loop calls `attach` once, `penalty` and `after_step` each step,
-    `after_epoch` each epoch, and in the end `plan` and `release`.
+    A subclass names its frozen, JSON-able configuration dataclass as `Config` and says its `stage`.
+
+    Raises:
+        SettingsError: a field is unknown or out of range.
     """
 
     Config: ClassVar[type[Any]]
-    # Order in a pipeline: 0 changes depth, 1 channels, 2 ranks, 3 how weights are stored.
-    level: ClassVar[int] = 1
+    stage: ClassVar[Stage] = Stage.CHANNELS
 
-    def __init__(self, config: Any = None) -> None:
-        self.config = self.Config() if config is None else config
+    def __init__(self, config: Any = None, **settings: Any) -> None:
+        self.config = self.Config(**self._known(settings)) if config is None else config
 
     @classmethod
     def unsupported(cls, profile: ModelProfile) -> str | None:
@@ -66,29 +123,29 @@ class Compressor(ABC, Generic[S]):
         return None
 
     @abstractmethod
-    def attach(self, model: nn.Module, task: Task) -> S:
-        """Prepare `model` for training, in place: gated, factorised, re-wired or penalised."""
+    def start(self, model: nn.Module, task: Task) -> Session:
+        """Begin to train a model.
 
-    def param_groups(self, state: S) -> list[ParamGroup]:
-        """The parameters to train; one group of all by default."""
-        return [ParamGroup([p for p in state.model.parameters() if p.requires_grad])]
+        Args:
+            model: prepared for training, in place; the session's `model` is what trains.
+            task: whose inputs calibrate and whose recipe trains.
 
-    def penalty(self, state: S) -> Tensor:
-        """A differentiable scalar that is added to the task's loss; 0 by default."""
-        return torch.zeros(())
+        Returns:
+            The session.
 
-    def after_step(self, state: S, progress: float) -> None:
-        """Called after each optimiser step; `progress` in (0, 1] is the share of steps done."""
-        return
+        Raises:
+            TrialError: the configuration does not fit the model.
+        """
 
-    def after_epoch(self, state: S, progress: float) -> Mapping[str, float]:
-        """Called after each epoch; returns what to log, "ratio/<group>" being drawn over time."""
-        return {}
-
-    @abstractmethod
-    def plan(self, state: S) -> Plan:
-        """What the trained state says should be physically changed."""
-
-    @abstractmethod
-    def release(self, state: S) -> nn.Module:
-        """The trained model without training-time machinery; its graph will do, layers under their names."""
+    @classmethod
+    def _known(cls, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        fields = [field.name for field in dataclasses.fields(cls.Config) if field.init]
+        for name in settings:
+            if name not in fields:
+                close = difflib.get_close_matches(name, fields, 1)
+                nearest = f" (did you mean {close[0]!r}?)" if close else ""
+                raise SettingsError(
+                    f"{cls.__name__} must be given fields of its Config ({', '.join(fields)}) "
+                    f"but got {name!r}{nearest}."
+                )
+        return settings

@@ -1,5 +1,27 @@
-"""How a plan is carried out: one file per kind of edit, each proven against the masked model."""
+"""Surgery: edits as data, a kind in each file, and how each is carried out on any model."""
 
-from autocompress.surgery.carry_out import Materialized, materialize
+from autocompress.surgery.branches import AddAttention, DropBranches, GateBranches, RemoveGates
+from autocompress.surgery.bridges import BridgeEnds, BridgeLayers
+from autocompress.surgery.channels import KeepChannels, KeptPositions, keep_units
+from autocompress.surgery.codecs import Encode
+from autocompress.surgery.edits import Edit, apply, edits_from_json
+from autocompress.surgery.equivalence import check_equal
+from autocompress.surgery.factors import Factorize
 
-__all__ = ["Materialized", "materialize"]
+__all__ = [
+    "AddAttention",
+    "BridgeEnds",
+    "BridgeLayers",
+    "DropBranches",
+    "Edit",
+    "Encode",
+    "Factorize",
+    "GateBranches",
+    "KeepChannels",
+    "KeptPositions",
+    "RemoveGates",
+    "apply",
+    "check_equal",
+    "edits_from_json",
+    "keep_units",
+]

@@ -1,30 +1,152 @@
-"""Carries out `KeepChannels`: cuts units out of every tensor of their coupled groups."""
+"""`KeepChannels`: units of coupled channel groups are cut out of every tensor that they run through."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
-from autocompress.errors import TrialError
-from autocompress.graph import analyse, compact
-from autocompress.surgery.edits import KeepChannels
+from autocompress.errors import CheckpointError
+from autocompress.graph import Analysis, Keep, analyse
+from autocompress.graph.exporting import plain_attention
+from autocompress.graph.masking import mask_channels
+from autocompress.graph.proof import TOLERANCE, relative_difference
+from autocompress.graph.removal import Cuts, cut_tensors, cuts_of
+from autocompress.graph.rewriting import rewrite_channels
+from autocompress.surgery.edits import Edit
 
 
-def keep_channels(model: nn.Module, edits: Sequence[KeepChannels], probe: Tensor) -> tuple[nn.Module, float]:
-    """The compact model, and the relative difference of its outputs to the masked one's on the probe.
+@dataclass(frozen=True)
+class KeptPositions:
+    """What stays of one dimension of one tensor.
+
+    Args:
+        tensor: state-dict name of a parameter or buffer.
+        dim: the dimension.
+        kept: positions that stay, as runs `(first, count)`.
+    """
+
+    tensor: str
+    dim: int
+    kept: tuple[tuple[int, int], ...]
+
+    @staticmethod
+    def of(tensor: str, dim: int, size: int, removed: Sequence[int]) -> KeptPositions:
+        """Of a dimension of that size without some positions."""
+        stays = np.ones(size, dtype=bool)
+        stays[list(removed)] = False
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], stays.astype(np.int8), [0]])))
+        runs = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+        return KeptPositions(tensor, dim, tuple((first, end - first) for first, end in runs))
+
+    def removed(self, size: int) -> list[int]:
+        """Positions of a dimension of that size that do not stay."""
+        stays = np.zeros(size, dtype=bool)
+        for first, count in self.kept:
+            stays[first : first + count] = True
+        removed: list[int] = np.flatnonzero(~stays).tolist()
+        return removed
+
+
+@dataclass(frozen=True)
+class KeepChannels(Edit):
+    """Keep some positions of dimensions of tensors.
+
+    Args:
+        kept: of every tensor that a unit runs through.
+        groups: layer → number of groups that its convolution or normalisation is left with.
+        rewritten: the model's own code fixes sizes that change, so its exported graph is cut, with its
+            layers as modules and those constants corrected.
+    """
+
+    kind: ClassVar[str] = "keep_channels"
+    kept: tuple[KeptPositions, ...]
+    groups: tuple[tuple[str, int], ...] = ()
+    rewritten: bool = False
+
+    def apply(self, model: nn.Module, example: Tensor) -> nn.Module:
+        tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(
+            model.named_buffers(remove_duplicate=False)
+        )
+        missing = [one.tensor for one in self.kept if one.tensor not in tensors]
+        if missing:
+            raise CheckpointError(f"edits must fit the model but it has no tensor {missing[0]!r}.")
+        if self.rewritten:
+            analysis = analyse(model, example)
+            return rewrite_channels(model, analysis, self._keep(analysis, tensors))
+        removed = {
+            (one.tensor, one.dim): one.removed(tensors[one.tensor].shape[one.dim]) for one in self.kept
+        }
+        cut_tensors(model, Cuts(removed, dict(self.groups)))
+        return model
+
+    def _keep(self, analysis: Analysis, tensors: dict[str, Tensor]) -> Keep:
+        """The units of each group that stay, by the positions of any tensor that they run through."""
+        kept = {(one.tensor, one.dim): one for one in self.kept}
+        keep: dict[str, list[int]] = {}
+        for group in analysis.groups:
+            for member in group.members:
+                positions = kept.get((member.tensor, member.dim))
+                if positions is not None:
+                    gone = member.unit_of[positions.removed(tensors[member.tensor].shape[member.dim])]
+                    keep[group.name] = sorted(set(range(group.width)) - set(gone.tolist()))
+                    break
+        return keep
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A compact model, the edits that lead to it, and the masked model that it must equal."""
+
+    model: nn.Module
+    edits: tuple[Edit, ...]
+    masked: nn.Module
+
+
+def keep_units(model: nn.Module, analysis: Analysis, keep: Keep, probe: Tensor) -> Cut:
+    """Cut the units that are not kept out of a model's own modules, or its graph where its code resists.
+
+    Args:
+        model: not changed.
+        analysis: of this model.
+        keep: group name → units that stay; groups that are not named, or stay whole, are left alone.
+        probe: inputs to compare the model with its masked form on, `(B, ...)`.
 
     Raises:
-        TrialError: an edit names a group or a unit that the model does not have.
+        TrialError: neither can be cut.
     """
-    analysis = analyse(model, probe)
-    widths = {group.name: group.width for group in analysis.groups}
-    for edit in edits:
-        if edit.group not in widths:
-            raise TrialError(f"group must be one of the model's groups but got {edit.group!r}.")
-        if edit.keep[-1] >= widths[edit.group]:
-            raise TrialError(
-                f"keep must be below the {widths[edit.group]} units of group {edit.group!r} "
-                f"but got {edit.keep[-1]}."
-            )
-    return compact(model.eval(), analysis, {edit.group: edit.keep for edit in edits}, probe)
+    keep = {name: units for name, units in keep.items() if len(units) < analysis.group(name).width}
+    masked = mask_channels(model, analysis, keep).eval()
+    if not keep:
+        return Cut(model, (), masked)
+    cuts = cuts_of(analysis, keep)
+    tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(
+        model.named_buffers(remove_duplicate=False)
+    )
+    kept = tuple(
+        KeptPositions.of(tensor, dim, tensors[tensor].shape[dim], positions)
+        for (tensor, dim), positions in cuts.removed.items()
+    )
+    smaller = _cut_modules(model, cuts, masked, probe)
+    edit = KeepChannels(kept, tuple(cuts.groups.items()), rewritten=smaller is None)
+    if smaller is None:
+        smaller = rewrite_channels(model, analysis, keep)
+    return Cut(smaller, (edit,), masked)
+
+
+def _cut_modules(model: nn.Module, cuts: Cuts, masked: nn.Module, probe: Tensor) -> nn.Module | None:
+    """The model's own modules without what is cut; None where its code does not run with them."""
+    smaller = copy.deepcopy(model)
+    cut_tensors(smaller, cuts)
+    with torch.no_grad(), plain_attention():
+        try:
+            difference = relative_difference(masked(probe), smaller.eval()(probe))
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, ArithmeticError):
+            # The user's code fixes a size that changed.
+            return None
+    return smaller if difference <= TOLERANCE else None

@@ -1,117 +1,98 @@
-"""Edits as data: what a compressor decides should be physically changed in a model."""
+"""Edits: every structural change from a model to a smaller one, as data that a fresh copy can be put through.
+
+A list of edits and the tensors of the edited model rebuild it exactly (`rebuild`): edits say which layers,
+channels, ranks and codes there are, tensors what is in them. An edit is carried out on a model as the edits
+before it left that, by names of tensors, modules and graph nodes; it never looks at values.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+import dataclasses
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from autocompress.errors import UsageError
+from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class KeepChannels:
-    """Keep the named units of one coupled channel group and remove its others everywhere.
-
-    Args:
-        group: name of the group, as `autocompress inspect` prints it.
-        keep: indices of the units that stay, increasing.
-    """
-
-    group: str
-    keep: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if not self.keep or list(self.keep) != sorted(set(self.keep)) or self.keep[0] < 0:
-            raise UsageError(
-                "keep must be a non-empty, strictly increasing tuple of unit indices "
-                f"but got {self.keep!r} for group {self.group!r}."
-            )
+from autocompress.errors import CheckpointError, one_line
 
 
 @dataclass(frozen=True)
-class DropBlock:
-    """Remove the layers between two cut points, for which a translator stands.
+class Edit(ABC):
+    """One structural change; a frozen dataclass of JSON-able fields, known by its class's `kind`."""
 
-    Args:
-        start: graph node of the cut point before them.
-        end: graph node of the one after them, "output" for the model's end.
-        translator: name of the module that stands for them.
-        layers: names of the layers to remove, which nothing uses any more.
-    """
+    kind: ClassVar[str]
+    kinds: ClassVar[dict[str, type[Edit]]] = {}
 
-    start: str
-    end: str
-    translator: str
-    layers: tuple[str, ...]
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        Edit.kinds[cls.kind] = cls
 
+    @abstractmethod
+    def apply(self, model: nn.Module, example: Tensor) -> nn.Module:
+        """Carry the edit out on a model.
 
-@dataclass(frozen=True)
-class DropBranch:
-    """Remove a branch whose gate is zero; the other side of the sum it goes to stands for it.
+        Args:
+            model: as the edits before this one left it; may be changed in place.
+            example: inputs that its graph can be traced with, `(B, ...)`; their values do not matter.
 
-    Args:
-        gate: name of the module that gates the branch.
-    """
+        Returns:
+            The edited model, in the mode (training or evaluation) of the one given.
+        """
 
-    gate: str
-
-
-@dataclass(frozen=True)
-class Factorize:
-    """Put two layers in the place of one whose weight has a low rank.
-
-    Args:
-        layer: name of a linear or convolution layer.
-        scheme: which kernel dimensions are rows of the folded weight (`weights/folding.py`).
-        slices: parts that the input channels of each group are cut into.
-        rank: of each slice.
-    """
-
-    layer: str
-    scheme: int
-    slices: int
-    rank: int
+    def to_json(self) -> dict[str, Any]:
+        """The edit as JSON-able data; `edits_from_json` reads it back."""
+        return {"edit": self.kind, **dataclasses.asdict(self)}
 
 
-@dataclass(frozen=True)
-class StoreEncoded:
-    """Store a layer's weight as codes, sparse values or factors that it is decoded from.
-
-    Args:
-        layer: name of the layer, whose encoding the released model carries.
-        scheme: kind of the encoding, for people to read.
-    """
-
-    layer: str
-    scheme: str
-
-
-Edit = KeepChannels | DropBlock | DropBranch | Factorize | StoreEncoded
-Plan = tuple[Edit, ...]
-
-_EDITS: dict[str, Any] = {
-    cls.__name__: cls for cls in (KeepChannels, DropBlock, DropBranch, Factorize, StoreEncoded)
-}
-
-
-def plan_to_json(plan: Plan) -> list[dict[str, Any]]:
-    """A plan as JSON-able data; `plan_from_json` reads it back."""
-    return [{"edit": type(edit).__name__, **asdict(edit)} for edit in plan]
-
-
-def plan_from_json(data: list[Mapping[str, Any]]) -> Plan:
-    """The plan that `plan_to_json` wrote.
+def edits_from_json(data: Iterable[Mapping[str, Any]]) -> tuple[Edit, ...]:
+    """The edits that `to_json` wrote.
 
     Raises:
-        UsageError: an edit's name is unknown.
+        CheckpointError: an edit is of an unknown kind, or lacks a field.
     """
     edits = []
     for item in data:
         fields = dict(item)
-        name = fields.pop("edit")
-        if name not in _EDITS:
-            raise UsageError(f"edit must be one of {sorted(_EDITS)} but got {name!r}.")
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        edits.append(_EDITS[name](**values))
+        kind = fields.pop("edit", None)
+        if kind not in Edit.kinds:
+            raise CheckpointError(
+                f"edit must be one of {', '.join(sorted(Edit.kinds))} but got {kind!r} "
+                "(a plug-in that is not installed here?)."
+            )
+        try:
+            edits.append(_read(Edit.kinds[kind], fields))
+        except (TypeError, KeyError) as error:
+            raise CheckpointError(f"edit {kind!r} is not readable: {one_line(error)}") from error
     return tuple(edits)
+
+
+def _read(cls: Any, fields: Mapping[str, Any]) -> Any:
+    """A dataclass from what `asdict` made of it and JSON of that: tuples, and dataclasses in them, again."""
+    hints = typing.get_type_hints(cls)
+    return cls(**{name: _value(hints[name], value) for name, value in fields.items()})
+
+
+def _value(hint: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _read(hint, value)
+    if isinstance(value, list):
+        inner = typing.get_args(hint)[:1] if typing.get_origin(hint) is tuple else ()
+        return tuple(_value(inner[0] if inner else Any, item) for item in value)
+    return value
+
+
+def apply(model: nn.Module, edits: Sequence[Edit], example: Tensor) -> nn.Module:
+    """Carry edits out on a model, one after the other.
+
+    Args:
+        model: as it was before the first of them; may be changed in place.
+        edits: in the order in which they came about.
+        example: inputs, `(B, ...)` with B ≥ 2, on the CPU.
+    """
+    for edit in edits:
+        training = model.training
+        model = edit.apply(model, example).train(training)
+    return model

@@ -1,38 +1,49 @@
-"""Carries out `Factorize`: two layers in the place of one."""
+"""`Factorize`: two layers stand for one whose weight has a low rank."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from autocompress.errors import TrialError
-from autocompress.graph.exporting import plain_attention
-from autocompress.graph.proof import relative_difference
-from autocompress.surgery.edits import Factorize
-from autocompress.weights.factored import FACTORABLE, factorize_layer, folding_of
+from autocompress.errors import CheckpointError
+from autocompress.surgery.edits import Edit
+from autocompress.weights.factored import FACTORABLE, factor_pair, folding_of
 
 
-def factorize_layers(model: nn.Module, edits: Sequence[Factorize], probe: Tensor) -> tuple[nn.Module, float]:
-    """The model with factors in place of layers, and the relative difference of its outputs on the probe.
+@dataclass(frozen=True)
+class Factorize(Edit):
+    """Put two layers in the place of one.
 
-    Raises:
-        TrialError: an edit names no linear or convolution layer, or a folding that it does not have.
+    Args:
+        layer: name of a linear or convolution layer.
+        scheme: which kernel dimensions are rows of the folded weight (`weights/folding.py`).
+        slices: parts that the input channels of each group are cut into.
+        rank: of each slice.
     """
-    smaller = copy.deepcopy(model)
-    for edit in edits:
-        layer = dict(smaller.named_modules()).get(edit.layer)
-        if not edit.layer or not isinstance(layer, FACTORABLE):
-            raise TrialError(f"layer must be a linear or convolution layer but got {edit.layer!r}.")
-        folding = folding_of(layer, edit.scheme, edit.slices)
-        if folding.shape[1] % edit.slices or not 1 <= edit.rank <= folding.full_rank:
-            raise TrialError(
+
+    kind: ClassVar[str] = "factorize"
+    layer: str
+    scheme: int
+    slices: int
+    rank: int
+
+    def apply(self, model: nn.Module, example: Tensor) -> nn.Module:
+        layer = dict(model.named_modules()).get(self.layer)
+        if not self.layer or not isinstance(layer, FACTORABLE):
+            raise CheckpointError(f"layer must be a linear or convolution layer but got {self.layer!r}.")
+        folding = folding_of(layer, self.scheme, self.slices)
+        if folding.shape[1] % self.slices or not 1 <= self.rank <= folding.full_rank:
+            raise CheckpointError(
                 f"slices must divide {folding.shape[1]} channels and rank be in [1, {folding.full_rank}] "
-                f"but got {edit.slices} and {edit.rank} for layer {edit.layer!r}."
+                f"but got {self.slices} and {self.rank} for layer {self.layer!r}."
             )
-        pair = factorize_layer(layer, edit.scheme, edit.slices, edit.rank)
-        smaller.set_submodule(edit.layer, pair.train(layer.training))
-    with torch.no_grad(), plain_attention():
-        return smaller, relative_difference(model.eval()(probe), smaller.eval()(probe))
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        parts = folding.groups * folding.slices
+        left = torch.zeros(parts, folding.rows, self.rank).to(weight)
+        right = torch.zeros(parts, self.rank, folding.columns).to(weight)
+        model.set_submodule(self.layer, factor_pair(layer, folding, left, right).train(layer.training))
+        return model

@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from autocompress.errors import DivergedError, TaskError
+from autocompress.methods.base import Finished, Session
 from autocompress.task import Batch, Batches, LossFn, Recipe, Task
 from autocompress.task.losses import ignored_label, is_cross_entropy
 from autocompress.training.augment import augmented, mixed
@@ -23,37 +23,14 @@ from autocompress.training.distillation import Distillation
 EpochReport = Callable[[Mapping[str, float]], None]
 
 
-class TrainingHooks(Protocol):
-    """What a method adds to training; `Plain` adds nothing."""
+class Plain(Session):
+    """Training without a method."""
 
-    def param_groups(self) -> list[tuple[list[nn.Parameter], float, float | None]]:
-        """(parameters, learning rate relative to the recipe's, weight decay or None)."""
-        ...
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
 
-    def penalty(self) -> Tensor: ...
-
-    def after_step(self, progress: float) -> None: ...
-
-    def after_epoch(self, progress: float) -> Mapping[str, float]: ...
-
-
-@dataclass
-class Plain:
-    """Training without a compressor."""
-
-    model: nn.Module
-
-    def param_groups(self) -> list[tuple[list[nn.Parameter], float, float | None]]:
-        return [([p for p in self.model.parameters() if p.requires_grad], 1.0, None)]
-
-    def penalty(self) -> Tensor:
-        return torch.zeros(())
-
-    def after_step(self, progress: float) -> None:
-        return None
-
-    def after_epoch(self, progress: float) -> Mapping[str, float]:
-        return {}
+    def finish(self) -> Finished:
+        return Finished(self.model, (), self.model)
 
 
 @dataclass
@@ -121,19 +98,19 @@ class Trainer:
     def __post_init__(self) -> None:
         self._smoothed = smoothed(self.task.loss, self.task.recipe.label_smoothing)
 
-    def fit(self, model: nn.Module, epochs: int, hooks: TrainingHooks | None = None) -> None:
-        """Train in place for some epochs.
+    def fit(self, model: nn.Module, epochs: int, session: Session | None = None) -> None:
+        """Train in place for some epochs, with a method's session or by itself.
 
         Raises:
             DivergedError: the loss became NaN or infinite.
         """
         if epochs < 1:
             return
-        hooks = hooks or Plain(model)
+        session = session or Plain(model)
         if isinstance(self.task.loss, nn.Module):
             self.task.loss.to(next(model.parameters()).device)
         recipe = self.task.recipe
-        optimizer = make_optimizer(hooks, recipe, self.lr_scale)
+        optimizer = make_optimizer(session, recipe, self.lr_scale)
         per_epoch = _length(self.task.train)
         _set_memory_format(model, recipe, torch.channels_last)
         step, steps = 0, epochs * per_epoch
@@ -144,16 +121,16 @@ class Trainer:
                 total, count = 0.0, 0
                 for inputs, targets in self.task.train:
                     set_lr(optimizer, recipe, min((before + step) / total_steps, 1.0))
-                    loss = self._step(model, optimizer, hooks, inputs, targets)
+                    loss = self._step(model, optimizer, session, inputs, targets)
                     step += 1
                     total, count = total + float(loss), count + 1
                     if not math.isfinite(total):
                         raise DivergedError(f"the training loss became {float(loss)} in epoch {epoch}.")
                     with self.clock.method():
-                        hooks.after_step(min(step / steps, 1.0))
+                        session.after_step(min(step / steps, 1.0))
                 entry = {"epoch": float(len(self.history) + 1), "loss": total / max(count, 1)}
                 with self.clock.method():
-                    entry |= hooks.after_epoch(epoch / epochs)
+                    entry |= session.after_epoch(epoch / epochs)
             self.history.append(entry)
             self.report(entry | {"seconds": self.clock.seconds})
         _set_memory_format(model, recipe, torch.contiguous_format)
@@ -162,7 +139,7 @@ class Trainer:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        hooks: TrainingHooks,
+        session: Session,
         inputs: Tensor,
         targets: Tensor,
     ) -> Tensor:
@@ -172,7 +149,7 @@ class Trainer:
         inputs = augmented(inputs.to(device), recipe.augment)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.mixed_precision):
             loss, own = self._loss(model, inputs, targets.to(device))
-        backward(loss, hooks.penalty().to(device), model, greatest_norm(self.task, self.reference))
+        backward(loss, session.penalty().to(device), model, greatest_norm(self.task, self.reference))
         optimizer.step()
         return own.detach()
 
@@ -205,13 +182,13 @@ def smoothed(loss: LossFn, share: float) -> LossFn:
     return made
 
 
-def make_optimizer(hooks: TrainingHooks, recipe: Recipe, lr_scale: float) -> torch.optim.Optimizer:
-    """The recipe's optimiser over the hooks' parameter groups."""
+def make_optimizer(session: Session, recipe: Recipe, lr_scale: float) -> torch.optim.Optimizer:
+    """The recipe's optimiser over a session's parameter groups."""
     groups = []
-    for params, scale, decay in hooks.param_groups():
-        peak = recipe.lr * lr_scale * scale
-        weight_decay = recipe.weight_decay if decay is None else decay
-        groups.append({"params": params, "lr": peak, "peak": peak, "weight_decay": weight_decay})
+    for group in session.param_groups():
+        peak = recipe.lr * lr_scale * group.lr_scale
+        decay = recipe.weight_decay if group.weight_decay is None else group.weight_decay
+        groups.append({"params": group.params, "lr": peak, "peak": peak, "weight_decay": decay})
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
     return torch.optim.AdamW(groups)

@@ -11,15 +11,15 @@ from autocompress.trial.run import (
     train_reference,
 )
 from autocompress.trial.stages import (
-    CompressorHooks,
+    CompressedStage,
     compress_stage,
     compressing_epochs,
-    make_compressor,
+    make_method,
     split_epochs,
 )
 
 __all__ = [
-    "CompressorHooks",
+    "CompressedStage",
     "Measuring",
     "Reference",
     "Stage",
@@ -28,7 +28,7 @@ __all__ = [
     "compress_stage",
     "compressing_epochs",
     "load_state",
-    "make_compressor",
+    "make_method",
     "run_trial",
     "seed_everything",
     "split_epochs",

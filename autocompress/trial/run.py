@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autocompress.checkpoint.program import weight_bytes
+from autocompress.checkpoint.rebuilding import rebuild_from
 from autocompress.checkpoint.store import UNQUANTISED, Checkpoint, Writer
 from autocompress.errors import TaskError
 from autocompress.measure import Measured, Subject, measure
 from autocompress.measure.latency import LatencySettings
 from autocompress.score import TAU
+from autocompress.surgery import Edit, check_equal
 from autocompress.task import Task
 from autocompress.training.distillation import Distillation
 from autocompress.training.loop import Trainer
@@ -28,7 +30,7 @@ from autocompress.trial.config import TrialConfig
 from autocompress.trial.stages import (
     compress_stage,
     compressing_epochs,
-    make_compressor,
+    make_method,
     split_epochs,
 )
 
@@ -59,7 +61,7 @@ class TrialResult:
     Args:
         metrics: of the compressed model, as loaded from its file.
         history: one entry per epoch.
-        proof: greatest relative difference of the compact model to the masked one.
+        difference: greatest relative difference of the compact model to what was trained at full size.
         seconds: the trial took.
         step_seconds: of them inside training and evaluation steps.
         method_seconds: of these between optimiser steps, by the methods themselves, such as LC's C steps.
@@ -70,7 +72,7 @@ class TrialResult:
 
     metrics: Mapping[str, float]
     history: list[dict[str, float]]
-    proof: float
+    difference: float
     seconds: float
     step_seconds: float
     method_seconds: float = 0.0
@@ -113,20 +115,20 @@ def run_trial(
     trainer = Trainer(task, config.epochs, config.lr_scale, report, distillation)
     stages = len(config.stages)
     compressing = compressing_epochs(config.epochs, config.compress_share, stages) if stages else 0
-    plans, proof = [], 0.0
+    edits: list[Edit] = []
+    difference = 0.0
     for position, stage in enumerate(config.stages):
         epochs = split_epochs(compressing, stages)[position]
-        compressor = make_compressor(stage)
-        model, plan, stage_proof = compress_stage(model, task, compressor, trainer, epochs)
-        plans.append({"method": stage.method, "edits": plan})
-        proof = max(proof, stage_proof)
+        compressed = compress_stage(model, task, make_method(stage), trainer, epochs)
+        model, difference = compressed.model, max(difference, compressed.difference)
+        edits += compressed.edits
     trainer.fit(model, config.epochs - compressing)
-    stored = _Stored(config, reference, proof, plans)
+    stored = _Stored(config, reference, difference, tuple(edits))
     checkpoint = _store(folder, model, task, measuring or Measuring(), trainer, stored)
     return TrialResult(
         checkpoint.manifest["metrics"],
         trainer.history,
-        proof,
+        difference,
         time.perf_counter() - start,
         trainer.clock.seconds,
         trainer.clock.method_seconds,
@@ -177,8 +179,8 @@ class _Stored:
 
     config: TrialConfig
     reference: Reference | None = None
-    proof: float = 0.0
-    stages: list[dict[str, Any]] = field(default_factory=list)
+    difference: float = 0.0
+    edits: tuple[Edit, ...] = ()
 
 
 def _store(
@@ -187,7 +189,7 @@ def _store(
     """Export a model, measure it as loaded again from the file, and commit the checkpoint."""
     writer = Writer(folder)
     try:
-        measured = _measured(writer, model, task, stored.reference, measuring, trainer)
+        measured = _measured(writer, model, task, stored, measuring, trainer)
         return writer.commit(
             {
                 "task": task.name,
@@ -199,8 +201,7 @@ def _store(
                 "replicates": measured.replicates,
                 "validation_rows": measured.rows,
                 "input": task.input_spec().to_json(),
-                "proof": {"max_relative_difference": stored.proof},
-                "stages": stored.stages,
+                "check": {"max_relative_difference": stored.difference},
                 "artifact": measuring.artifact,
                 "history": trainer.history,
             }
@@ -213,15 +214,18 @@ def _measured(
     writer: Writer,
     model: nn.Module,
     task: Task,
-    reference: Reference | None,
+    stored: _Stored,
     measuring: Measuring,
     trainer: Trainer,
 ) -> Measured:
-    """Export, load again from the file, and measure what was loaded."""
+    """Export, check that edits and weights rebuild the model, and measure what is loaded from the file."""
     model = model.to("cpu").eval()
     example = task.example()
     calibration = task.calibration() if measuring.artifact == "onnx-int8" else []
-    checkpoint = writer.write(model, example, measuring.artifact, calibration)
+    checkpoint = writer.write(model, example, measuring.artifact, calibration, stored.edits)
+    rebuilt = rebuild_from(task.model(), checkpoint.path, example)
+    check_equal(rebuilt, model, example, "rebuilding the model from edits and weights")
+    reference = stored.reference
     file = checkpoint.artifact_file(measuring.artifact)
     subject = Subject(
         program=checkpoint.program(measuring.artifact),

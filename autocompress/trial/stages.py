@@ -1,18 +1,15 @@
-"""One stage of a trial: train with a compressor, carry its plan out, repair batch norm."""
+"""One stage of a trial: train with a method, make the model small, repair batch norm."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from autocompress import plugins
 from autocompress.errors import SettingsError, one_line
-from autocompress.methods.base import Compressor, CompressorState
-from autocompress.surgery import materialize
-from autocompress.surgery.edits import plan_to_json
+from autocompress.methods.base import Method
+from autocompress.surgery import Edit, check_equal
 from autocompress.task import Task
 from autocompress.training.loop import Trainer, reestimate_batch_norm
 from autocompress.trial.config import Stage
@@ -20,50 +17,51 @@ from autocompress.trial.config import Stage
 BATCH_NORM_BATCHES = 50
 
 
-def compress_stage(
-    model: nn.Module, task: Task, compressor: Compressor[Any], trainer: Trainer, epochs: int
-) -> tuple[nn.Module, list[dict[str, Any]], float]:
-    """Train with one compressor, carry its plan out and re-estimate batch norm.
+@dataclass(frozen=True)
+class CompressedStage:
+    """A model that a method made smaller, how, and how far its outputs are from what was trained.
 
-    Returns:
-        The compact model, the plan as JSON-able data, and the proof's relative difference.
+    Args:
+        model: the compact model.
+        edits: what leads to it from the model before.
+        difference: greatest relative difference of its outputs to those of the trained model at full size.
     """
-    device = next(model.parameters()).device
-    state = compressor.attach(model, task)
-    trainer.clock.add_method(state.attach_seconds)
-    trainer.fit(state.model, epochs, CompressorHooks(compressor, state))
-    plan = compressor.plan(state)
-    plain = compressor.release(state).to("cpu")
-    done = materialize(plain, plan, task.example())
-    done.model.to(device)
+
+    model: nn.Module
+    edits: tuple[Edit, ...]
+    difference: float
+
+
+def compress_stage(
+    model: nn.Module, task: Task, method: Method, trainer: Trainer, epochs: int
+) -> CompressedStage:
+    """Train with one method, make the model small, check that this changed nothing else, and re-estimate
+    batch norm.
+
+    Args:
+        model: where training starts; changed in place.
+        task: whose inputs the check is on.
+        method: a configured method.
+        trainer: of the trial.
+        epochs: of this stage.
+
+    Raises:
+        ProofError: the compact model does not equal the trained one.
+    """
+    session = method.start(model, task)
+    trainer.clock.add_method(session.start_seconds)
+    trainer.fit(session.model, epochs, session)
+    finished = session.finish()
+    device = next(finished.model.parameters()).device
+    probe = task.example().to(device)
+    difference = check_equal(finished.model, finished.expected, probe, f"surgery by {type(method).__name__}")
     with trainer.clock.running():
-        reestimate_batch_norm(done.model, task.train, BATCH_NORM_BATCHES)
-    return done.model, plan_to_json(plan), done.proof
+        reestimate_batch_norm(finished.model, task.train, BATCH_NORM_BATCHES)
+    return CompressedStage(finished.model, finished.edits, difference)
 
 
-@dataclass
-class CompressorHooks:
-    """Lets the training loop call a compressor without knowing of compressors."""
-
-    compressor: Compressor[Any]
-    state: CompressorState
-
-    def param_groups(self) -> list[tuple[list[nn.Parameter], float, float | None]]:
-        groups = self.compressor.param_groups(self.state)
-        return [(group.params, group.lr_scale, group.weight_decay) for group in groups]
-
-    def penalty(self) -> Tensor:
-        return self.compressor.penalty(self.state)
-
-    def after_step(self, progress: float) -> None:
-        self.compressor.after_step(self.state, progress)
-
-    def after_epoch(self, progress: float) -> Mapping[str, float]:
-        return self.compressor.after_epoch(self.state, progress)
-
-
-def make_compressor(stage: Stage) -> Compressor[Any]:
-    """The configured compressor of a stage.
+def make_method(stage: Stage) -> Method:
+    """The configured method of a stage.
 
     Raises:
         SettingsError: the method or a field of its configuration is unknown or out of range.
@@ -73,8 +71,8 @@ def make_compressor(stage: Stage) -> Compressor[Any]:
         config = cls.Config(**stage.config)
     except TypeError as error:
         raise SettingsError(f"config of {stage.method} is not usable: {one_line(error)}") from error
-    made: Compressor[Any] = cls(config)
-    return made
+    method: Method = cls(config)
+    return method
 
 
 def compressing_epochs(epochs: int, share: float, stages: int = 1) -> int:

@@ -6,26 +6,69 @@ An encoded layer is of a subclass of its own class whose `weight` is a property,
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from autocompress.weights.encodings import Encoding, Factored, Pruned, Quantized, Summed, moved
+from autocompress.errors import CheckpointError, one_line
+from autocompress.weights.encodings import Encoding, Factored, Pruned, Quantized, moved
 from autocompress.weights.folding import Folding
 from autocompress.weights.packing import codes_per_byte, digits, pack
 
-_ENCODING = "_autocompress_encoding"
-
 
 class WeightCode(nn.Module):
-    """What a weight is decoded from; calling it gives the weight, of shape `shape`."""
+    """What a weight is decoded from; calling it gives the weight, of shape `shape`.
+
+    A subclass with a `kind` of its own is known by it: a plug-in's code is stored and rebuilt like ours.
+    """
+
+    kind: ClassVar[str]
+    kinds: ClassVar[dict[str, type[WeightCode]]] = {}
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.shape = shape
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        WeightCode.kinds[cls.kind] = cls
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Kind and sizes, JSON-able: with the weight's shape all that `empty` needs."""
+        return {"kind": self.kind, **self.sizes()}
+
+    @abstractmethod
+    def sizes(self) -> dict[str, Any]:
+        """What `empty` takes beside the shape, JSON-able."""
+
+    @classmethod
+    @abstractmethod
+    def empty(cls, shape: tuple[int, ...], **sizes: Any) -> WeightCode:
+        """A code of these sizes whose tensors are yet to be loaded."""
+
+    @staticmethod
+    def from_spec(spec: Mapping[str, Any], shape: tuple[int, ...]) -> WeightCode:
+        """A code as `spec` describes it, whose tensors are yet to be loaded.
+
+        Raises:
+            CheckpointError: its kind is unknown, or a size is missing.
+        """
+        sizes = {name: value for name, value in spec.items() if name != "kind"}
+        kind = spec.get("kind")
+        if kind not in WeightCode.kinds:
+            raise CheckpointError(
+                f"kind of a weight's code must be one of {', '.join(WeightCode.kinds)} but got {kind!r} "
+                "(a plug-in that is not installed here?)."
+            )
+        try:
+            return WeightCode.kinds[kind].empty(shape, **sizes)
+        except TypeError as error:
+            raise CheckpointError(f"code of kind {kind!r} is not readable: {one_line(error)}") from error
 
     @property
     @abstractmethod
@@ -36,13 +79,14 @@ class WeightCode(nn.Module):
 class Codes(WeightCode):
     """Packed codes and the levels they stand for."""
 
+    kind = "codes"
     packed: Tensor
     digits: Tensor
 
     def __init__(self, encoding: Quantized, shape: tuple[int, ...]) -> None:
         super().__init__(shape)
         levels = encoding.levels.detach().clone()
-        self.count, self.k = len(encoding.codes), len(levels)
+        self.count, self.k, self.tied = len(encoding.codes), len(levels), encoding.tied
         self.register_buffer("packed", pack(encoding.codes, self.k).to(levels.device))
         # Shared by all layers with as many levels, so that a file has it once.
         self.register_buffer("digits", digits(self.k, levels.device), persistent=False)
@@ -53,6 +97,14 @@ class Codes(WeightCode):
             scale = levels.abs().max().clamp_min(1e-12) if encoding.tied == "scale" else None
             self.scale = None if scale is None else nn.Parameter(scale)
             self.register_buffer("levels", levels if scale is None else levels / scale)
+
+    def sizes(self) -> dict[str, Any]:
+        return {"k": self.k, "tied": self.tied}
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], **sizes: Any) -> Codes:
+        codes = torch.zeros(math.prod(shape), dtype=torch.int64)
+        return cls(Quantized(torch.zeros(sizes["k"]), codes, sizes["tied"]), shape)
 
     @property
     def numbers(self) -> int:
@@ -106,6 +158,7 @@ class Sparse(WeightCode):
     value to decode, not for each weight.
     """
 
+    kind = "sparse"
     gaps: Tensor
 
     def __init__(self, encoding: Pruned, shape: tuple[int, ...]) -> None:
@@ -114,6 +167,16 @@ class Sparse(WeightCode):
         self.count = len(encoding.values)
         self.register_buffer("gaps", gaps)
         self.values = nn.Parameter(values.detach().clone())
+
+    def sizes(self) -> dict[str, Any]:
+        return {"values": len(self.values)}
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], **sizes: Any) -> Sparse:
+        code = cls(Pruned(torch.zeros(math.prod(shape))), shape)
+        code.gaps = code.gaps.new_zeros(sizes["values"])
+        code.values = nn.Parameter(torch.zeros(sizes["values"]))
+        return code
 
     @property
     def numbers(self) -> int:
@@ -147,11 +210,25 @@ def _gaps(values: Tensor) -> tuple[Tensor, Tensor]:
 class Product(WeightCode):
     """Two factors of the folded weight."""
 
+    kind = "product"
+
     def __init__(self, encoding: Factored, shape: tuple[int, ...]) -> None:
         super().__init__(shape)
         self.left = nn.Parameter(encoding.left[0].detach().clone())
         self.right = nn.Parameter(encoding.right[0].detach().clone())
         self.folding: Folding = encoding.folding
+
+    def sizes(self) -> dict[str, Any]:
+        return {"scheme": self.folding.scheme, "groups": self.folding.groups, "rank": self.left.shape[1]}
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], **sizes: Any) -> Product:
+        folding = Folding(shape, sizes["scheme"], sizes["groups"])
+        left, right = (
+            torch.zeros(1, folding.rows, sizes["rank"]),
+            torch.zeros(1, sizes["rank"], folding.columns),
+        )
+        return cls(Factored(left, right, folding), shape)
 
     @property
     def numbers(self) -> int:
@@ -164,9 +241,19 @@ class Product(WeightCode):
 class Sum(WeightCode):
     """The sum of other codes of the same weight."""
 
-    def __init__(self, encoding: Summed, shape: tuple[int, ...]) -> None:
+    kind = "sum"
+
+    def __init__(self, parts: Sequence[WeightCode], shape: tuple[int, ...]) -> None:
         super().__init__(shape)
-        self.parts = nn.ModuleList(weight_code(part, shape) for part in encoding.parts)
+        self.parts = nn.ModuleList(parts)
+
+    def sizes(self) -> dict[str, Any]:
+        parts: Any = self.parts
+        return {"parts": [part.spec for part in parts]}
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], **sizes: Any) -> Sum:
+        return cls([WeightCode.from_spec(part, shape) for part in sizes["parts"]], shape)
 
     @property
     def numbers(self) -> int:
@@ -186,7 +273,7 @@ def weight_code(encoding: Encoding, shape: tuple[int, ...]) -> WeightCode:
         return Sparse(encoding, shape)
     if isinstance(encoding, Factored):
         return Product(encoding, shape)
-    return Sum(encoding, shape)
+    return Sum([weight_code(part, shape) for part in encoding.parts], shape)
 
 
 class EncodedLayer(nn.Module):
@@ -221,12 +308,20 @@ def _new_layer(dense: type[nn.Module]) -> Any:
     return encoded.__new__(encoded)
 
 
-def encode_weight(layer: nn.Module, encoding: Encoding) -> None:
-    """Replace a layer's weight by its encoding, in place."""
+def encode_weight(layer: nn.Module, encoding: Encoding) -> WeightCode:
+    """Replace a layer's weight by its encoding, in place; what it is decoded from."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
     code = weight_code(moved(encoding, weight), tuple(weight.shape))
-    code.requires_grad_(weight.requires_grad)
+    install_code(layer, code)
+    return code
+
+
+def install_code(layer: nn.Module, code: WeightCode) -> None:
+    """Let a layer decode its weight from a code, in place; what was frozen stays frozen."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    code.to(weight.device, weight.dtype).requires_grad_(weight.requires_grad)
     del layer.weight
     layer.encoded_weight = code.train(layer.training)
     layer.__class__ = _encoded_class(type(layer))
@@ -242,20 +337,3 @@ def decode_weights(model: nn.Module) -> nn.Module:
             dense.__class__ = layer.dense_class
             dense.weight = weight
     return model
-
-
-def carry(layer: nn.Module, encoding: Encoding) -> None:
-    """Let a dense layer carry the encoding of its weight, until it is stored so."""
-    layer.__dict__[_ENCODING] = encoding
-
-
-def drop_carried(model: nn.Module) -> None:
-    """Take away what layers carry."""
-    for layer in model.modules():
-        layer.__dict__.pop(_ENCODING, None)
-
-
-def carried(layer: nn.Module) -> Encoding | None:
-    """The encoding that a layer carries."""
-    found: Encoding | None = layer.__dict__.get(_ENCODING)
-    return found

@@ -78,6 +78,19 @@ def factorize_layer(layer: nn.Module, scheme: int, slices: int, rank: int) -> Fa
     folding = folding_of(layer, scheme, slices)
     with torch.no_grad():
         left, right = factor_matrices(folding.fold(one.weight), rank)
+    return factor_pair(layer, folding, left, right)
+
+
+def factor_pair(layer: nn.Module, folding: Folding, left: Tensor, right: Tensor) -> FactorPair:
+    """Two layers in the place of one, with its bias.
+
+    Args:
+        layer: one of `FACTORABLE`.
+        folding: of its weight.
+        left: `(groups · slices, rows, rank)`.
+        right: `(groups · slices, rank, columns)`.
+    """
+    one: Any = layer
     bias = None if one.bias is None else one.bias.detach().clone()
     if isinstance(layer, nn.Linear):
         pair = FactorPair(*_linear(left, right, bias))

@@ -32,8 +32,8 @@ from torch import nn
 import autocompress as ac
 from autocompress.data import load_task
 from autocompress.graph.costs import count_params
+from autocompress.methods.alds.config import MEASURES, Alds, Config, Measure
 from autocompress.methods.alds.decomposition import Decomposer
-from autocompress.methods.alds.session import MEASURES, Alds, Config, Measure
 from autocompress.surgery import materialize
 from autocompress.training.loop import Trainer
 from autocompress.weights.factored import folding_of

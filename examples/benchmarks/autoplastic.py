@@ -28,7 +28,7 @@ from torch import Tensor
 import autocompress as ac
 from autocompress.data import TensorBatches, load_task
 from autocompress.graph.costs import count_params, layer_macs
-from autocompress.methods.autoplastic.session import Autoplastic, AutoplasticState, Config
+from autocompress.methods.autoplastic.config import Autoplastic, AutoplasticState, Config
 from autocompress.models.autoplastic import AutoplasticNet
 from autocompress.surgery import materialize
 from autocompress.training.loop import Trainer

@@ -23,7 +23,7 @@ from torch import nn
 import autocompress as ac
 from autocompress.graph import analyse
 from autocompress.graph.bridging import bridge, tap
-from autocompress.methods.depth.session import KINDS, Config, Depth
+from autocompress.methods.depth.config import KINDS, Config, Depth
 from autocompress.methods.depth.translator import relative_error
 from autocompress.training.loop import Trainer, reestimate_batch_norm
 

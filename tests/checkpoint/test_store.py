@@ -27,7 +27,7 @@ def test_written_checkpoint_loads_with_equal_outputs(
     write_checkpoint(tmp_path / "0001", residual, images, {"task": "t"})
     checkpoint = open_checkpoint(tmp_path / "0001")
     assert checkpoint.manifest["task"] == "t"
-    assert set(checkpoint.manifest["sha256"]) == {"model.pt2", "weights.safetensors"}
+    assert set(checkpoint.manifest["sha256"]) == {"edits.json", "model.pt2", "weights.safetensors"}
     with torch.no_grad():
         assert torch.allclose(checkpoint.load()(images), residual(images), atol=1e-6)
     stored = load_file(tmp_path / "0001" / "weights.safetensors")
@@ -58,7 +58,7 @@ def test_missing_and_foreign_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="must be a readable folder"):
         open_checkpoint(tmp_path / "nothing")
     (tmp_path / "manifest.json").write_text(json.dumps({"schema": 99}))
-    with pytest.raises(CheckpointError, match="schema must be 1 but"):
+    with pytest.raises(CheckpointError, match="schema must be 2 but"):
         open_checkpoint(tmp_path)
 
 

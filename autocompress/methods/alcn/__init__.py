@@ -1,5 +1,6 @@
 """ALCN: learnable ratios of coupled channel groups (Jana, TechRxiv 2026)."""
 
-from autocompress.methods.alcn.session import Alcn, Config
+from autocompress.methods.alcn.config import Config
+from autocompress.methods.alcn.session import Alcn
 
 __all__ = ["Alcn", "Config"]

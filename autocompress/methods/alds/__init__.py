@@ -1,5 +1,6 @@
 """ALDS: layer-wise low rank, exactly allocated (Liebenwein et al., arXiv 2107.11442)."""
 
-from autocompress.methods.alds.session import Alds, Config
+from autocompress.methods.alds.config import Config
+from autocompress.methods.alds.session import Alds
 
 __all__ = ["Alds", "Config"]

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from autocompress.errors import TrialError
-from autocompress.graph import TOLERANCE, analyse
+from autocompress.graph import analyse
 from autocompress.graph.costs import count_params, layer_macs
-from autocompress.graph.exporting import plain_attention
 from autocompress.graph.layers import WeightLayer, weight_layers
-from autocompress.graph.proof import relative_difference
 from autocompress.methods.alds.allocation import (
     Allocation,
     Choice,
@@ -24,16 +21,15 @@ from autocompress.methods.alds.allocation import (
     allocate,
     allocate_within,
 )
+from autocompress.methods.alds.config import Config
 from autocompress.methods.alds.patches import layer_inputs, patch_moments
 from autocompress.methods.alds.spectra import Spectrum, digest, project, spectrum
+from autocompress.methods.shared.replaceable import replaceable
 from autocompress.task import Task
-from autocompress.weights.factored import folding_of, stand_in
+from autocompress.weights.factored import folding_of
 from autocompress.weights.folding import Folding, schemes_of
 
 _MOST_ELEMENTS = 1 << 28  # of all layers' inputs, a gigabyte
-
-if TYPE_CHECKING:
-    from autocompress.methods.alds.session import Config
 
 
 @dataclass(frozen=True)
@@ -190,27 +186,3 @@ class Decomposer:
         sizes = zip(layer.inputs, layer.outputs, folding.in_rows, strict=False)
         between = math.prod(read / made if row else 1.0 for read, made, row in sizes)
         return round(layer.positions * (first * between + second))
-
-
-def replaceable(model: nn.Module, names: list[str], example: Tensor) -> list[str]:
-    """Layers in whose place the model's own code accepts another module.
-
-    It may read a layer's weight or ask for its class, and fail in any way; halving finds the layers that
-    are concerned.
-    """
-    trial = copy.deepcopy(model)
-    for name in names:
-        trial.set_submodule(name, stand_in(trial.get_submodule(name)))
-    with torch.no_grad(), plain_attention(), torch.random.fork_rng():
-        try:
-            same = relative_difference(model.eval()(example), trial.eval()(example)) <= TOLERANCE
-            # Last, because it moves what batch norm remembers.
-            trial.train()(example)
-        except Exception:
-            same = False
-    if same:
-        return names
-    half = len(names) // 2
-    if not half:
-        return []
-    return replaceable(model, names[:half], example) + replaceable(model, names[half:], example)

@@ -15,7 +15,7 @@ from autocompress.graph.proof import check_graph
 from autocompress.methods.autoplastic.switches import Switches, Values
 from autocompress.methods.shared.gates import insert_gates, unit_offsets
 from autocompress.methods.shared.strength import find_readers, input_rms, reader_norms
-from autocompress.models.mixing import Mixing, PooledAttention
+from autocompress.surgery import AddAttention
 from autocompress.task import Task
 
 _ALPHA_BESIDE = 0.9  # of a trained convolution beside which attention is new
@@ -59,6 +59,7 @@ def install(model: nn.Module, task: Task) -> Switches:
             share([_path_macs(f"{n}.conv", macs) - _path_macs(f"{n}.attention", macs) for n in mixed]),
         ),
         strength=strength,
+        gates=tuple((node, name) for node, (name, _) in gates.items()),
     )
 
 
@@ -96,13 +97,17 @@ def _strength(model: nn.Module, analysis: Analysis, inputs: Tensor) -> Tensor:
     return torch.cat(standard) if standard else read
 
 
-def add_attention(model: nn.Module, task: Task) -> None:
+def add_attention(model: nn.Module, task: Task) -> tuple[AddAttention, ...]:
     """Put an attention path beside each convolution that is wider than a pixel, in place.
 
     Args:
         model: whose `nn.Conv2d` layers become `Mixing` blocks; grouped and dilated ones stay.
         task: of the model.
+
+    Returns:
+        The edit that did it; none where there is no such convolution.
     """
+    layers = []
     for branch in analyse(model, task.example()).residuals:
         for name in branch.branch:
             layer = model.get_submodule(name)
@@ -110,6 +115,10 @@ def add_attention(model: nn.Module, task: Task) -> None:
                 continue
             same = layer.stride[0] == layer.stride[1] and set(layer.dilation) == {1}
             padded = layer.padding == tuple(size // 2 for size in layer.kernel_size)
-            if same and padded:
-                path = PooledAttention(layer.in_channels, layer.out_channels, layer.stride[0])
-                model.set_submodule(name, Mixing(layer, path.to(layer.weight), _ALPHA_BESIDE))
+            if same and padded and name not in layers:
+                layers.append(name)
+    if not layers:
+        return ()
+    edit = AddAttention(tuple(layers), _ALPHA_BESIDE)
+    edit.apply(model, task.example())
+    return (edit,)

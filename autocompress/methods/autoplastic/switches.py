@@ -1,4 +1,4 @@
-"""The gates of Autoplastic: handed out, thresholded, logged, planned by and folded into layers."""
+"""The gates of Autoplastic: handed out, thresholded, logged and folded into layers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from autocompress.graph import Analysis
 from autocompress.graph.branch_gate import BranchGate
 from autocompress.graph.branches import fold_gate, gates_in
 from autocompress.methods.shared.gates import GateSite, fold_gates, set_gates, unit_offsets
-from autocompress.surgery.edits import DropBranch, KeepChannels, Plan
 
 
 class Values(NamedTuple):
@@ -36,6 +35,8 @@ class Switches:
         costs: share of the model's MACs behind each gate; `costs.alpha` what the convolution path
             costs more than the attention path.
         strength: how strongly each unit is read, in standard deviations of its group; `(U,)`.
+        gates: graph node of each addition that a gated branch goes to, and name of the gate.
+        folded: gates that `fold` multiplied into the layers before them.
     """
 
     model: Any
@@ -45,6 +46,8 @@ class Switches:
     sites: list[GateSite]
     costs: Values
     strength: Tensor
+    gates: tuple[tuple[str, str], ...]
+    folded: tuple[str, ...] = ()
 
     def turn(self, values: Values) -> None:
         """Hand each gate its value, with its gradient."""
@@ -119,21 +122,21 @@ class Switches:
         mixed = self.alphas() if alpha is None else like.new_full((len(self.mixings),), alpha)
         return Values(like.new_full((len(self.branches),), p), like.new_full((len(like),), c), mixed)
 
-    def plan(self, values: Values) -> Plan:
-        """What gates that are 0 remove."""
-        groups, offsets = self.analysis.groups, unit_offsets(self.analysis)
-        edits: list[Any] = []
-        for group, start in zip(groups, offsets, strict=False):
+    def keep(self, values: Values) -> dict[str, list[int]]:
+        """The units of each group whose gates are open, one at least."""
+        keep = {}
+        for group, start in zip(self.analysis.groups, unit_offsets(self.analysis), strict=False):
             units = values.c[start : start + group.width]
             # A gate may be so nearly shut that it is 0 in floating point.
-            keep = (units > 0).nonzero().flatten().tolist() or [int(units.argmax())]
-            if len(keep) < group.width:
-                edits.append(KeepChannels(group.name, tuple(keep)))
-        edits += [DropBranch(name) for name, p in zip(self.branches, values.p, strict=True) if p == 0]
+            keep[group.name] = (units > 0).nonzero().flatten().tolist() or [int(units.argmax())]
+        return keep
+
+    def shut(self, values: Values) -> tuple[str, ...]:
+        """Gates of branches and of paths of mixing blocks that are 0."""
+        names = [name for name, p in zip(self.branches, values.p, strict=True) if p == 0]
         for name, alpha in zip(self.mixings, values.alpha, strict=True):
-            shut = zip(shares(name), (0, 1), strict=True)
-            edits += [DropBranch(share) for share, end in shut if alpha == end]
-        return tuple(edits)
+            names += [share for share, end in zip(shares(name), (0, 1), strict=True) if alpha == end]
+        return tuple(names)
 
     def fold(self, values: Values) -> nn.Module:
         """The model with its gates multiplied into its layers; those that are 0 stay in its graph."""
@@ -145,9 +148,12 @@ class Switches:
                     gate.weight.copy_(gate.live)
                     gate.live = None
                     gate.requires_grad_(True)
+        folded = []
         for name, call in gates_in(self.model.graph, self.model).items():
             if float(self.gate(name).factor.detach()) != 0 and fold_gate(self.model.graph, call, self.model):
                 self.model.delete_submodule(name)
+                folded.append(name)
+        self.folded = tuple(folded)
         self.model.recompile()
         whole: nn.Module = self.model
         return whole

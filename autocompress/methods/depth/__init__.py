@@ -1,5 +1,6 @@
 """Depth pruning with fitted translators (Camacho et al., Neurocomputing 630, 2025)."""
 
-from autocompress.methods.depth.session import Config, Depth
+from autocompress.methods.depth.config import Config
+from autocompress.methods.depth.session import Depth
 
 __all__ = ["Config", "Depth"]

@@ -32,34 +32,34 @@ class Assignment:
     joint: bool = False
 
 
-Tasks = Mapping[str | tuple[str, ...], Scheme] | Sequence[Assignment | Mapping[str, Any]]
+Schemes = Mapping[str | tuple[str, ...], Scheme] | Sequence[Assignment | Mapping[str, Any]]
 
 
-def assignments(tasks: Tasks) -> tuple[Assignment, ...]:
+def assignments(schemes: Schemes) -> tuple[Assignment, ...]:
     """Assignments from `{"fc1": scheme, ("fc2", "fc3"): scheme}`, where a tuple means jointly.
 
     Raises:
         SettingsError: a scheme is not usable.
     """
-    if isinstance(tasks, Mapping):
+    if isinstance(schemes, Mapping):
         return tuple(
             Assignment((key,), scheme) if isinstance(key, str) else Assignment(tuple(key), scheme, joint=True)
-            for key, scheme in tasks.items()
+            for key, scheme in schemes.items()
         )
     found = []
-    for task in tasks:
-        if isinstance(task, Assignment):
-            found.append(task)
+    for item in schemes:
+        if isinstance(item, Assignment):
+            found.append(item)
         else:
-            scheme = scheme_from(task["scheme"])
-            found.append(Assignment(tuple(task["layers"]), scheme, bool(task["joint"])))
+            scheme = scheme_from(item["scheme"])
+            found.append(Assignment(tuple(item["layers"]), scheme, bool(item["joint"])))
     if not found:
-        raise SettingsError("tasks must name at least one layer but is empty.")
+        raise SettingsError("schemes must name at least one layer but is empty.")
     return tuple(found)
 
 
 def resolve(
-    tasks: Sequence[Assignment], layers: Sequence[WeightLayer]
+    given: Sequence[Assignment], layers: Sequence[WeightLayer]
 ) -> list[tuple[tuple[WeightLayer, ...], Scheme]]:
     """The layers of each compression; a layer belongs to the first assignment that names it.
 
@@ -69,13 +69,13 @@ def resolve(
     free = {layer.name: layer for layer in layers}
     keys = {layer.name: _keys(layer, i, len(layers)) for i, layer in enumerate(layers)}
     found: list[tuple[tuple[WeightLayer, ...], Scheme]] = []
-    for task in tasks:
+    for task in given:
         mine = [
             layer for layer in free.values() if any(_matches(keys[layer.name], name) for name in task.layers)
         ]
         if not mine and not all(_PART.fullmatch(name) for name in task.layers):
             raise TrialError(
-                f"tasks must name layers among {', '.join(layer.name for layer in layers)} "
+                f"schemes must name layers among {', '.join(layer.name for layer in layers)} "
                 f"but got {', '.join(task.layers)}."
             )
         for layer in mine:
@@ -83,7 +83,7 @@ def resolve(
         views = [tuple(mine)] if mine and task.joint else [(layer,) for layer in mine]
         found += [(view, task.scheme) for view in views]
     if not found:
-        raise TrialError(f"tasks must name at least one of {len(layers)} layers but name none.")
+        raise TrialError(f"schemes must name at least one of {len(layers)} layers but name none.")
     return found
 
 

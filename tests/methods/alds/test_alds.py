@@ -16,7 +16,7 @@ from autocompress.errors import SettingsError, TrialError
 from autocompress.graph import analyse
 from autocompress.graph.costs import count_params, layer_macs
 from autocompress.graph.layers import weight_layers
-from autocompress.methods.alds.session import MEASURES, Alds, Config, Measure
+from autocompress.methods.alds.config import MEASURES, Alds, Config, Measure
 from autocompress.methods.alds.spectra import digest
 from autocompress.sharing import sharing
 from autocompress.surgery import materialize

@@ -18,7 +18,7 @@ from autocompress.graph import analyse
 from autocompress.graph.bridging import bridge
 from autocompress.graph.costs import count_params
 from autocompress.graph.proof import relative_difference
-from autocompress.methods.autoplastic.session import Autoplastic, AutoplasticState, Config
+from autocompress.methods.autoplastic.config import Autoplastic, AutoplasticState, Config
 from autocompress.methods.autoplastic.switches import Values
 from autocompress.models.autoplastic import AutoplasticNet
 from autocompress.models.mixing import Mixing, PooledAttention

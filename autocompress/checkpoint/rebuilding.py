@@ -1,0 +1,57 @@
+"""From a checkpoint's edits and tensors to a model that can be trained on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from autocompress import plugins
+from autocompress.checkpoint.store import EDITS, WEIGHTS, open_checkpoint
+from autocompress.checkpoint.weights import load_weights_into
+from autocompress.errors import CheckpointError, one_line
+from autocompress.surgery import apply, edits_from_json
+
+
+def rebuild(model: nn.Module, path: str | Path) -> nn.Module:
+    """The compressed model of a checkpoint, as an ordinary module that can be trained on.
+
+    It is of the user's own class with smaller layers where the surgery allows, else its graph with its layers
+    as modules; layers keep their names.
+
+    Args:
+        model: a new one, as the search's task makes it; changed, use what is returned.
+        path: the checkpoint's folder, such as `point.path`.
+
+    Raises:
+        CheckpointError: the folder is damaged, or does not belong to such a model.
+    """
+    checkpoint = open_checkpoint(Path(path))
+    spec = checkpoint.manifest["input"]
+    example = torch.zeros((2, *spec["shape"][1:]), dtype=getattr(torch, spec["dtype"]))
+    return rebuild_from(model, checkpoint.path, example)
+
+
+def rebuild_from(model: nn.Module, folder: Path, example: Tensor) -> nn.Module:
+    """The same from a folder that need not be whole yet.
+
+    Args:
+        model: a new one; changed.
+        folder: holds `edits.json` and `weights.safetensors`.
+        example: inputs that the model's graph can be traced with, `(B, ...)` with B ≥ 2.
+
+    Raises:
+        CheckpointError: edits or tensors do not fit the model.
+    """
+    plugins.compressors()  # whose rooms bring their kinds of edits and codes
+    try:
+        edits = edits_from_json(json.loads((folder / EDITS).read_text()))
+        rebuilt = apply(model, edits, example)
+        load_weights_into(rebuilt, folder / WEIGHTS)
+    except (OSError, ValueError, AttributeError, RuntimeError, KeyError) as error:
+        raise CheckpointError(
+            f"checkpoint '{folder}' must be of a {type(model).__name__} like this one but: {one_line(error)}"
+        ) from error
+    return rebuilt
