@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import BatchSampler
 
 from autocompress.errors import TaskError, one_line
-from autocompress.task import MetricFn, Task
+from autocompress.losses import ignored_label
+from autocompress.task import Task
 
 
 def make_model(task: Task) -> nn.Module:
@@ -88,65 +91,22 @@ def check_splits(task: Task) -> None:
             )
 
 
-def check_metrics(task: Task, model: nn.Module, metrics: Mapping[str, MetricFn]) -> None:
-    """Run the first batch of validation and test through the model and the metrics.
-
-    Args:
-        task: whose splits are tried.
-        model: in evaluation.
-        metrics: the task's, or the default ones.
-
-    Raises:
-        TaskError: a split is empty or does not suit the model, or a metric its outputs.
-    """
-    for split in ("val", "test"):
-        batches = getattr(task, split)
-        if batches is None:
-            continue
-        batch = next(iter(batches), None)
-        if batch is None:
-            raise TaskError(f"{split} must yield at least one batch but it is empty.")
-        inputs, targets = batch
-        try:
-            with torch.no_grad():
-                outputs = model.eval()(inputs).float()
-        except Exception as error:
-            raise TaskError(
-                f"{split} must yield inputs for the model but its forward failed on "
-                f"{tuple(inputs.shape)}: {one_line(error)}"
-            ) from error
-        if task.metrics is None and (
-            outputs.dim() < 2 or outputs.shape[1] < 2 or targets.is_floating_point()
-        ):
-            raise TaskError(
-                "metrics must be given where outputs are not (N, classes, ...) of two classes or more but "
-                f"they are {tuple(outputs.shape)} and targets {targets.dtype} {tuple(targets.shape)}."
-            )
-        for name, metric in metrics.items():
-            try:
-                float(metric(outputs, targets))
-            except Exception as error:
-                raise TaskError(
-                    f"metric {name!r} must accept outputs {tuple(outputs.shape)} and targets "
-                    f"{tuple(targets.shape)} but failed: {one_line(error)}"
-                ) from error
-
-
 def check_labels(task: Task, model: nn.Module) -> None:
     """Refuse class labels that the model has no output for, over every split.
 
     Raises:
         TaskError: a label is negative or not below the number of outputs.
     """
-    if not isinstance(task.loss, nn.CrossEntropyLoss):
+    if not task.cross_entropy:
         return
     with torch.no_grad():
         classes = model.eval()(task.example()).shape[1]
     for split in ("train", "val", "test"):
-        labels = _labels_of(getattr(task, split))
+        # An attribute `labels` may hold what the data set makes classes of when a row is drawn.
+        labels = labels_of(getattr(task, split), ("targets",))
         if labels is None or labels.is_floating_point() or labels.dim() != 1 or len(labels) == 0:
             continue
-        labels = labels[labels != task.loss.ignore_index]
+        labels = labels[labels != ignored_label(task.loss)]
         low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
         if low < 0 or high >= classes:
             raise TaskError(
@@ -155,19 +115,77 @@ def check_labels(task: Task, model: nn.Module) -> None:
             )
 
 
-def _labels_of(batches: Any) -> Tensor | None:
-    """All labels of a split where they can be had without loading its inputs."""
-    dataset = getattr(batches, "dataset", batches)
-    index = None
+def labels_of(batches: Any, attributes: Sequence[str] = ("targets", "labels")) -> Tensor | None:
+    """All labels of a split where they can be had without loading its inputs.
+
+    Args:
+        batches: of a data set, which may be a subset of another one.
+        attributes: of the data set that may hold them; else the second of a `TensorDataset`'s two tensors.
+
+    Returns:
+        Numbers in the order of the data set; None where they are not known, are no numbers, or are changed
+        when a row is drawn (`target_transform`).
+    """
+    return _labels_of_rows(getattr(batches, "dataset", batches), attributes)
+
+
+def _labels_of_rows(dataset: Any, attributes: Sequence[str]) -> Tensor | None:
     if hasattr(dataset, "indices") and hasattr(dataset, "dataset"):
-        index, dataset = torch.as_tensor(dataset.indices), dataset.dataset
+        labels = _labels_of_rows(dataset.dataset, attributes)
+        return None if labels is None else labels[torch.as_tensor(dataset.indices)]
     if getattr(dataset, "target_transform", None) is not None:
         return None
-    labels = getattr(dataset, "targets", None)
+    known = [getattr(dataset, name) for name in attributes if getattr(dataset, name, None) is not None]
     tensors = getattr(dataset, "tensors", None)
-    if labels is None and isinstance(tensors, tuple) and len(tensors) == 2:
-        labels = tensors[1]
-    if labels is None:
+    if not known and isinstance(tensors, tuple) and len(tensors) == 2:
+        known = [tensors[1]]
+    if not known:
         return None
-    labels = torch.as_tensor(labels)
-    return labels if index is None or labels.dim() == 0 else labels[index]
+    try:
+        labels = torch.as_tensor(known[0])
+    except (TypeError, ValueError, RuntimeError):  # names of classes, boxes, masks of several sizes
+        return None
+    return labels if labels.dim() else None
+
+
+def has_batch_of_one(batches: Any) -> bool:
+    """Whether a batch of one row is among them, as far as that is known without drawing any."""
+    if isinstance(batches, (list, tuple)):
+        return any(isinstance(batch[0], Tensor) and batch[0].shape[:1] == (1,) for batch in batches)
+    sampler = getattr(batches, "batch_sampler", None)
+    if type(sampler) is not BatchSampler:
+        return False
+    if sampler.batch_size == 1:
+        return True
+    try:
+        rows = len(sampler.sampler)  # type: ignore[arg-type]
+    except TypeError:  # a stream
+        return False
+    return not sampler.drop_last and rows % sampler.batch_size == 1
+
+
+def check_batches_of_one(task: Task, model: nn.Module) -> None:
+    """Refuse batches of one row where the model cannot train on one, as batch norm over `(N, C)` cannot.
+
+    Raises:
+        TaskError: `train` has such a batch, and the model trains on two rows but not on one.
+    """
+    if not has_batch_of_one(task.train):
+        return
+    inputs = task.example()
+    error = _training_error(model, inputs[:1])
+    if error is not None and _training_error(model, inputs) is None:
+        raise TaskError(
+            f"train must have no batch of one row where model {task.model_name!r} cannot train on one but it "
+            f"has one (use drop_last=True or another batch_size): {one_line(error)}"
+        )
+
+
+def _training_error(model: nn.Module, inputs: Tensor) -> Exception | None:
+    """What a copy of the model raises in training on inputs."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            copy.deepcopy(model).train()(inputs)
+        except Exception as error:
+            return error
+    return None

@@ -10,12 +10,17 @@ from torch import Tensor, nn
 from autocompress.task import Task
 
 
-def greatest_norm(task: Task) -> float:
-    """Of the loss's gradient: the recipe's, or by default 1 where SGD follows cross entropy."""
+def greatest_norm(task: Task, reference: bool = False) -> float:
+    """Of the loss's gradient: the recipe's, or by default 1 where SGD follows cross entropy in a trial.
+
+    Args:
+        task: its loss and recipe.
+        reference: whether the reference trains, which no one has cut: by default it is left alone.
+    """
     if task.recipe.grad_clip is not None:
         return task.recipe.grad_clip
-    follows = task.recipe.optimizer == "sgd" and isinstance(task.loss, nn.CrossEntropyLoss)
-    return 1.0 if follows else math.inf
+    follows = task.recipe.optimizer == "sgd" and task.cross_entropy
+    return 1.0 if follows and not reference else math.inf
 
 
 def backward(loss: Tensor, penalty: Tensor, model: nn.Module, clip: float) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
 
 
 def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
@@ -13,15 +16,54 @@ def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
     return all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)
 
 
-def non_dominated(costs: Sequence[Sequence[float]]) -> list[int]:
-    """Indices of points that no other dominates; of equal points the first; all minimised."""
-    keep: list[int] = []
-    for i, point in enumerate(costs):
-        beaten = any(dominates(other, point) for other in costs)
-        repeated = any(list(costs[j]) == list(point) for j in keep)
-        if not beaten and not repeated:
-            keep.append(i)
-    return keep
+def non_dominated(costs: ArrayLike, tolerances: ArrayLike | None = None) -> list[int]:
+    """Indices of points that no other dominates; of equal points the first.
+
+    Args:
+        costs: `(points, objectives)`.
+        tolerances: differences of a pair up to the greater of both are ties, `(points, objectives)`; none
+            where every difference counts. As long as one objective alone has any, dominance has no cycles.
+    """
+    points = np.asarray(costs, dtype=np.float64)
+    if not points.size:
+        return []
+    kept: list[int] = []
+    for index in np.flatnonzero(~_dominated(points, _given(tolerances, points))):
+        if not any(np.array_equal(points[index], points[earlier]) for earlier in kept):
+            kept.append(int(index))
+    return kept
+
+
+def front_probabilities(
+    costs: ArrayLike, replicates: ArrayLike, tolerances: ArrayLike | None = None
+) -> Floats:
+    """How often each point is on the front when all are measured on other rows, `(points,)`.
+
+    Args:
+        costs: as measured, `(points, objectives)`.
+        replicates: as measured on each resample of the rows, the same for all points,
+            `(points, resamples, objectives)`.
+        tolerances: as for `non_dominated`.
+    """
+    points, drawn = np.asarray(costs, dtype=np.float64), np.asarray(replicates, dtype=np.float64)
+    given = _given(tolerances, points)
+    on_front = [~_dominated(drawn[:, resample], given) for resample in range(drawn.shape[1])]
+    share: Floats = np.mean(on_front, axis=0)
+    return share
+
+
+def _given(tolerances: ArrayLike | None, points: Floats) -> Floats:
+    return np.zeros_like(points) if tolerances is None else np.asarray(tolerances, dtype=np.float64)
+
+
+def _dominated(points: Floats, tolerances: Floats) -> NDArray[np.bool_]:
+    """Whether some other point dominates each, `(points,)`."""
+    dominated = np.zeros(len(points), dtype=bool)
+    for index, (point, tolerance) in enumerate(zip(points, tolerances, strict=True)):
+        most = np.maximum(tolerances, tolerance)
+        better = (points < point - most).any(1) & (points <= point + most).all(1)
+        dominated[index] = better.any()
+    return dominated
 
 
 def knee(costs: np.ndarray) -> int:

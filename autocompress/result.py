@@ -7,7 +7,7 @@ import io
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,9 +19,15 @@ from autocompress.checkpoint import Checkpoint, export_onnx, open_checkpoint
 from autocompress.checkpoint.store import ONNX, PROGRAM, UNQUANTISED, WEIGHTS
 from autocompress.errors import SettingsError
 from autocompress.metrics import Objective
+from autocompress.metrics.resampling import REPLICATES
 from autocompress.pareto import knee
 
 FORMATS = ("pt2", "onnx", "safetensors")
+# Quantiles of the standard normal distribution: two-sided 95 %, and one-sided.
+Z95, Z95_ONE_SIDED = 1.95996, 1.64485
+# A trial that would be on the front with fewer resamples of the validation rows than this share is dominated
+# by more than noise.
+LEAST_PROBABILITY = 0.05
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,11 @@ class ParetoModel:
         test_metrics: task metrics on the test split; empty where the task has none.
         config: the trial's configuration.
         ratios: each metric's value over the reference's.
+        errors: standard errors of the task's metrics, from the validation rows; a metric whose error is
+            not known has none.
+        replicates: the same metrics over resamples of the validation rows, which all points share.
+        validation_rows: how many they are.
+        front_probability: how likely the point is to be on the front, were it judged by other rows.
     """
 
     trial: int
@@ -43,6 +54,25 @@ class ParetoModel:
     test_metrics: Mapping[str, float]
     config: Mapping[str, Any]
     ratios: Mapping[str, float]
+    errors: Mapping[str, float] = field(default_factory=dict)
+    replicates: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    validation_rows: int = 0
+    front_probability: float = math.nan
+
+    def interval(self, metric: str) -> tuple[float, float]:
+        """The 95 % interval of a task's metric: value ± 1.96 standard errors; NaN where none is known.
+
+        Accuracy ends at 0 and 1.
+        """
+        half = Z95 * self.errors.get(metric, math.nan)
+        low, high = self.metrics[metric] - half, self.metrics[metric] + half
+        return (max(low, 0.0), min(high, 1.0)) if metric == "accuracy" else (low, high)
+
+    @property
+    def artifact(self) -> Path:
+        """The file that is deployed, which `metrics` are of."""
+        checkpoint = self.checkpoint()
+        return checkpoint.artifact_file(checkpoint.manifest["artifact"])
 
     def checkpoint(self) -> Checkpoint:
         """The checkpoint, its files' hashes checked."""
@@ -104,6 +134,8 @@ class SearchResult:
         overhead: (wall time × workers − time in steps) ÷ time in steps, of this call; None where
             it ran no trial.
         interrupted: whether the search was ended by Ctrl-C.
+        contenders: models that are not on the front by less than what other validation rows would change,
+            the likeliest first.
     """
 
     out: Path
@@ -113,12 +145,14 @@ class SearchResult:
     study: Any
     overhead: float | None = None
     interrupted: bool = False
+    contenders: Sequence[ParetoModel] = ()
 
     def pick(
         self,
         rule: Literal["knee", "max-drop", "tau"] | None = None,
         *,
         max_drop: float | None = None,
+        sure: bool = False,
         budgets: Mapping[str, float] | None = None,
         tau: float | None = None,
     ) -> ParetoModel:
@@ -129,6 +163,8 @@ class SearchResult:
                 that loses at most `max_drop` of the primary objective; "tau": greatest
                 τ·primary + (1 − τ)·(1 − cost ratio). None is the rule whose argument is given, or "knee".
             max_drop: absolute loss of the primary objective against the reference.
+            sure: only points whose loss is within `max_drop` with 95 % certainty, by what the validation rows
+                say of the difference to the reference; with "max-drop".
             budgets: metric → greatest value allowed, with any rule.
             tau: in [0, 1].
 
@@ -138,6 +174,8 @@ class SearchResult:
         if max_drop is not None and tau is not None:
             raise SettingsError("only one of max_drop and tau must be given.")
         rule = rule or ("max-drop" if max_drop is not None else "tau" if tau is not None else "knee")
+        if sure and rule != "max-drop":
+            raise SettingsError(f"sure must be given with max_drop alone but the rule is {rule!r}.")
         points = [p for p in self.front if _within(p, budgets or {})]
         if not points:
             raise SettingsError(f"budgets must be met by a point of the front but none has {budgets}.")
@@ -146,7 +184,7 @@ class SearchResult:
             compressed = [p for p in points if p.trial != 0] or points
             return compressed[knee(self.costs(compressed))]
         if rule == "max-drop":
-            return self._by_drop(points, max_drop)
+            return self._by_drop(points, max_drop, sure)
         if rule == "tau":
             return self._by_tau(points, tau)
         raise SettingsError(f"rule must be 'knee', 'max-drop' or 'tau' but got {rule!r}.")
@@ -177,6 +215,8 @@ class SearchResult:
                     "test_metrics": dict(p.test_metrics),
                     "config": dict(p.config),
                     "ratios": dict(p.ratios),
+                    "errors": dict(p.errors),
+                    "front_probability": p.front_probability,
                 }
                 for p in self.front
             ],
@@ -194,19 +234,45 @@ class SearchResult:
             writer.writerow([p.trial, p.path.relative_to(self.out).as_posix(), *cells])
         return buffer.getvalue()
 
-    def _by_drop(self, points: list[ParetoModel], max_drop: float | None) -> ParetoModel:
+    def _by_drop(self, points: list[ParetoModel], max_drop: float | None, sure: bool) -> ParetoModel:
         if max_drop is None or not max_drop >= 0:
             raise SettingsError(f"max_drop must be at least 0 but got {max_drop}.")
+        primary = self.objectives[0].metric
+        margin = {p.trial: Z95_ONE_SIDED * self._drop_error(p) if sure else 0.0 for p in points}
+        close = [p for p in points if self._drop(p) + margin[p.trial] <= max_drop + 1e-12]
+        if close:
+            return min(close, key=self._cost)
+        rows = self.reference.validation_rows
+        certainty = f" with 95 % certainty, on {rows} validation rows" if sure else ""
+        remedy = " (give a larger max_drop, or more validation rows)" if sure else ""
+        raise SettingsError(
+            f"max_drop must be met by a point of the front but no point is within {max_drop} of "
+            f"the reference's {primary} {self.reference.metrics[primary]:.4f}{certainty}{remedy}."
+        )
+
+    def _drop(self, point: ParetoModel) -> float:
+        """Loss of the primary objective against the reference."""
         primary = self.objectives[0]
         sign = 1.0 if primary.maximised else -1.0
-        base = self.reference.metrics[primary.metric]
-        close = [p for p in points if sign * (base - p.metrics[primary.metric]) <= max_drop + 1e-12]
-        if not close:
-            raise SettingsError(
-                f"max_drop must be met by a point of the front but no point is within {max_drop} of "
-                f"the reference's {primary.metric} {base:.4f}."
-            )
-        return min(close, key=self._cost)
+        return sign * (self.reference.metrics[primary.metric] - point.metrics[primary.metric])
+
+    def _drop_error(self, point: ParetoModel) -> float:
+        """Standard error of `_drop`: of the paired differences over the same resamples; infinite if unknown.
+
+        Where two models are right on the same rows, no resample tells them apart; that bounds the share of
+        rows on which they differ by 3/n with 95 % certainty (Hanley & Lippman-Hand, *If Nothing Goes Wrong,
+        Is Everything All Right?*, JAMA 249, 1983), not by 0.
+        """
+        if point.trial == 0:
+            return 0.0
+        metric = self.objectives[0].metric
+        own, base = (np.asarray(p.replicates.get(metric, ())) for p in (point, self.reference))
+        if len(own) != len(base) or len(own) < REPLICATES:
+            return math.inf
+        deviation = float(np.std(own - base, ddof=1))
+        if metric == "accuracy":
+            return max(deviation, 3 / (Z95_ONE_SIDED * max(1, point.validation_rows)))
+        return deviation or math.inf
 
     def _by_tau(self, points: list[ParetoModel], tau: float | None) -> ParetoModel:
         if tau is None or not 0 <= tau <= 1:

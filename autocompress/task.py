@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from autocompress.errors import SettingsError, TaskError
+from autocompress.losses import is_cross_entropy
+
+if TYPE_CHECKING:
+    # It takes seconds to import, and who uses it has imported it.
+    from torchmetrics import Metric
 
 Batch = tuple[Tensor, Tensor]
 Batches = Iterable[Batch]
@@ -30,13 +36,14 @@ class Recipe:
         weight_decay: decay of the model's weights.
         momentum: of "sgd".
         warmup: share of the steps over which the rate rises linearly; cosine to 0 follows.
-        grad_clip: greatest norm of the loss's gradient, infinity to leave it alone. None is 1 for "sgd" on
-            `nn.CrossEntropyLoss`, which else diverges where a model has just been compressed; and infinity
-            for "adamw", whose steps its rate bounds, and for losses of other scales.
+        grad_clip: greatest norm of the loss's gradient, infinity to leave it alone. None is 1 for trials
+            with "sgd" on cross entropy, which else diverge where a model has just been compressed; and
+            infinity for the reference, for "adamw", whose steps its rate bounds, and for losses of other
+            scales.
         channels_last: train models with 2-d convolutions in that memory format.
         augment: "none", "crop-flip": images shifted by up to an eighth and mirrored at random, or
             "crop-flip-erase": a rectangle of every second one is blanked out besides.
-        label_smoothing: share of a target that is spread over all classes; of `nn.CrossEntropyLoss` alone.
+        label_smoothing: share of a target that is spread over all classes; of cross entropy alone.
         mixup: α of the Beta distribution that inputs are mixed by, two by two; 0 mixes none.
         mixed_precision: bfloat16 where PyTorch's autocast deems it safe.
     """
@@ -110,11 +117,16 @@ class Task:
     Args:
         model: makes a new, untrained model at each call.
         train: batches `(inputs, targets)`; iterated anew each epoch.
-        val: batches that candidates are compared on; None carves them from `train` where that is
-            held in memory.
+        val: batches that candidates are compared on; None carves them from `train`, or takes half of `test`
+            where there are `weights`, which may have been trained on any row of `train`.
         test: batches that the final front alone is reported on; None reports none.
         loss: `loss(outputs, targets)`, a scalar tensor.
-        metrics: name → `fn(outputs, targets) -> float` over a whole split, outputs `(N, ...)`.
+        metrics: by name, each a function `fn(outputs, targets) -> float` of a whole split, or a
+            `torchmetrics.Metric`, which is updated batch by batch with `(outputs, targets)`; a copy that is
+            reset, for each evaluation. Outputs are float32, `(N, ...)`, all on the CPU. None is top-1
+            accuracy over the targets that the loss does not ignore. For its standard error a metric is
+            evaluated on 100 resamples of the rows besides; an object that keeps its rows, as
+            `AUROC(thresholds=None)`, keeps those too.
         recipe: how it is trained.
         weights: trained weights of the reference; None trains them once per run.
         name: names the run folder.
@@ -127,7 +139,7 @@ class Task:
     val: Batches | None = None
     test: Batches | None = None
     loss: LossFn = field(default_factory=nn.CrossEntropyLoss)
-    metrics: Mapping[str, MetricFn] | None = None
+    metrics: Mapping[str, MetricFn | Metric] | None = None
     recipe: Recipe = Recipe()
     weights: Mapping[str, Tensor] | None = None
     name: str = "task"
@@ -135,11 +147,16 @@ class Task:
     input: InputSpec | None = None
 
     def __post_init__(self) -> None:
-        if self.recipe.label_smoothing and not isinstance(self.loss, nn.CrossEntropyLoss):
+        if self.recipe.label_smoothing and not self.cross_entropy:
             raise TaskError(
-                "label_smoothing must be 0 where the loss is not nn.CrossEntropyLoss "
+                "label_smoothing must be 0 where the loss is not cross entropy "
                 f"but got {self.recipe.label_smoothing}."
             )
+
+    @cached_property
+    def cross_entropy(self) -> bool:
+        """Whether the loss is cross entropy, as a module or as a function of one's own; tried but once."""
+        return is_cross_entropy(self.loss)
 
     def with_recipe(self, **changes: Any) -> Task:
         """The same task with fields of its recipe replaced."""

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from autocompress.augment import augmented, mixed
 from autocompress.clipping import backward, greatest_norm
 from autocompress.distillation import Distillation
-from autocompress.errors import DivergedError
-from autocompress.task import Batches, LossFn, Recipe, Task
+from autocompress.errors import DivergedError, TaskError
+from autocompress.losses import ignored_label, is_cross_entropy
+from autocompress.task import Batch, Batches, LossFn, Recipe, Task
 
 EpochReport = Callable[[Mapping[str, float]], None]
 
@@ -57,17 +58,38 @@ class Plain:
 
 @dataclass
 class Clock:
-    """Seconds spent inside training and evaluation steps, for the overhead figure."""
+    """Seconds spent inside training and evaluation steps, for the overhead figure.
+
+    Args:
+        seconds: of all steps.
+        method_seconds: of those, what a method did between optimiser steps, such as LC's C steps.
+    """
 
     seconds: float = 0.0
+    method_seconds: float = 0.0
 
     @contextmanager
     def running(self) -> Iterator[None]:
+        """Count what runs inside as steps."""
         start = time.perf_counter()
         try:
             yield
         finally:
             self.seconds += time.perf_counter() - start
+
+    @contextmanager
+    def method(self) -> Iterator[None]:
+        """Count what runs inside, which is inside of `running`, as the method's own."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.method_seconds += time.perf_counter() - start
+
+    def add_method(self, seconds: float) -> None:
+        """Count seconds that a method measured itself."""
+        self.seconds += seconds
+        self.method_seconds += seconds
 
 
 @dataclass
@@ -83,6 +105,7 @@ class Trainer:
         lr_scale: factor on the recipe's learning rate.
         report: receives each epoch's entry, and the seconds that all steps took so far.
         distillation: learns from the reference too; None from the targets alone.
+        reference: whether it is the reference that trains, exactly as the recipe says; trials may clip.
     """
 
     task: Task
@@ -90,8 +113,13 @@ class Trainer:
     lr_scale: float = 1.0
     report: EpochReport = lambda entry: None
     distillation: Distillation | None = None
+    reference: bool = False
     history: list[dict[str, float]] = field(default_factory=list)
     clock: Clock = field(default_factory=Clock)
+    _smoothed: LossFn = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._smoothed = smoothed(self.task.loss, self.task.recipe.label_smoothing)
 
     def fit(self, model: nn.Module, epochs: int, hooks: TrainingHooks | None = None) -> None:
         """Train in place for some epochs.
@@ -121,9 +149,11 @@ class Trainer:
                     total, count = total + float(loss), count + 1
                     if not math.isfinite(total):
                         raise DivergedError(f"the training loss became {float(loss)} in epoch {epoch}.")
-                    hooks.after_step(min(step / steps, 1.0))
-            entry = {"epoch": float(len(self.history) + 1), "loss": total / max(count, 1)}
-            entry |= hooks.after_epoch(epoch / epochs)
+                    with self.clock.method():
+                        hooks.after_step(min(step / steps, 1.0))
+                entry = {"epoch": float(len(self.history) + 1), "loss": total / max(count, 1)}
+                with self.clock.method():
+                    entry |= hooks.after_epoch(epoch / epochs)
             self.history.append(entry)
             self.report(entry | {"seconds": self.clock.seconds})
         _set_memory_format(model, recipe, torch.contiguous_format)
@@ -142,14 +172,14 @@ class Trainer:
         inputs = augmented(inputs.to(device), recipe.augment)
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.mixed_precision):
             loss, own = self._loss(model, inputs, targets.to(device))
-        backward(loss, hooks.penalty().to(device), model, greatest_norm(self.task))
+        backward(loss, hooks.penalty().to(device), model, greatest_norm(self.task, self.reference))
         optimizer.step()
         return own.detach()
 
     def _loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Of a batch, mixed two by two where the recipe says so: with what is learned from the reference,
         and without."""
-        loss_of = smoothed(self.task.loss, self.task.recipe.label_smoothing)
+        loss_of = self._smoothed
         if self.task.recipe.mixup:
             inputs, order, share = mixed(inputs, self.task.recipe.mixup)
             outputs = model(inputs)
@@ -166,8 +196,10 @@ def smoothed(loss: LossFn, share: float) -> LossFn:
 
     Szegedy et al., *Rethinking the Inception Architecture*, arXiv 1512.00567, section 7.
     """
-    if not share or not isinstance(loss, nn.CrossEntropyLoss):
+    if not share or not is_cross_entropy(loss):
         return loss
+    if not isinstance(loss, nn.CrossEntropyLoss):
+        return nn.CrossEntropyLoss(ignore_index=ignored_label(loss), label_smoothing=share)
     made = copy.copy(loss)
     made.label_smoothing = share
     return made
@@ -186,9 +218,9 @@ def make_optimizer(hooks: TrainingHooks, recipe: Recipe, lr_scale: float) -> tor
 
 
 def set_lr(optimizer: torch.optim.Optimizer, recipe: Recipe, progress: float) -> None:
-    """Linear warm-up, then lr = peak · ½(1 + cos π·t) with t from 0 to 1 over the rest."""
+    """Linear warm-up from 1 % of the peak, then lr = peak · ½(1 + cos π·t), t from 0 to 1 over the rest."""
     if progress < recipe.warmup:
-        factor = max(progress, 0.01) / recipe.warmup
+        factor = max(progress / recipe.warmup, 0.01)
     else:
         t = (progress - recipe.warmup) / (1 - recipe.warmup)
         factor = 0.5 * (1 + math.cos(math.pi * t))
@@ -196,14 +228,51 @@ def set_lr(optimizer: torch.optim.Optimizer, recipe: Recipe, progress: float) ->
         group["lr"] = group["peak"] * factor
 
 
-def predict(model: Callable[[Tensor], Tensor], batches: Batches) -> tuple[Tensor, Tensor]:
+def predictions(model: Callable[[Tensor], Tensor], batches: Batches) -> Iterator[Batch]:
+    """Outputs, as floats, and targets of one batch after the other, on the CPU.
+
+    Raises:
+        TaskError: an output is not a tensor of real numbers.
+    """
+    for inputs, targets in batches:
+        # Not in inference mode, whose tensors a metric could not change in place.
+        with torch.no_grad():
+            outputs = model(inputs)
+        if not isinstance(outputs, Tensor) or outputs.is_complex():
+            kind = outputs.dtype if isinstance(outputs, Tensor) else type(outputs).__name__
+            raise TaskError(f"the model must return one tensor of real numbers but returned {kind}.")
+        yield outputs.detach().float().cpu(), targets.cpu()
+
+
+def predict(model: Callable[[Tensor], Tensor], batches: Batches) -> Batch:
     """Outputs and targets of a whole split on the CPU; `(N, ...)`, `(N, ...)`."""
     outputs, targets = [], []
-    with torch.inference_mode():
-        for inputs, expected in batches:
-            outputs.append(model(inputs).float().cpu())
-            targets.append(expected.cpu())
-    return torch.cat(outputs), torch.cat(targets)
+    for some_outputs, some_targets in predictions(model, batches):
+        outputs.append(some_outputs)
+        targets.append(some_targets)
+    return joined(outputs), joined(targets)
+
+
+def joined(pieces: list[Tensor]) -> Tensor:
+    """`torch.cat` that empties the list as it goes, so that what is joined is not held twice.
+
+    Raises:
+        TaskError: the pieces differ in more than their first dimension.
+    """
+    shapes = sorted({tuple(piece.shape[1:]) for piece in pieces})
+    if len(shapes) != 1 or any(piece.dim() == 0 for piece in pieces):
+        raise TaskError(
+            "outputs and targets of all batches must have one shape for a metric that is a function, but "
+            f"theirs without the rows are {shapes[:3]}: give a torchmetrics object, or batches of one shape."
+        )
+    # Memory is only taken as it is written, while the pieces are let go.
+    total = torch.empty(sum(map(len, pieces)), *shapes[0], dtype=pieces[0].dtype)
+    end = len(total)
+    while pieces:
+        piece = pieces.pop()
+        total[end - len(piece) : end] = piece
+        end -= len(piece)
+    return total
 
 
 def reestimate_batch_norm(model: nn.Module, batches: Batches, count: int) -> None:

@@ -6,17 +6,18 @@ from typing import cast
 
 import optuna
 
-from autocompress.compressors.alcn import Config, Cost
+from autocompress.compressors.alcn import Config, Cost, steepest
 from autocompress.task import ModelProfile
 
 
 def suggest(trial: optuna.Trial, profile: ModelProfile) -> Config:
     """Initial ratios, both λ of the loss, how λ_sparse is shared out over groups, and rounding."""
-    slope = 0.0
+    ratio, slope = trial.suggest_float("alcn.initial_ratio", 0.1, 0.95), 0.0
     if len(profile.groups) > 1:
-        slope = trial.suggest_float("alcn.ratio_slope", -0.4, 0.4)
+        # A share of the steepest slope that is possible around this ratio: up to ±0.45 around a half.
+        slope = steepest(ratio) * trial.suggest_float("alcn.slope_share", -0.5, 0.5)
     return Config(
-        initial_ratio=trial.suggest_float("alcn.initial_ratio", 0.1, 0.95),
+        initial_ratio=ratio,
         ratio_slope=slope,
         # Hardware computes 8 or 16 channels at once: widths between cost the time of the next multiple.
         round_to=trial.suggest_categorical("alcn.round_to", [1, 8, 16]),

@@ -71,7 +71,7 @@ def residual_task() -> ac.Task:
 
 @pytest.fixture(scope="session")
 def digits() -> ac.Task:
-    return with_validation(load_task("digits"))
+    return with_validation(load_task("digits"))[0]
 
 
 @pytest.fixture(scope="session")

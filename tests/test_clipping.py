@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import autocompress as ac
-from autocompress.clipping import greatest_norm
+from autocompress.clipping import backward, greatest_norm
+from autocompress.compressors.alcn import Alcn
 from autocompress.training import Plain, Trainer, make_optimizer
+from autocompress.trial.run import Measuring, train_reference
 
 
 @pytest.mark.parametrize(
@@ -27,7 +30,29 @@ from autocompress.training import Plain, Trainer, make_optimizer
 def test_only_sgd_on_cross_entropy_clips_unasked(
     residual_task: ac.Task, options: dict[str, Any], loss: nn.Module, wanted: float
 ) -> None:
-    assert greatest_norm(replace(residual_task, loss=loss, recipe=ac.Recipe(**options))) == wanted
+    task = replace(residual_task, loss=loss, recipe=ac.Recipe(**options))
+    assert greatest_norm(task) == wanted
+    # The reference trains exactly as the recipe says.
+    assert greatest_norm(task, reference=True) == options.get("grad_clip", math.inf)
+
+
+def test_the_reference_is_not_clipped_and_trials_are(
+    residual_task: ac.Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms: list[float] = []
+
+    def recorded(loss: Tensor, penalty: Tensor, model: nn.Module, clip: float) -> None:
+        norms.append(clip)
+        backward(loss, penalty, model, clip)
+
+    monkeypatch.setattr("autocompress.training.backward", recorded)
+    task = residual_task.with_recipe(optimizer="sgd", lr=0.01, epochs=1)
+    reference = train_reference(task, tmp_path / "reference", Measuring())
+    assert set(norms) == {math.inf}
+    norms.clear()
+    ac.compress(task.model(), task, Alcn())
+    assert set(norms) == {1.0}
+    assert reference.path.is_dir()
 
 
 def test_clipping_holds_the_loss_and_not_the_penalty(residual_task: ac.Task) -> None:

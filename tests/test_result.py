@@ -10,7 +10,8 @@ import pytest
 
 from autocompress.errors import SettingsError
 from autocompress.metrics import Objective
-from autocompress.pareto import knee, non_dominated
+from autocompress.metrics.resampling import REPLICATES
+from autocompress.pareto import front_probabilities, knee, non_dominated
 from autocompress.result import ParetoModel, SearchResult, ratios
 
 
@@ -26,6 +27,13 @@ def test_non_dominated_equals_brute_force(dimensions: int) -> None:
 
 def test_equal_points_are_kept_once() -> None:
     assert non_dominated([[1, 2], [1, 2], [2, 1]]) == [0, 2]
+
+
+def test_fronts_under_replicates_equal_brute_force() -> None:
+    drawn = np.random.default_rng(0).random((12, 40, 2))
+    fronts = [brute_force_front(drawn[:, resample]) for resample in range(40)]
+    expected = [sum(point in front for front in fronts) / 40 for point in range(12)]
+    assert front_probabilities(drawn[:, 0], drawn).tolist() == pytest.approx(expected)
 
 
 def test_knee_is_the_bend_of_a_front() -> None:
@@ -84,6 +92,50 @@ def test_max_drop_that_no_point_meets_is_refused() -> None:
     only = SearchResult(found.out, found.objectives, found.reference, found.front[2:], None)
     with pytest.raises(SettingsError, match=r"no point is within 0\.01"):
         only.pick("max-drop", max_drop=0.01)
+
+
+def paired(point: ParetoModel, differing_rows: int, seed: int, rows: int = 1000) -> ParetoModel:
+    """A point whose accuracy differs on some rows, each way, from that of a model right on 90 % of all."""
+    weights = np.random.default_rng(0).poisson(1, (REPLICATES, rows))
+    right = np.arange(rows) < 0.9 * rows
+    flipped = right.copy()
+    flipped[np.random.default_rng(seed).choice(rows, differing_rows, replace=False)] ^= True
+    drawn = (weights @ flipped) / weights.sum(1)
+    metrics = {**point.metrics, "accuracy": float(flipped.mean())}
+    return replace(point, metrics=metrics, replicates={"accuracy": drawn.tolist()}, validation_rows=rows)
+
+
+def test_a_sure_pick_holds_the_drop_with_its_error() -> None:
+    found = result()
+    reference = paired(found.reference, 0, 0)
+    front = [paired(point, rows, 1) for point, rows in zip(found.front, (0, 10, 100), strict=True)]
+    known = replace(found, reference=reference, front=front)
+    # Rows on which two models differ: 10 of 1,000 are an error of 0.0032, 100 of 0.01.
+    assert known.pick(max_drop=0.01).trial == 2
+    assert known.pick(max_drop=0.01, sure=True).trial == 1
+    assert known.pick(max_drop=0.016, sure=True).trial == 2
+    # No row differs: a bound of 3/n, not of 0.
+    assert known.pick(max_drop=0.0031, sure=True).trial == 1
+    with pytest.raises(SettingsError, match=r"no point is within 0\.0029 .* on 1000 validation rows"):
+        known.pick(max_drop=0.0029, sure=True)
+    with pytest.raises(SettingsError, match="sure must be given with max_drop alone"):
+        known.pick("knee", sure=True)
+
+
+def test_nothing_is_sure_where_no_replicates_are_known_but_the_reference() -> None:
+    found = result()
+    with pytest.raises(SettingsError, match="with 95 % certainty"):
+        found.pick(max_drop=0.5, sure=True)
+    assert replace(found, front=[found.reference, *found.front]).pick(max_drop=0, sure=True).trial == 0
+
+
+def test_intervals_are_values_with_1_96_standard_errors() -> None:
+    point = replace(result().front[0], errors={"accuracy": 0.01})
+    assert point.interval("accuracy") == pytest.approx((0.8804, 0.9196))
+    assert np.isnan(point.interval("bytes")).all()
+    assert replace(point, errors={"accuracy": 0.2}).interval("accuracy") == pytest.approx(
+        (0.508, 1.0), abs=1e-4
+    )
 
 
 def test_csv_has_the_reference_and_each_point() -> None:

@@ -10,7 +10,7 @@ import pytest
 import autocompress as ac
 from autocompress import plugins
 from autocompress.checkpoint import open_checkpoint
-from autocompress.checkpoint.reload import check_reload
+from autocompress.checkpoint.reload import reload_faults
 from autocompress.engine.replay import replay
 from autocompress.report import TrialEnd
 
@@ -55,4 +55,4 @@ def test_a_method_goes_through_search_resume_export_and_reload(
     config = open_checkpoint(folder).manifest["config"]
     point = ac.ParetoModel(number, folder, stored, {}, config, {})
     files = [point.export(tmp_path / name) for name in ("model.pt2", "model.onnx")]
-    check_reload(files, digits.example(3))
+    assert reload_faults(files, digits.example(3)) == {}

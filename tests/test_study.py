@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from optuna.trial import TrialState
 
 from autocompress.errors import SettingsError
 from autocompress.metrics import Constraint, Objective
+from autocompress.metrics.resampling import REPLICATES
 from autocompress.study import SearchStudy, make_sampler, sqlite_url
 
 OBJECTIVES = (Objective("accuracy", "maximize"), Objective("bytes", "minimize"))
@@ -44,7 +46,7 @@ def test_front_is_feasible_non_dominated_and_best_primary_first(tmp_path: Path) 
     run(made, 0.84, 60)
     run(made, 0.3, 1)
     best = run(made, 0.95, 90)
-    assert [t.number for t in made.front()] == [best, good]
+    assert [t.number for t in made.front(BASE)] == [best, good]
     assert [t.number for t in made.study.best_trials] in ([good, best], [best, good])
     assert made.study.trials[3].user_attrs["feasible"] is False
 
@@ -114,10 +116,10 @@ def test_unknown_samplers_storages_and_objectives_are_refused(tmp_path: Path) ->
 def test_what_is_measured_last_decides_what_stays_on_the_front(tmp_path: Path) -> None:
     made = study(tmp_path)
     small, middle, large = run(made, 0.85, 50), run(made, 0.87, 60), run(made, 0.89, 70)
-    assert [t.number for t in made.final_front(BASE)] == [0, large, middle, small]
+    assert [t.number for t in made.front(BASE)] == [0, large, middle, small]
     made.set_final_metrics({middle: {"bytes": 80.0}})
     made.set_final_metrics({small: {"accuracy": 0.5}})
-    assert [t.number for t in made.final_front(BASE)] == [0, large]
+    assert [t.number for t in made.front(BASE)] == [0, large]
     assert made.final_metrics() == {middle: {"bytes": 80.0}, small: {"accuracy": 0.5}}
 
 
@@ -129,3 +131,48 @@ def test_a_new_study_begins_with_what_it_is_told_and_a_continued_one_does_not(tm
     asked = [made.ask().suggest_categorical("method", names) for _ in range(3)]
     assert asked == names
     assert made.finished() == 0
+
+
+def with_replicates(made: SearchStudy, accuracy: float, size: float, replicates: list[float]) -> int:
+    trial = made.ask()
+    details = {"config": {}, "replicates": {"accuracy": replicates}}
+    made.complete(trial.number, {"accuracy": accuracy, "bytes": size}, BASE, details)
+    return trial.number
+
+
+def test_trials_within_noise_of_the_front_are_likely_to_be_on_it(tmp_path: Path) -> None:
+    made = study(tmp_path, None)
+    noise = np.random.default_rng(0).normal(0, 0.01, REPLICATES)
+    own = np.random.default_rng(1).normal(0, 0.01, REPLICATES)
+    best = with_replicates(made, 0.95, 50, (0.95 + noise).tolist())
+    near = with_replicates(made, 0.945, 60, (0.945 + own).tolist())
+    paired = with_replicates(made, 0.945, 61, (0.945 + noise).tolist())
+    far = with_replicates(made, 0.91, 62, (0.91 + own).tolist())
+    assert [t.number for t in made.front(BASE)] == [best]
+    likely = made.front_probabilities(BASE)
+    assert likely[best] == 1
+    # Of two independent errors of 0.01 the difference exceeds 0.005 with Φ(−0.005 / (√2 · 0.01)) = 0.36.
+    assert likely[near] == pytest.approx(0.36, abs=0.12)
+    assert likely[paired] == likely[far] == 0
+    assert made.front_probabilities(BASE, [near, far]) == {near: 1, far: 0}
+
+
+def test_latencies_that_differ_by_less_than_their_spread_are_ties(tmp_path: Path) -> None:
+    objectives = (Objective("accuracy", "maximize"), Objective("latency", "minimize"))
+    made = SearchStudy(sqlite_url(tmp_path), "test", objectives)
+    base = {"accuracy": 0.9, "latency": 10.0, "latency_spread": 0.0}
+    made.add_reference(base, {"config": {}})
+    for accuracy, latency, spread in ((0.95, 5.0, 0.05), (0.94, 4.9, 0.01), (0.93, 4.5, 0.05)):
+        trial = made.ask()
+        metrics = {"accuracy": accuracy, "latency": latency, "latency_spread": spread}
+        made.complete(trial.number, metrics, base, {"config": {}})
+    assert [t.number for t in made.front(base)] == [1, 3]
+
+
+def test_dropped_trials_are_on_no_front_and_others_take_their_place(tmp_path: Path) -> None:
+    made = study(tmp_path)
+    best, worse = run(made, 0.95, 50), run(made, 0.94, 60)
+    assert [t.number for t in made.front(BASE)] == [best]
+    made.drop({best: "its file is damaged"})
+    assert [t.number for t in made.front(BASE)] == [worse]
+    assert study(tmp_path).dropped() == {best: "its file is damaged"}

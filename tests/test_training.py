@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -32,6 +33,31 @@ def test_schedule_warms_up_linearly_and_falls_as_a_cosine() -> None:
         set_lr(optimizer, recipe, progress)
         found.append(optimizer.param_groups[0]["lr"])
     assert found == pytest.approx([0.025, 0.05, 0.025, 0.0])
+
+
+@pytest.mark.parametrize("warmup", [0.001, 0.005, 0.1, 0.0])
+def test_the_rate_rises_to_its_peak_and_never_above_it(warmup: float) -> None:
+    recipe = ac.Recipe(lr=0.1, warmup=warmup)
+    optimizer = make_optimizer(Plain(nn.Linear(2, 2)), recipe, lr_scale=1.0)
+    factors = []
+    for step in range(101):
+        set_lr(optimizer, recipe, warmup * step / 100)
+        factors.append(optimizer.param_groups[0]["lr"] / 0.1)
+    assert factors == sorted(factors)
+    assert factors[-1] == 1.0
+    assert factors[0] == (0.01 if warmup else 1.0)
+
+
+def test_a_method_is_timed_apart_from_optimiser_steps(residual_task: ac.Task) -> None:
+    class Slow(Plain):
+        def after_step(self, progress: float) -> None:
+            time.sleep(0.02)
+
+    trainer, plain = Trainer(residual_task, 2), Trainer(residual_task, 2)
+    trainer.fit(model := residual_task.model(), 2, Slow(model))
+    plain.fit(residual_task.model(), 2)
+    assert 6 * 0.02 <= trainer.clock.method_seconds < trainer.clock.seconds
+    assert plain.clock.method_seconds < 6 * 0.02
 
 
 def test_one_schedule_spans_all_calls(residual_task: ac.Task, monkeypatch: pytest.MonkeyPatch) -> None:

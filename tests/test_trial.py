@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
+from torchmetrics.classification import MulticlassF1Score
 
 import autocompress as ac
 from autocompress.checkpoint import open_checkpoint
@@ -17,6 +19,7 @@ from autocompress.trial import (
     Reference,
     Stage,
     TrialConfig,
+    TrialResult,
     compressing_epochs,
     load_state,
     make_compressor,
@@ -41,14 +44,40 @@ def test_stored_metrics_are_those_of_the_loaded_program(
     result = run_trial(residual_task, reference, CONFIG, tmp_path / "0001")
     checkpoint = open_checkpoint(tmp_path / "0001")
     assert checkpoint.manifest["metrics"] == result.metrics
-    assert measure_split(checkpoint.load(), residual_task.val, residual_task) == {
-        "accuracy": result.metrics["accuracy"]
-    }
+    scores = measure_split(checkpoint.load(), residual_task.val, residual_task)
+    assert scores.values == {"accuracy": result.metrics["accuracy"]}
+    assert checkpoint.manifest["errors"] == result.errors == scores.errors
+    assert checkpoint.manifest["replicates"] == result.replicates == scores.replicates
+    assert checkpoint.manifest["validation_rows"] == scores.rows == 96
     assert result.metrics["bytes"] == (tmp_path / "0001" / "weights.safetensors").stat().st_size
     assert result.metrics["params"] < 0.7 * reference.metrics["params"]
     assert checkpoint.manifest["proof"]["max_relative_difference"] == result.proof < 1e-4
     assert TrialConfig.from_json(checkpoint.manifest["config"]) == CONFIG
     assert 0 < result.step_seconds < result.seconds
+
+
+def test_acc_comp_has_the_error_of_its_accuracy(
+    residual_task: ac.Task, reference: Reference, tmp_path: Path
+) -> None:
+    measuring = Measuring(("acc_comp", "bytes"), tau=0.8)
+    result = run_trial(residual_task, reference, CONFIG, tmp_path / "0001", measuring)
+    assert result.errors["acc_comp"] == pytest.approx(0.8 * result.errors["accuracy"])
+    saved = 1 - result.metrics["params"] / reference.metrics["params"]
+    assert result.replicates["acc_comp"] == pytest.approx(
+        [0.8 * accuracy + 0.2 * saved for accuracy in result.replicates["accuracy"]], abs=2e-6
+    )
+
+
+def test_results_are_json_and_an_unknown_error_is_left_out(
+    residual_task: ac.Task, reference: Reference, tmp_path: Path
+) -> None:
+    metrics = {"constant": lambda o, t: 0.5, "f1": MulticlassF1Score(5)}
+    task = replace(residual_task, metrics=metrics)
+    result = run_trial(task, reference, CONFIG, tmp_path / "0001", Measuring(("f1", "bytes")))
+    assert set(result.metrics) >= {"constant", "f1"}
+    assert set(result.errors) == {"f1"}
+    assert TrialResult(**json.loads(json.dumps(asdict(result), allow_nan=False))) == result
+    json.dumps(open_checkpoint(tmp_path / "0001").manifest, allow_nan=False)
 
 
 def test_the_same_configuration_gives_the_same_model(

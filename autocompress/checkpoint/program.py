@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import MethodType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from autocompress.errors import CheckpointError, SettingsError, TrialError, one_line
 from autocompress.graph.exporting import FREE_BATCH, export, inference
@@ -20,7 +21,10 @@ Program = Callable[[Tensor], Tensor]
 
 
 def export_program(model: nn.Module, example: Tensor, path: Path) -> None:
-    """Write the `torch.export` program of a model.
+    """Write the `torch.export` program of a model, without debugging metadata, as a deflated archive.
+
+    PyTorch writes its archives stored, and reads deflated ones as well: what codes, gaps and the graph
+    have of statistics is coded by the archive itself.
 
     Args:
         model: exported in eval mode.
@@ -31,32 +35,102 @@ def export_program(model: nn.Module, example: Tensor, path: Path) -> None:
         TrialError: the model cannot be exported.
     """
     try:
-        torch.export.save(export(model, example), path)
+        # The program keeps its example inputs, of which only the shape matters; zeros take no space.
+        program = export(model, torch.zeros_like(example))
+        _strip(program.graph_module)
+        stored = io.BytesIO()
+        torch.export.save(program, stored)
     except Exception as error:
         raise TrialError(f"the model could not be exported: {one_line(error)}") from error
+    with zipfile.ZipFile(stored) as archive, zipfile.ZipFile(path, "w") as deflated:
+        for name in archive.namelist():
+            # Under one name whatever the file is called, and with no date: equal models, equal files.
+            entry = zipfile.ZipInfo(f"model/{name.partition('/')[2]}")
+            deflated.writestr(entry, archive.read(name), **_DEFLATED)
+
+
+_DEFLATED: dict[str, Any] = {"compress_type": zipfile.ZIP_DEFLATED, "compresslevel": 9}
+
+
+def _strip(module: fx.GraphModule) -> None:
+    """Take what only debugging needs out of a program's graph: where nodes came from, and assertions that
+    a tensor has the type it was exported with."""
+    for part in module.modules():
+        if not isinstance(part, fx.GraphModule):
+            continue
+        for node in list(part.graph.nodes):
+            if node.target is torch.ops.aten._assert_tensor_metadata.default:
+                part.graph.erase_node(node)
+            node.meta = {key: value for key, value in node.meta.items() if key == "val"}
+        part.recompile()
+
+
+# Constants of more numbers are computed where the program is loaded, so that the file keeps the codes that
+# weights are decoded from, not the weights.
+_MOST_FOLDED = 64
 
 
 def export_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
-    """Write the ONNX model, opset as PyTorch's exporter chooses it, all weights in the one file.
+    """Write the ONNX model, opset as PyTorch's exporter chooses it, all weights in the one file and no
+    debugging metadata.
 
     Raises:
         SettingsError: the `onnx` extra is not installed.
         TrialError: the model cannot be exported.
     """
     _require_onnx()
+    from onnxscript.optimizer import optimize
+
     with inference(model), contextlib.redirect_stdout(io.StringIO()):
         try:
-            torch.onnx.export(
+            program = torch.onnx.export(
                 model,
                 (example.clone(),),
-                str(path),
                 dynamo=True,
                 dynamic_shapes=FREE_BATCH,
-                external_data=False,
+                optimize=False,
                 verbose=False,
             )
+            assert program is not None
+            optimize(program.model, input_size_limit=_MOST_FOLDED, output_size_limit=_MOST_FOLDED)
+            proto = program.model_proto
         except Exception as error:
             raise TrialError(f"the model could not be exported to ONNX: {one_line(error)}") from error
+    del proto.metadata_props[:]
+    _strip_onnx(proto.graph)
+    path.write_bytes(proto.SerializeToString())
+
+
+def _strip_onnx(graph: Any) -> None:
+    """Take what only debugging needs out of an ONNX graph and those within its nodes."""
+    del graph.value_info[:], graph.metadata_props[:]
+    for item in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+        del item.metadata_props[:]
+        item.ClearField("doc_string")
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _strip_onnx(attribute.g)
+
+
+def weight_bytes(path: Path) -> int:
+    """Bytes that the tensors of a program's file take in it, as they are stored there.
+
+    What is left is the graph and the container.
+    """
+    if path.suffix == ".onnx":
+        _require_onnx()
+        import onnx
+
+        graph = onnx.load(str(path), load_external_data=False).graph
+        return sum(len(onnx.numpy_helper.to_array(tensor).tobytes()) for tensor in graph.initializer)
+    with zipfile.ZipFile(path) as archive:
+        return sum(
+            entry.compress_size
+            for entry in archive.infolist()
+            if "/data/weights/" in entry.filename or "/data/constants/" in entry.filename
+            if not entry.filename.endswith(".json")
+        )
 
 
 def load_program(path: Path) -> Program:

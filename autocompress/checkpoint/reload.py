@@ -1,4 +1,4 @@
-"""Proof that artefacts deploy: loaded in a fresh process without this package, with equal outputs."""
+"""A check that artefacts deploy: loaded in a fresh process without this package, with equal outputs."""
 
 from __future__ import annotations
 
@@ -8,28 +8,59 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from autocompress.checkpoint.program import load_program
-from autocompress.errors import CheckpointError
+from autocompress.errors import CheckpointError, one_line
 from autocompress.graph.proof import relative_difference
 
 _CHILD = Path(__file__).with_name("reload_child.py")
 TOLERANCE = 1e-5
 
 
-def check_reload(programs: Sequence[Path], inputs: Tensor) -> None:
+def reload_faults(programs: Sequence[Path], inputs: Tensor) -> dict[Path, str]:
     """Load programs in a process that does not know this package, and compare what they put out.
 
     Args:
         programs: `.pt2` and `.onnx` files.
         inputs: `(B, ...)`.
 
-    Raises:
-        CheckpointError: a program does not load there, or computes something else.
+    Returns:
+        Why a program does not load there, or that it computes something else; nothing for those that do.
     """
+    if not programs:
+        return {}
+    answer = _run_child(programs, inputs)
+    if answer is None and len(programs) > 1:
+        # One of them ended the process; by itself it ends its own.
+        return {file: why for path in programs for file, why in reload_faults([path], inputs).items()}
+    if answer is None:
+        return {programs[0]: "the process that loads it ended without an answer"}
+    outputs, errors, loaded = answer
+    faults = {}
+    for path, output, error in zip(programs, outputs, errors, strict=True):
+        reason = error or (f"it must load without this package but loaded {loaded}" if loaded else None)
+        reason = reason or _difference(path, inputs, output)
+        if reason:
+            faults[path] = f"{path.name} does not run as it should in a fresh process: {reason}"
+    return faults
+
+
+def _difference(path: Path, inputs: Tensor, output: Tensor) -> str | None:
+    """How what a program puts out here differs from what it put out there."""
+    try:
+        with torch.no_grad():
+            difference = relative_difference(load_program(path)(inputs), output)
+    except CheckpointError as error:
+        return one_line(error)
+    return f"its outputs differ by {difference:.1e}" if difference > TOLERANCE else None
+
+
+def _run_child(programs: Sequence[Path], inputs: Tensor) -> tuple[list[Any], list[Any], list[str]] | None:
+    """Outputs, errors and modules of this package of the process; None where it ended without an answer."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         torch.save(inputs.clone(), folder / "inputs.pt")
@@ -39,16 +70,7 @@ def check_reload(programs: Sequence[Path], inputs: Tensor) -> None:
             [sys.executable, "-P", str(_CHILD), str(folder)], capture_output=True, text=True, check=False
         )
         if done.returncode != 0:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise CheckpointError(f"programs must load in a fresh process but: {last}")
-        loaded = json.loads(done.stdout.strip().splitlines()[-1])
-        if loaded:
-            raise CheckpointError(f"programs must load without this package but loaded {loaded}.")
+            return None
+        answer = json.loads(done.stdout.strip().splitlines()[-1])
         outputs = torch.load(folder / "outputs.pt", weights_only=True)
-    with torch.no_grad():
-        for path, found in zip(programs, outputs, strict=True):
-            difference = relative_difference(load_program(path)(inputs), found)
-            if difference > TOLERANCE:
-                raise CheckpointError(
-                    f"'{path}' must compute the same in a fresh process but differs by {difference:.1e}."
-                )
+        return outputs, answer["errors"], answer["loaded"]

@@ -1,7 +1,7 @@
 """Run by its path in a process of its own: loads programs as a deployment would, and runs them.
 
-It imports nothing of this package, and says so: the last line of its output is the list of modules of
-this package that were loaded.
+It imports nothing of this package, and says so: the last line of its output is what went wrong with each
+program, and the list of modules of this package that were loaded.
 """
 
 from __future__ import annotations
@@ -30,8 +30,18 @@ def main() -> None:
     folder = Path(sys.argv[1])
     inputs = torch.load(folder / "inputs.pt", weights_only=True)
     programs = json.loads((folder / "programs.json").read_text())
-    torch.save([_run(path, inputs) for path in programs], folder / "outputs.pt")
-    print(json.dumps([name for name in sys.modules if name.partition(".")[0] == "autocompress"]))
+    outputs: list[torch.Tensor | None] = []
+    errors: list[str | None] = []
+    for path in programs:
+        try:
+            output, error = _run(path, inputs), None
+        except Exception as failure:  # whatever it is, the others are to be run as well
+            output, error = None, f"{type(failure).__name__}: {failure}".strip().splitlines()[0]
+        outputs.append(output)
+        errors.append(error)
+    torch.save(outputs, folder / "outputs.pt")
+    loaded = [name for name in sys.modules if name.partition(".")[0] == "autocompress"]
+    print(json.dumps({"errors": errors, "loaded": loaded}))
 
 
 if __name__ == "__main__":

@@ -32,8 +32,8 @@ MANIFEST, WEIGHTS, PROGRAM, ONNX = (
     "model.pt2",
     "model.onnx",
 )
-# Which file is run, and which one `bytes` is the size of.
-ARTIFACTS = {"pt2": (PROGRAM, WEIGHTS), "onnx": (ONNX, ONNX), "onnx-int8": (ONNX, ONNX)}
+# The file that is run, measured, and that `bytes` is the size of.
+ARTIFACTS = {"pt2": PROGRAM, "onnx": ONNX, "onnx-int8": ONNX}
 # What the reference is stored as, where candidates are quantised: it is what they are compared with.
 UNQUANTISED = {"onnx-int8": "onnx"}
 
@@ -49,13 +49,13 @@ class Checkpoint:
         """The compressed model as a plain module in eval mode, from `model.pt2`."""
         return load_module(self.path / PROGRAM)
 
+    def artifact_file(self, artifact: str) -> Path:
+        """The file of an artefact: what is deployed."""
+        return self.path / ARTIFACTS[artifact]
+
     def program(self, artifact: str) -> Program:
         """The callable of an artefact, loaded anew from its file."""
-        return load_program(self.path / ARTIFACTS[artifact][0])
-
-    def bytes(self, artifact: str) -> int:
-        """Size in bytes of the file that counts for an artefact."""
-        return (self.path / ARTIFACTS[artifact][1]).stat().st_size
+        return load_program(self.artifact_file(artifact))
 
 
 class Writer:
@@ -135,6 +135,11 @@ def open_checkpoint(path: Path, verify: bool = True) -> Checkpoint:
 def trial_folder(trials: Path, number: int) -> Path:
     """The checkpoint folder of a trial, in the folder of all trials."""
     return trials / f"{number:04d}"
+
+
+def kept_trials(trials: Path) -> set[int]:
+    """Numbers of the trials that have a checkpoint, in the folder of all trials."""
+    return {int(folder.name) for folder in trials.glob("[0-9]*") if (folder / MANIFEST).is_file()}
 
 
 def remove_leftovers(folder: Path) -> None:

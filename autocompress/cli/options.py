@@ -49,7 +49,12 @@ Model = Annotated[
         help="mlp, lenet300, small_cnn, resnet20, resnet56, a torchvision model or module:function."
     ),
 ]
-Weights = Annotated[str | None, typer.Option(help="Trained weights of the model (a state dict).")]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="Trained weights of the model (a state dict); validation is then half of the test split."
+    ),
+]
 DataRoot = Annotated[str | None, typer.Option(help="Folder of data sets. [default: $AUTOCOMPRESS_DATA]")]
 ImageSize = Annotated[int, Whole(help="Side of an image folder's images, in pixels.")]
 Methods = Annotated[str | None, typer.Option(help="Comma-separated. [default: all that fit the model]")]

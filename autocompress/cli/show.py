@@ -22,12 +22,17 @@ def _ending(point: Any) -> str:
 
 
 def print_front(result: Any, mark: Any = None, label: str = "knee") -> Any:
-    from autocompress.report import front_table
+    from autocompress.report import certainty_text, front_table
 
     point = mark or (result.pick("knee") if result.front else None)
     console().print(front_table(result, point, label))
-    if not result.front:
+    if point is None:
         print("no trial satisfies the constraints yet")
+    elif point.trial != 0:
+        print(f"trial {point.trial}: {certainty_text(result, point)}")
+    if result.contenders:
+        near = ", ".join(f"{p.trial} ({p.front_probability:.0%})" for p in result.contenders)
+        print(f"within noise of the front: trials {near}")
     return point
 
 

@@ -44,6 +44,9 @@ def pick(
     max_drop: Annotated[
         float | None, Number(help="Smallest that loses at most this of the first objective.")
     ] = None,
+    sure: Annotated[
+        bool, typer.Option("--sure", help="With --max-drop: only where that holds with 95 % certainty.")
+    ] = False,
     tau: Annotated[float | None, Number(help="Weight of the first objective, 0 to 1.")] = None,
     latency: Annotated[str | None, typer.Option(help="At most, e.g. 8ms.")] = None,
     bytes: Annotated[float | None, Number(help="At most.")] = None,
@@ -56,10 +59,12 @@ def pick(
 
     if knee + (max_drop is not None) + (tau is not None) > 1:
         raise SettingsError("only one of --knee, --max-drop and --tau must be given.")
+    if sure and max_drop is None:
+        raise SettingsError("--sure must be given with --max-drop.")
     limits = {"bytes": bytes, "params": params, "macs": macs, "latency": _milliseconds(latency)}
     budgets = {name: most for name, most in limits.items() if most is not None}
     result = load_run(run)
-    point = result.pick(max_drop=max_drop, tau=tau, budgets=budgets)
+    point = result.pick(max_drop=max_drop, sure=sure, tau=tau, budgets=budgets)
     if as_json:
         points = {p["trial"]: p for p in result.to_json()["points"]}
         print(json.dumps(points[point.trial], indent=2))

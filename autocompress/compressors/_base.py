@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -31,9 +31,15 @@ class ParamGroup:
 
 @dataclass
 class CompressorState:
-    """What a compressor keeps while it trains; `model` is the module to train."""
+    """What a compressor keeps while it trains.
+
+    Args:
+        model: the module to train.
+        attach_seconds: what `attach` took for the method's own work, beside reading the model's graph.
+    """
 
     model: nn.Module
+    attach_seconds: float = field(default=0.0, kw_only=True)
 
 
 S = TypeVar("S", bound=CompressorState)

@@ -27,10 +27,12 @@ class Learned:
     c_spread: float
 
     def logits(self, start: Values, strength: Tensor) -> Values:
-        """Of gates that start there; channels that are read little start lower, so that they go first."""
-        p = torch.logit((start.p - self.p_min) / (1 - self.p_min), eps=0.02)
-        c = torch.logit((start.c - self.c_min) / (self.c_max - self.c_min), eps=0.02)
-        return Values(p, c + self.c_spread * strength, torch.logit(start.alpha, eps=1e-3))
+        """Of gates that start there, between floor and ceiling; channels that are read little start lower,
+        so that they go first."""
+        p, c, alpha = (value.double() for value in start)
+        p = torch.logit((p - self.p_min) / (1 - self.p_min)).to(start.p)
+        c = torch.logit((c - self.c_min) / (self.c_max - self.c_min)).to(start.c)
+        return Values(p, c + self.c_spread * strength, torch.logit(alpha).to(start.alpha))
 
     def gates(self, logits: Values) -> Values:
         """P, C and α of logits."""

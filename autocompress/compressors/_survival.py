@@ -38,8 +38,8 @@ def kept_units(ratio: float, width: int, round_to: int) -> int:
 
 
 def spread_ratios(groups: int, middle: float, slope: float) -> Tensor:
-    """Ratios that rise by `slope` from the first group to the last, around `middle`; `(groups,)`."""
-    position = torch.linspace(-0.5, 0.5, groups) if groups > 1 else torch.zeros(groups)
+    """Ratios that rise by `slope` from the first group to the last, around `middle`; double, `(groups,)`."""
+    position = torch.linspace(-0.5, 0.5, groups, dtype=torch.float64) if groups > 1 else torch.zeros(groups)
     return middle + slope * position
 
 
@@ -48,7 +48,7 @@ class Gates(nn.Module):
 
     Args:
         widths: units of each group.
-        ratios: ρ of each group to start with, `(groups,)`.
+        ratios: ρ of each group to start with, in (least, 1), `(groups,)`.
         least: below which no ρ falls.
         round_to: survival is that of the nearest multiple of this many units.
     """
@@ -56,7 +56,9 @@ class Gates(nn.Module):
     def __init__(self, widths: list[int], ratios: Tensor, least: float, round_to: int = 1) -> None:
         super().__init__()
         self.widths, self.least, self.round_to = widths, least, round_to
-        self.ratio_logit = nn.Parameter(torch.logit((ratios - least) / (1 - least), eps=0.02))
+        # In double precision, so that what is given is what ρ starts at, however near to either end.
+        logit = torch.logit((ratios.double() - least) / (1 - least))
+        self.ratio_logit = nn.Parameter(logit.to(torch.get_default_dtype()))
         self.log_alpha = nn.Parameter(torch.zeros(len(widths)))
 
     @property

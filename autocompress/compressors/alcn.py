@@ -35,13 +35,18 @@ _PREFIX = "alcn_"
 Cost = Literal["uniform", "macs", "params"]
 
 
+def steepest(initial_ratio: float, min_ratio: float = 0.05) -> float:
+    """The slope at which the first or last ρ, half of it away from the middle, would leave (min_ratio, 1)."""
+    return 2 * min(initial_ratio - min_ratio, 1 - initial_ratio)
+
+
 @dataclass(frozen=True)
 class Config:
     """Settings of ALCN.
 
     Args:
         initial_ratio: ρ of every group before training, in (min_ratio, 1).
-        ratio_slope: ρ rises by this much from the first group to the last.
+        ratio_slope: ρ rises by this much from the first group to the last, all ρ staying in (min_ratio, 1).
         min_ratio: below which no ρ falls, so that no layer collapses.
         round_to: kept units are rounded to a multiple of this, for hardware that computes by so many.
         lambda_sparse: weight of mean(s), which drives ratios down.
@@ -74,8 +79,12 @@ class Config:
             )
         if self.round_to < 1:
             raise SettingsError(f"round_to must be at least 1 but got {self.round_to}.")
-        if not -1 <= self.ratio_slope <= 1:
-            raise SettingsError(f"ratio_slope must be in [-1, 1] but got {self.ratio_slope}.")
+        room = steepest(self.initial_ratio, self.min_ratio)
+        if not -room < self.ratio_slope < room:
+            raise SettingsError(
+                f"ratio_slope must leave each ratio in ({self.min_ratio}, 1), so be in ({-room:.4g}, "
+                f"{room:.4g}) where initial_ratio = {self.initial_ratio}, but got {self.ratio_slope}."
+            )
         for name in ("lambda_sparse", "lambda_ratio"):
             at_least_0(name, getattr(self, name))
         if self.reference not in ("quantile", "median"):

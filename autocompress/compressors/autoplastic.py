@@ -20,7 +20,7 @@ from autocompress.compressors._memory import Memory
 from autocompress.compressors._plasticity import Plasticity
 from autocompress.compressors._settings import at_least_0
 from autocompress.compressors._switches import Switches, Values
-from autocompress.errors import SettingsError
+from autocompress.errors import SettingsError, TrialError
 from autocompress.plan import Plan
 from autocompress.task import ModelProfile, Task
 
@@ -92,12 +92,25 @@ class Config:
             raise SettingsError(
                 f"c_init must be from c_min = {self.c_min} to c_max = {self.c_max} but got {self.c_init}."
             )
+        if self.rule == "gradient":
+            self._check_logits()
         if not 0 <= self.alpha_threshold < 0.5:
             raise SettingsError(f"alpha_threshold must be in [0, 0.5) but got {self.alpha_threshold}.")
         for name in ("eta", "c_spread", "lambda_arch"):
             at_least_0(name, getattr(self, name))
         if not self.gate_lr_scale > 0:
             raise SettingsError(f"gate_lr_scale must be positive but got {self.gate_lr_scale}.")
+
+    def _check_logits(self) -> None:
+        """Gates that are learned as logits cannot start at either end of their range."""
+        ranges = {"p_init": (self.p_min, 1.0), "c_init": (self.c_min, self.c_max), "alpha_init": (0.0, 1.0)}
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if value is not None and not low < value < high:
+                raise SettingsError(
+                    f"{name} must be in ({low}, {high}) where rule = 'gradient', whose gates are learned as "
+                    f"logits, but got {value}."
+                )
 
 
 @dataclass
@@ -150,6 +163,8 @@ class Autoplastic(Compressor[AutoplasticState]):
             add_attention(model, task)
         switches = install(model, task)
         raw = switches.start(config.p_init, config.c_init, config.alpha_init)
+        if config.rule == "gradient":
+            _check_alphas(switches, raw.alpha)
         state = AutoplasticState(
             model=switches.model,
             switches=switches,
@@ -248,3 +263,13 @@ class Autoplastic(Compressor[AutoplasticState]):
         for name in self._trained:
             delattr(state.model, _PREFIX + name)
         return state.switches.fold(final)
+
+
+def _check_alphas(switches: Switches, alphas: Tensor) -> None:
+    """Refuse a block's own α that no logit stands for; raises TrialError."""
+    for name, alpha in zip(switches.mixings, alphas.tolist(), strict=True):
+        if not 0 < alpha < 1:
+            raise TrialError(
+                f"α of mixing block {name!r} must be in (0, 1) where rule = 'gradient' but is {alpha}; "
+                "give alpha_init, or rule = 'published'."
+            )

@@ -28,7 +28,8 @@ class TensorBatches:
         targets: `(N,)`.
         spec: how raw inputs are normalised.
         batch_size: of all batches but the last.
-        shuffle: draw a new order each time.
+        shuffle: draw a new order each time, and leave out a last batch of one row, another one each time:
+            batch norm cannot train on it.
     """
 
     x: NDArray[Any]
@@ -55,7 +56,6 @@ class TensorBatches:
         return math.ceil(self._end() / self.batch_size)
 
     def _end(self) -> int:
-        # Batch norm cannot train on a last batch of one row.
         alone = self.shuffle and len(self.x) > 1 and len(self.x) % self.batch_size == 1
         return len(self.x) - alone
 

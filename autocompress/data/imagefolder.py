@@ -27,7 +27,8 @@ def image_folder(
     """Train, validation (None to carve it), test and the number of classes of a folder of images.
 
     `DIR/train` and `DIR/test` (or `DIR/val` alone, which is then the test split) are used where
-    they are there; otherwise `DIR` holds the classes and a fixed fifth is the test split.
+    they are there; otherwise `DIR` holds the classes and a fixed fifth is the test split. Batches have
+    `batch_size` rows, or a few less in training where the last batch would have one.
 
     Raises:
         TaskError: the folder is missing or holds no images.
@@ -37,8 +38,12 @@ def image_folder(
         raise TaskError(f"imagefolder must be an existing folder but got '{folder}'.")
     evaluation = _evaluation(size)
 
-    def loader(data: object, shuffle: bool = False) -> Batches:
-        return DataLoader(data, batch_size=batch_size, shuffle=shuffle)  # type: ignore[arg-type]
+    def loader(data: ImageFolder | Subset[object], shuffle: bool = False) -> Batches:
+        # Batch norm cannot train on a last batch of one row.
+        size = batch_size
+        while shuffle and size > 1 and len(data) % size == 1:
+            size -= 1
+        return DataLoader(data, batch_size=size, shuffle=shuffle)
 
     try:
         if not (root / "train").is_dir():

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from autocompress.checks import check_batches_of_one
 from autocompress.compressors._base import Compressor
 from autocompress.errors import SettingsError
 from autocompress.task import Task
@@ -47,11 +48,13 @@ def compress(
 
     Raises:
         SettingsError: `compress_share` is out of range.
+        TaskError: `train` has a batch of one row, which the model cannot train on.
         DivergedError: the loss became NaN or infinite.
         ProofError: the compact model does not equal the masked one.
     """
     if not 0 < compress_share <= 1:
         raise SettingsError(f"compress_share must be in (0, 1] but got {compress_share}.")
+    check_batches_of_one(task, model)
     seed_everything(seed, task)
     trainer = Trainer(task, task.recipe.epochs)
     epochs = compressing_epochs(task.recipe.epochs, compress_share)

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from autocompress import plugins
-from autocompress.checkpoint.store import trial_folder
+from autocompress.checkpoint.store import kept_trials, trial_folder
 from autocompress.distribute import Job
 from autocompress.engine.halving import Halving
 from autocompress.engine.prepare import Prepared
 from autocompress.errors import SettingsError, one_line
 from autocompress.report import Progress, TrialEnd, history_picture
+from autocompress.result import LEAST_PROBABILITY
 from autocompress.study import SearchStudy
 from autocompress.trial import Stage, TrialConfig, TrialResult
 
@@ -91,22 +92,32 @@ class SearchDriver:
         self._ended(result.step_seconds)
         attributes = {
             "config": self.configs.pop(number).to_json(),
+            "errors": dict(result.errors),
+            "replicates": {name: list(drawn) for name, drawn in result.replicates.items()},
+            "validation_rows": result.validation_rows,
             "proof": result.proof,
             "seconds": round(result.seconds, 3),
             "step_seconds": round(result.step_seconds, 3),
+            "method_seconds": round(result.method_seconds, 3),
         }
         with tempfile.TemporaryDirectory() as scratch:
             picture = Path(scratch) / f"ratios-{number}.png"
             history_picture(result.history, f"trial {number}", picture)
             feasible = self.study.complete(number, result.metrics, self.reference, attributes, picture)
-        front = {t.number for t in self.study.front()}
+        self._show_end(number, "complete", self._kept(number, feasible), result.metrics)
+
+    def _kept(self, number: int, feasible: bool) -> str:
+        """Keep a checkpoint if it may be on the front, else delete it; what is to be said of the trial."""
         remark = "" if feasible else "out of bounds"
-        if number in front:
-            remark = "on the front"
-        else:
-            # Only what is, or was, on the front is worth its disk space; `replay` makes it again.
-            shutil.rmtree(trial_folder(self.trials, number), ignore_errors=True)
-        self._show_end(number, "complete", remark, result.metrics)
+        kept = {0, number, *kept_trials(self.trials)}
+        if feasible:
+            if number in {trial.number for trial in self.study.front(self.reference, kept)}:
+                return "on the front"
+            if self.study.front_probabilities(self.reference, kept)[number] >= LEAST_PROBABILITY:
+                return "within noise of the front"
+        # Only what is, was or may be on the front is worth its disk space; `replay` makes it again.
+        shutil.rmtree(trial_folder(self.trials, number), ignore_errors=True)
+        return remark
 
     def stopped(self, number: int) -> None:
         self._ended(self.seconds.get(number, 0.0))

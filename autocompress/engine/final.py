@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from autocompress.checkpoint.reload import check_reload
+from autocompress.checkpoint.reload import reload_faults
 from autocompress.checkpoint.store import ARTIFACTS, ONNX, PROGRAM
+from autocompress.engine.folder import RunFolder
 from autocompress.engine.prepare import Prepared
-from autocompress.errors import DivergedError
+from autocompress.engine.results import build_result
+from autocompress.errors import CheckpointError, DivergedError, TrialError, one_line
 from autocompress.metrics import measure_split
 from autocompress.metrics.latency import measure_latency
 from autocompress.report import Progress
@@ -16,63 +19,106 @@ from autocompress.score import SCORE, acc_comp
 from autocompress.study import SearchStudy
 
 
-def measure_front(prepared: Prepared, result: SearchResult, study: SearchStudy, progress: Progress) -> None:
+def settle_front(
+    prepared: Prepared, folder: RunFolder, study: SearchStudy, progress: Progress
+) -> SearchResult:
+    """Measure what may be on the front once more, check its files, and score it on the test split.
+
+    A point that fails leaves the front with its reason, and others take its place: they are checked in turn.
+
+    Raises:
+        CheckpointError: the reference's file does not load, or computes something else.
+    """
+    checked: set[int] = set()
+    while True:
+        result = build_result(folder, study, prepared.objectives)
+        faults = _measure_latency(prepared, result, study, progress)
+        if not faults:
+            # What was measured last may have moved points off the front, and others on it.
+            result = build_result(folder, study, prepared.objectives)
+            waiting = [p for p in [result.reference, *result.front] if p.trial not in checked]
+            faults = check_front(prepared, waiting)
+            checked |= {p.trial for p in waiting}
+        if 0 in faults:
+            raise CheckpointError(f"the reference must be deployable but: {faults[0]}")
+        if not faults:
+            break
+        study.drop(faults)
+        for number, reason in faults.items():
+            progress.note(f"trial {number} left the front: {reason}")
+    _score_on_test(prepared, result, study, progress)
+    return build_result(folder, study, prepared.objectives)
+
+
+def _measure_latency(
+    prepared: Prepared, result: SearchResult, study: SearchStudy, progress: Progress
+) -> dict[int, str]:
     """Latency, one model at a time, of each point that has only the estimate made while trials ran.
 
-    Raises:
-        TrialError: a measurement failed.
+    Returns:
+        Why a trial could not be measured, by number.
     """
     if "latency" not in prepared.measuring.metrics:
-        return
+        return {}
     known = study.final_metrics()
-    waiting = [p for p in result.front if p.trial != 0 and p.trial not in known]
-    reference, name = result.reference, ARTIFACTS[prepared.settings.artifact][0]
-    found = {}
+    waiting = [p for p in [*result.front, *result.contenders] if p.trial != 0 and p.trial not in known]
+    reference, name = result.reference, ARTIFACTS[prepared.settings.artifact]
+    final, faults = {}, {}
     for position, point in enumerate(waiting):
         progress.final(position, len(waiting))
-        measured = measure_latency(
-            point.path / name, reference.path / name, prepared.task.example(), prepared.latency
-        )
+        try:
+            measured = measure_latency(
+                point.path / name, reference.path / name, prepared.task.example(), prepared.latency
+            )
+        except TrialError as error:
+            faults[point.trial] = one_line(error)
+            continue
         milliseconds = measured.ratio * reference.metrics["latency"]
-        found[point.trial] = {"latency": milliseconds, "latency_spread": measured.spread}
+        final[point.trial] = {"latency": milliseconds, "latency_spread": measured.spread}
     progress.final(len(waiting), len(waiting))
-    if found:
-        study.set_final_metrics(found)
+    if final:
+        study.set_final_metrics(final)
+    return faults
 
 
-def check_front(prepared: Prepared, result: SearchResult) -> None:
-    """Every artefact of every point loads in a fresh process without this package.
+def check_front(prepared: Prepared, points: Sequence[ParetoModel]) -> dict[int, str]:
+    """Load every artefact of some points in a fresh process without this package, and compare outputs.
 
-    Raises:
-        CheckpointError: one does not, or computes something else there.
+    Returns:
+        Why a trial's files are not what they should be, by number.
     """
-    points = {p.trial: p for p in [result.reference, *result.front]}.values()
-    programs = [file for point in points for file in _programs(point)]
-    check_reload(programs, prepared.task.example(3))
+    owners: dict[Path, int] = {}
+    faults: dict[int, str] = {}
+    for point in points:
+        try:
+            point.checkpoint()  # whose files are whole
+        except CheckpointError as error:
+            faults[point.trial] = one_line(error)
+            continue
+        files = [point.path / name for name in (PROGRAM, ONNX)]
+        owners |= {file: point.trial for file in files if file.is_file()}
+    for file, reason in reload_faults(list(owners), prepared.task.example(3)).items():
+        faults.setdefault(owners[file], reason)
+    return faults
 
 
-def _programs(point: ParetoModel) -> list[Path]:
-    files = [point.path / name for name in (PROGRAM, ONNX)]
-    return [file for file in files if file.is_file()]
-
-
-def report_on_test(prepared: Prepared, result: SearchResult, study: SearchStudy, progress: Progress) -> None:
-    """Task metrics on the test split of each point that has none yet."""
+def _score_on_test(prepared: Prepared, result: SearchResult, study: SearchStudy, progress: Progress) -> None:
+    """Task metrics on the test split of each point of the settled front that has none yet."""
     task = prepared.task
     if task.test is None:
         return
-    found = {}
+    scores = {}
     whole, tau = result.reference.metrics["params"], prepared.measuring.tau
     for point in [result.reference, *result.front]:
         if not point.test_metrics:
             program = point.checkpoint().program(prepared.settings.artifact)
             try:
-                values = measure_split(program, task.test, task)
+                values = measure_split(program, task.test, task, resampled=False).values
             except DivergedError as error:
                 progress.note(f"trial {point.trial} on the test split: {error}")
                 continue
             if SCORE in prepared.measuring.metrics:
                 values[SCORE] = acc_comp(values["accuracy"], point.metrics["params"], whole, tau)
-            found[point.trial] = values
-    if found:
-        study.set_test_metrics(found)
+            scores[point.trial] = values
+    if scores:
+        study.set_test_metrics(scores)

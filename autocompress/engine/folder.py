@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from autocompress.engine.changes import DIGESTS, changed
 from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError, one_line
 
@@ -60,11 +61,15 @@ class RunFolder:
             )
         return data
 
-    def refuse_other_settings(self, mine: Mapping[str, Any]) -> None:
-        """Refuse to continue a run with settings that make it another one, naming them.
+    def refuse_other_settings(self, mine: Mapping[str, Any], *, replayed: bool = False) -> None:
+        """Refuse to continue a run with what makes it another one, naming all that changed.
+
+        Args:
+            mine: what `identity` says of the search that is to continue it.
+            replayed: one of its trials is trained again, for which its search spaces do not matter.
 
         Raises:
-            SettingsError: a setting differs, or the folder holds something else.
+            SettingsError: a setting or the task differs, or the folder holds something else.
         """
         if not self.exists:
             if self.path.is_dir() and any(p.name != LOCK for p in self.path.iterdir()):
@@ -72,13 +77,28 @@ class RunFolder:
                     f"out must be a new folder or an earlier run but '{self.path}' holds other files."
                 )
             return
-        stored = self.read()["identity"]
-        for name, value in mine.items():
-            if stored.get(name) != json.loads(json.dumps(value)):
+        stored = self.read()
+        made, given = stored["identity"], json.loads(json.dumps(mine))
+        way, otherwise = ("replay", "") if replayed else ("continue", ", or choose another --out")
+        missing = sorted(given.keys() - made.keys())
+        if missing:
+            raise SettingsError(
+                f"the run in '{self.path}' was made by an older version of autocompress, which did not store "
+                f"{', '.join(missing)} ({way} it with that version{otherwise})."
+            )
+        for name, value in given.items():
+            if name != DIGESTS and made[name] != value:
                 raise SettingsError(
-                    f"{name} of the run in '{self.path}' is {stored.get(name)!r} but got {value!r} "
-                    "(continue it with the same settings, or choose another --out)."
+                    f"{name} of the run in '{self.path}' is {made[name]!r} but got {value!r} "
+                    f"({way} it with the same settings{otherwise})."
                 )
+        changes = changed(made[DIGESTS], given[DIGESTS], spaces=not replayed)
+        if changes:
+            raise SettingsError(
+                f"{_listed([what for what, _ in changes])} changed since the run in '{self.path}' was made"
+                f"{_other_versions(stored['versions'])} "
+                f"({way} it with the same {_listed([same for _, same in changes])}{otherwise})."
+            )
 
     def write(self, settings: Settings, identity: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
         """Write `run.json`, atomically."""
@@ -89,7 +109,7 @@ class RunFolder:
             "id": self.read()["id"] if self.exists else uuid.uuid4().hex[:8],
             "identity": dict(identity),
             "settings": settings.to_json(),
-            "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+            "versions": _versions(packages),
             **extra,
         }
         aside = self.json.with_suffix(".tmp")
@@ -118,3 +138,24 @@ class RunFolder:
             yield
         finally:
             lock.release()
+
+
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    return {"python": platform.python_version()} | {p: version(p) for p in packages}
+
+
+def _other_versions(made: Mapping[str, str]) -> str:
+    """What the run was made with where that alone may be why its code or its graph seems another."""
+    here = _versions(("torch",))
+    others = [f"{name} {made[name]}" for name in here if _minor(made[name]) != _minor(here[name])]
+    return f" with {_listed(others)}" if others else ""
+
+
+def _minor(text: str) -> list[str]:
+    return text.split(".")[:2]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names as a sentence has them, each once."""
+    *most, last = dict.fromkeys(names)
+    return f"{', '.join(most)} and {last}" if most else last

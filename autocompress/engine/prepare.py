@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,22 +13,34 @@ from torch import Tensor, nn
 
 from autocompress import plugins
 from autocompress.checkpoint.store import Writer
-from autocompress.checks import check_forward, check_labels, check_metrics, check_splits, make_model
+from autocompress.checks import (
+    check_batches_of_one,
+    check_forward,
+    check_labels,
+    check_splits,
+    make_model,
+)
 from autocompress.data import BUILT_IN, load_task, with_validation
 from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError, TaskError, TrialError, one_line
 from autocompress.graph import Analysis, analyse
 from autocompress.graph.costs import profile
-from autocompress.metrics import STATIC, Constraint, Objective, known_metrics, parse_objectives
+from autocompress.metrics import (
+    STATIC,
+    Constraint,
+    Objective,
+    check_metrics,
+    known_metrics,
+    parse_objectives,
+)
 from autocompress.metrics.latency import LatencySettings
-from autocompress.metrics.subject import task_metrics
 from autocompress.task import ModelProfile, Task
 from autocompress.trial import Measuring, load_state
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A search that can start."""
+    """A search that can start; `notes` are what its user should know of it."""
 
     settings: Settings
     task: Task
@@ -44,21 +54,7 @@ class Prepared:
     measuring: Measuring
     latency: LatencySettings
     out: Path
-
-    def identity(self) -> dict[str, Any]:
-        """What says which run this is: the settings, and what the task itself is."""
-        task = self.task
-        shapes = {name: list(t.shape) for name, t in self.model.state_dict().items()}
-        digest = hashlib.sha256(json.dumps([str(self.model), shapes]).encode()).hexdigest()[:16]
-        recipe = {name: value for name, value in asdict(task.recipe).items() if name != "epochs"}
-        return {
-            "architecture": digest,
-            **self.settings.identity(),
-            "recipe": recipe,
-            "input": task.input_spec().to_json(),
-            "metrics": sorted(task_metrics(task)),
-            "loss": _described(task.loss),
-        }
+    notes: tuple[str, ...] = ()
 
 
 def prepare(task: Task | str, settings: Settings) -> Prepared:
@@ -78,7 +74,8 @@ def prepare(task: Task | str, settings: Settings) -> Prepared:
     known = known_metrics(task)
     objectives = parse_objectives(settings.objectives, known)
     constraints = tuple(Constraint.parse(text, known) for text in _bounds(settings, objectives))
-    task = with_validation(task)
+    # The search's seed has no part in it: searches of several seeds compare models on the same rows.
+    task, origin = with_validation(task)
     if settings.epochs is not None:
         task = task.with_recipe(epochs=settings.epochs)
     model = _model(task)
@@ -107,6 +104,7 @@ def prepare(task: Task | str, settings: Settings) -> Prepared:
         ),
         latency=latency,
         out=Path(settings.out or f"runs/{_slug(task.name)}-{_slug(task.model_name)}"),
+        notes=() if origin is None else (origin,),
     )
 
 
@@ -149,10 +147,11 @@ def _model(task: Task) -> nn.Module:
     """A model of the task, with its weights where there are any; the task suits it."""
     model = make_model(task)
     check_forward(task, model)
+    check_batches_of_one(task, model)
     check_labels(task, model)
-    check_metrics(task, model, task_metrics(task))
     if task.weights is not None:
         load_state(model, task.weights)
+    check_metrics(task, model)
     return model
 
 
@@ -164,14 +163,6 @@ def _bounds(settings: Settings, objectives: Sequence[Objective]) -> tuple[str, .
     accuracy = ["accuracy>=0.9*ref"] if objectives[0].metric == "accuracy" else []
     costs = "|".join(o.metric for o in objectives if o.metric in STATIC)
     return (*accuracy, f"{costs}<=ref") if costs else tuple(accuracy)
-
-
-def _described(loss: Any) -> str:
-    """A loss by its class and its plain settings, which its `repr` does not show."""
-    if not isinstance(loss, nn.Module):
-        return "a function"
-    plain = {k: v for k, v in vars(loss).items() if isinstance(v, (bool, int, float, str))}
-    return f"{type(loss).__name__}({', '.join(f'{k}={v}' for k, v in sorted(plain.items()))})"
 
 
 def _check_export(model: nn.Module, example: Tensor, artifact: str) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from autocompress.checkpoint import open_checkpoint
-from autocompress.checkpoint.store import ARTIFACTS
 from autocompress.checkpoint.weights import load_weights_into
 from autocompress.engine.folder import RunFolder
+from autocompress.engine.identity import identity
 from autocompress.engine.prepare import prepare
 from autocompress.engine.results import open_study
 from autocompress.engine.settings import Settings
@@ -37,7 +37,8 @@ def replay(
         The stored metrics, the new result and the new checkpoint's folder.
 
     Raises:
-        SettingsError: the folder is no run or has no such complete trial.
+        SettingsError: the folder is no run or has no such complete trial, or the task's data, weights,
+            loss, metrics, model or recipe are not those that it was made with.
     """
     folder = RunFolder(Path(path))
     study, _ = open_study(folder)
@@ -46,10 +47,11 @@ def replay(
         raise SettingsError(f"trial must be one of the complete trials {sorted(stored)} but got {number}.")
     settings = Settings.from_json(folder.read()["settings"])
     prepared = prepare(task or settings.task, settings)
+    folder.refuse_other_settings(identity(prepared), replayed=True)
     reference = open_checkpoint(folder.reference)
     load_weights_into(prepared.model, reference.path / "weights.safetensors")
     weights = {name: t.numpy() for name, t in prepared.model.state_dict().items()}
-    program = reference.path / ARTIFACTS[settings.artifact][0]
+    program = reference.artifact_file(settings.artifact)
     torch.set_num_threads(max(1, int(settings.cpus_per_trial)))
     target = folder.path / "replays" / f"{number:04d}"
     result = run_trial(

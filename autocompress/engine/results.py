@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from autocompress.checkpoint.store import trial_folder
+from autocompress.checkpoint.store import kept_trials, trial_folder
 from autocompress.engine.folder import RunFolder
 from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError, TaskError
 from autocompress.metrics import Constraint, Objective
 from autocompress.report import write_report
-from autocompress.result import ParetoModel, SearchResult, ratios
+from autocompress.result import LEAST_PROBABILITY, ParetoModel, SearchResult, ratios
 from autocompress.study import STUDY_NAME, SearchStudy, sqlite_url
 
 
@@ -27,6 +27,8 @@ def build_result(folder: RunFolder, study: SearchStudy, objectives: tuple[Object
     trials = {t.number: t for t in study.complete_trials()}
     tested, final = study.test_metrics(), study.final_metrics()
     base = trials[0].user_attrs["metrics"]
+    kept = {0, *kept_trials(folder.trials)}
+    probabilities = study.front_probabilities(base, kept)
 
     def point(number: int) -> ParetoModel:
         attributes = trials[number].user_attrs
@@ -39,10 +41,22 @@ def build_result(folder: RunFolder, study: SearchStudy, objectives: tuple[Object
             test_metrics=tested.get(number, {}),
             config=attributes["details"]["config"],
             ratios=ratios(metrics, base),
+            errors=attributes["details"].get("errors", {}),
+            replicates=attributes["details"].get("replicates", {}),
+            validation_rows=attributes["details"].get("validation_rows", 0),
+            front_probability=probabilities.get(number, 0.0),
         )
 
-    front = [point(t.number) for t in study.final_front(base)]
-    return SearchResult(folder.path, objectives, point(0), front, study.study)
+    on_front = [trial.number for trial in study.front(base, kept)]
+    near = sorted(kept & probabilities.keys() - {0, *on_front}, key=lambda n: -probabilities[n])
+    return SearchResult(
+        folder.path,
+        objectives,
+        point(0),
+        [point(number) for number in on_front],
+        study.study,
+        contenders=[point(number) for number in near if probabilities[number] >= LEAST_PROBABILITY],
+    )
 
 
 def open_study(folder: RunFolder) -> tuple[SearchStudy, tuple[Objective, ...]]:
@@ -92,4 +106,4 @@ def report(result: SearchResult, folder: RunFolder | None = None, study: SearchS
     settings = {"written": started, **folder.read()["settings"]}
     # A report is made to be shared; a storage URL may hold a password.
     settings["storage"] = "SQLite in RUN" if settings["storage"] is None else "an Optuna storage"
-    return write_report(result, folder.report, settings, others, study.counts())
+    return write_report(result, folder.report, settings, others, study.counts(), study.dropped())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,20 +12,21 @@ import torch
 from joblib import cpu_count
 
 from autocompress.checkpoint import Checkpoint, open_checkpoint
-from autocompress.checkpoint.store import ARTIFACTS, remove_leftovers, trial_folder
+from autocompress.checkpoint.store import remove_leftovers, trial_folder
 from autocompress.checkpoint.weights import load_weights_into
 from autocompress.distribute import Cluster, check_sendable, connection, execute
 from autocompress.distribute.worker import Shared
 from autocompress.engine.driver import SearchDriver
-from autocompress.engine.final import check_front, measure_front, report_on_test
+from autocompress.engine.final import settle_front
 from autocompress.engine.folder import RunFolder
 from autocompress.engine.halving import Halving
+from autocompress.engine.identity import identity
 from autocompress.engine.prepare import Prepared, prepare
 from autocompress.engine.results import build_result, report, study_name
 from autocompress.engine.settings import Settings
 from autocompress.errors import SearchFailedError
 from autocompress.report import ConsoleProgress, Progress
-from autocompress.result import SearchResult
+from autocompress.result import Z95, SearchResult
 from autocompress.study import SearchStudy, check_storage, sqlite_url
 from autocompress.task import Task
 from autocompress.trial import Reference, train_reference
@@ -60,24 +62,31 @@ def search(
     resolved.check_machine()
     prepared = prepare(task, resolved)
     folder = RunFolder(prepared.out)
-    folder.refuse_other_settings(prepared.identity())
+    entries = identity(prepared)
+    folder.refuse_other_settings(entries)
     if resolved.storage is not None:
         check_storage(resolved.storage)
     with connection(resolved.ray_address), folder.locked():
         if progress is not None:
-            return _Search(prepared, folder, progress).run()
+            return _Search(prepared, entries, folder, progress).run()
         shown = ConsoleProgress([objective.metric for objective in prepared.objectives])
         try:
-            return _Search(prepared, folder, shown).run()
+            return _Search(prepared, entries, folder, shown).run()
         finally:
             shown.close()
+
+
+# What the study records of the reference's manifest.
+_REFERENCE_DETAILS = ("config", "errors", "replicates", "validation_rows")
 
 
 class _Search:
     """One call of `search`, from the reference to the report."""
 
-    def __init__(self, prepared: Prepared, folder: RunFolder, progress: Progress) -> None:
-        self.prepared, self.folder, self.progress = prepared, folder, progress
+    def __init__(
+        self, prepared: Prepared, entries: Mapping[str, Any], folder: RunFolder, progress: Progress
+    ) -> None:
+        self.prepared, self.identity, self.folder, self.progress = prepared, entries, folder, progress
         self.settings = prepared.settings
         self.workers = prepared.settings.parallel
         self.device = "cuda" if prepared.settings.gpus_per_trial and torch.cuda.is_available() else "cpu"
@@ -88,7 +97,9 @@ class _Search:
         if folder.exists:
             self.progress.note(f"continuing the run in {folder.path}")
         else:
-            folder.write(settings, self.prepared.identity(), {})
+            folder.write(settings, self.identity, {})
+        for note in self.prepared.notes:
+            self.progress.note(note)
         for place in (folder.trials, folder.artifacts):
             place.mkdir(exist_ok=True)
         for place in (folder.path, folder.trials):
@@ -101,7 +112,8 @@ class _Search:
             "objectives": described,
             "constraints": [c.text for c in self.prepared.constraints],
         }
-        folder.write(settings, self.prepared.identity(), extra)
+        folder.write(settings, self.identity, extra)
+        self.progress.note(_resolution(checkpoint.manifest, self.prepared.objectives[0].metric))
         study = self._study(metrics, checkpoint)
         halving = Halving(self.prepared.task.recipe.epochs) if settings.early_stopping else None
         driver = SearchDriver(self.prepared, study, folder.trials, metrics, self.progress, halving)
@@ -139,7 +151,8 @@ class _Search:
             self.settings.sampler,
             self.settings.seed,
         )
-        study.add_reference(metrics, {"config": checkpoint.manifest["config"], "proof": 0.0})
+        details = {name: checkpoint.manifest[name] for name in _REFERENCE_DETAILS}
+        study.add_reference(metrics, {**details, "proof": 0.0})
         again = study.close_leftovers()
         if again:
             self.progress.note(f"{again} trials were cut off; they will run again")
@@ -158,7 +171,7 @@ class _Search:
         state = self.prepared.model
         load_weights_into(state, checkpoint.path / "weights.safetensors")
         weights = {name: t.detach().numpy() for name, t in state.state_dict().items()}
-        program = (checkpoint.path / ARTIFACTS[settings.artifact][0]).resolve()
+        program = checkpoint.artifact_file(settings.artifact).resolve()
         shared = Shared(
             task=self.prepared.task,
             reference=Reference(weights, program, checkpoint.manifest["metrics"]),
@@ -196,17 +209,14 @@ class _Search:
             raise SearchFailedError(
                 f"none of the {counts['fail']} trials succeeded: {'; '.join(sorted(reasons - {''}))}"
             )
-        objectives = self.prepared.objectives
         if finished:
-            # After Ctrl-C the estimates stand until the run is continued.
-            measure_front(self.prepared, build_result(self.folder, study, objectives), study, self.progress)
-        # What was measured last may have moved points off the front.
-        result = build_result(self.folder, study, objectives)
-        check_front(self.prepared, result)
-        report_on_test(self.prepared, result, study, self.progress)
+            result = settle_front(self.prepared, self.folder, study, self.progress)
+        else:
+            # Estimates stand until the run is continued, and the test split is for what then is the front.
+            result = build_result(self.folder, study, self.prepared.objectives)
         measured = driver.overhead(self.workers)
         result = replace(
-            build_result(self.folder, study, objectives),
+            result,
             overhead=None if measured is None else measured[0],
             interrupted=not finished,
         )
@@ -218,3 +228,15 @@ class _Search:
                 f"{measured[2]:.1f} s inside training and evaluation steps"
             )
         return result
+
+
+def _resolution(reference: Mapping[str, Any], metric: str) -> str:
+    """What a validation split of this size can tell apart, in one line."""
+    rows, error = reference["validation_rows"], reference["errors"].get(metric)
+    if error is None:
+        return f"validation has {rows} rows; how exact {metric} is on them is not known"
+    return (
+        f"validation has {rows} rows: {metric} of the reference is {reference['metrics'][metric]:.4f} ± "
+        f"{error:.4f} (standard error); two unlike models that differ by less than "
+        f"{Z95 * math.sqrt(2) * error:.3f} cannot be told apart (95 %)"
+    )

@@ -15,7 +15,8 @@ from autocompress.score import TAU
 
 # What executes a run may change when it is continued; everything else says which run it is.
 EXECUTION = ("trials", "timeout", "workers", "cpus_per_trial", "gpus_per_trial", "ray_address")
-PLACES = ("data_root", "out")
+# Where something lies says nothing of what it is, which digests tell.
+PLACES = ("data_root", "weights", "out")
 
 
 _TYPES: dict[str, type] = {

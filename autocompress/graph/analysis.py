@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections import OrderedDict
+from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any, cast
 
 from torch import Tensor, fx, nn
@@ -42,9 +45,10 @@ def analyse(model: nn.Module, example: Tensor) -> Analysis:
     key = f"{graph}|{shapes}|{subject}"
     if key not in _CACHE:
         states = _states(subject)
+        constants = _name_constants(exported, states)
         tracer = Tracer()
         tracer.run(graph, states)
-        found = build_analysis(subject, tracer, graph, _constants(exported, states))
+        found = build_analysis(subject, tracer, graph, constants)
         _CACHE[key] = prove_groups(subject, inputs, found)
         if len(_CACHE) > _CACHE_SIZE:
             _CACHE.popitem(last=False)
@@ -63,10 +67,35 @@ def _exported(model: nn.Module, example: Tensor) -> fx.GraphModule:
     return cast(fx.GraphModule, module)
 
 
-def _constants(exported: fx.GraphModule, states: dict[str, Tensor]) -> dict[str, Tensor]:
-    names = [str(n.target) for n in exported.graph.nodes if n.op == "get_attr" and n.target not in states]
-    found = {name: getattr(exported, name, None) for name in names}
-    return {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
+def _name_constants(exported: fx.GraphModule, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of the graph that are no state of the model, under names that any module can hold them by.
+
+    `torch.export` calls a tensor that a sub-module's `forward` makes `block.lifted_tensor_0`. Whoever runs
+    the graph later holds constants as buffers of its root, whose names have no dots, so the graph's nodes
+    are renamed.
+    """
+    taken = {name.partition(".")[0] for name in states} | {name for name, _ in exported.named_children()}
+    constants: dict[str, Tensor] = {}
+    flat_names: dict[str, str] = {}
+    for node in exported.graph.nodes:
+        if node.op != "get_attr" or node.target in states:
+            continue
+        if node.target not in flat_names:
+            constant = attrgetter(node.target)(exported)
+            if not isinstance(constant, Tensor):
+                continue
+            flat_names[node.target] = _unused(node.target.replace(".", "_"), taken)
+            constants[flat_names[node.target]] = constant
+        node.target = flat_names[node.target]
+    return constants
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    """The name, with a number where it is taken; it is taken from now on."""
+    candidates = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(1)))
+    unused = next(candidate for candidate in candidates if candidate not in taken)
+    taken.add(unused)
+    return unused
 
 
 def _states(model: nn.Module) -> dict[str, Tensor]:

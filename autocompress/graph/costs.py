@@ -18,20 +18,22 @@ from autocompress.graph.structure import Analysis
 from autocompress.graph.topology import why_illegal
 from autocompress.graph.tracing import shape_of
 from autocompress.task import CutProfile, GroupProfile, LayerProfile, ModelProfile
-from autocompress.weights.decoders import Decoder
+from autocompress.weights.decoders import EncodedLayer, decode_weights
 
 
 def layer_macs(model: nn.Module, example: Tensor) -> dict[str, int]:
     """Multiply-accumulates of one input through each module; "" is the whole model.
 
-    Counted by PyTorch's own `FlopCounterMode` on meta tensors, attention's fast path off.
+    Counted by PyTorch's own `FlopCounterMode` on meta tensors, attention's fast path off. Decoding a weight
+    is none of them: an encoded layer multiplies as its dense one does.
     """
+    dense = decode_weights(copy.deepcopy(model))
     with plain_attention():
         try:
-            counter = _count(copy.deepcopy(model).to("meta"), example[:1].to("meta"))
+            counter = _count(copy.deepcopy(dense).to("meta"), example[:1].to("meta"))
         except (RuntimeError, NotImplementedError):
             # Models that hold tensors besides parameters and buffers cannot move to the meta device.
-            counter = _count(model, _near(model, example))
+            counter = _count(dense, _near(dense, example))
     counts: dict[str, int] = defaultdict(int)
     for name, operators in counter.get_flop_counts().items():
         # Names begin with the root's class, which a copy of a graph module does not keep.
@@ -80,10 +82,10 @@ def _near(model: nn.Module, example: Tensor) -> Tensor:
 
 def count_params(model: nn.Module) -> int:
     """Number of parameters, shared ones once; an encoded weight counts as what it stands for."""
-    decoders = [part for part in model.modules() if isinstance(part, Decoder)]
-    inside = {id(p) for decoder in decoders for p in decoder.parameters()}
+    codes = [layer.encoded_weight for layer in model.modules() if isinstance(layer, EncodedLayer)]
+    inside = {id(p) for code in codes for p in code.parameters()}
     plain = sum(p.numel() for p in model.parameters() if id(p) not in inside)
-    return plain + sum(decoder.numbers for decoder in decoders)
+    return plain + sum(code.numbers for code in codes)
 
 
 def profile(model: nn.Module, example: Tensor, analysis: Analysis) -> ModelProfile:

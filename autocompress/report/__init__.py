@@ -1,6 +1,6 @@
 """What people look at: the terminal display and tables, plots, and the single-file HTML report."""
 
-from autocompress.report.console import ConsoleProgress, front_table, metric_text
+from autocompress.report.console import ConsoleProgress, certainty_text, front_table, metric_text
 from autocompress.report.html import write_report
 from autocompress.report.plots import front_figure, history_picture
 from autocompress.report.progress import Progress, TrialEnd
@@ -9,6 +9,7 @@ __all__ = [
     "ConsoleProgress",
     "Progress",
     "TrialEnd",
+    "certainty_text",
     "front_figure",
     "front_table",
     "history_picture",

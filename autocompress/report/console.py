@@ -13,18 +13,37 @@ from rich.table import Table
 from autocompress.report.progress import Progress, TrialEnd
 from autocompress.result import ParetoModel, SearchResult
 
-_SHOWN = ("bytes", "params", "macs", "latency")
+_SHOWN = ("bytes", "weight_bytes", "params", "macs", "latency")
+
+
+# `bytes` is the size of the file that runs, `weight_bytes` what its tensors take of it.
+HEADINGS = {"bytes": "file bytes", "weight_bytes": "of weights"}
 
 
 def metric_text(name: str, value: float) -> str:
     """A metric as people read it: bytes with a unit, counts shortened, latency in ms."""
-    if name == "bytes":
+    if name in ("bytes", "weight_bytes"):
         return _scaled(value, (" B", " kB", " MB", " GB"))
     if name in ("params", "macs"):
         return _scaled(value, ("", " k", " M", " G"))
     if name == "latency":
         return f"{value:.3g} ms"
     return f"{value:.4f}" if abs(value) >= 0.01 or value == 0 else f"{value:.3g}"
+
+
+def error_text(point: ParetoModel, name: str) -> str:
+    """The standard error behind a metric, where it is known."""
+    return f" ±{point.errors[name]:.4f}" if name in point.errors else ""
+
+
+def certainty_text(result: SearchResult, point: ParetoModel) -> str:
+    """What is known of a point, in a sentence: its 95 % interval, and whether it is likely on the front."""
+    name = result.objectives[0].metric
+    text = f"{name} {metric_text(name, point.metrics[name])} on {point.validation_rows} validation rows"
+    if name in point.errors:
+        low, high = point.interval(name)
+        text += f" (95 %: {metric_text(name, low)} to {metric_text(name, high)})"
+    return f"{text}; on the front with a probability of {point.front_probability:.0%}"
 
 
 def _ratio(point: ParetoModel, name: str) -> str:
@@ -128,8 +147,9 @@ def front_table(result: SearchResult, mark: ParetoModel | None = None, label: st
     for name in scores:
         table.add_column(f"{name}\nval", justify="right", no_wrap=True)
         table.add_column("\ntest", justify="right", no_wrap=True)
+    table.add_column("on the\nfront", justify="right", no_wrap=True)
     for name in sizes:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(HEADINGS.get(name, name), justify="right", no_wrap=True)
         table.add_column("×ref", justify="right", no_wrap=True, style="cyan")
     for point in [result.reference, *(p for p in result.front if p.trial != 0)]:
         marked = mark is not None and point.trial == mark.trial
@@ -138,9 +158,10 @@ def front_table(result: SearchResult, mark: ParetoModel | None = None, label: st
         for name in scores:
             tested = point.test_metrics.get(name)
             cells += [
-                metric_text(name, point.metrics[name]),
+                metric_text(name, point.metrics[name]) + error_text(point, name),
                 "-" if tested is None else metric_text(name, tested),
             ]
+        cells.append("" if point.trial == 0 else f"{point.front_probability:.0%}")
         for name in sizes:
             cells += [metric_text(name, point.metrics[name]), _ratio(point, name)]
         table.add_row(*cells, style="bold" if marked else None)

@@ -11,11 +11,11 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 
-from autocompress.report.console import metric_text
+from autocompress.report.console import HEADINGS, metric_text
 from autocompress.report.plots import front_figure
 from autocompress.result import SearchResult
 
-_SIZES = ("bytes", "params", "macs", "latency")
+_SIZES = ("bytes", "weight_bytes", "params", "macs", "latency")
 
 
 def write_report(
@@ -24,6 +24,7 @@ def write_report(
     settings: Mapping[str, Any],
     others: Sequence[Mapping[str, float]],
     counts: Mapping[str, int],
+    dropped: Mapping[int, str],
 ) -> Path:
     """Write the report.
 
@@ -33,6 +34,7 @@ def write_report(
         settings: what the run was made with.
         others: metrics of the trials that are not on the front.
         counts: number of trials by state.
+        dropped: why trials left the front when their files were checked.
     """
     environment = jinja2.Environment(loader=jinja2.PackageLoader("autocompress.report", "."), autoescape=True)
     sizes = [name for name in _SIZES if name in result.reference.metrics]
@@ -40,7 +42,9 @@ def write_report(
         result=result,
         settings={k: json.dumps(v) if not isinstance(v, str) else v for k, v in settings.items()},
         counts=counts,
+        dropped=dropped,
         sizes=sizes,
+        headings=HEADINGS,
         scores=[n for n in result.reference.metrics if n not in _SIZES and "_spread" not in n],
         knee=result.pick("knee").trial if result.front else None,
         points=[result.reference, *(p for p in result.front if p.trial != 0)],

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autocompress.errors import SettingsError, one_line
 from autocompress.metrics import Constraint, Objective
-from autocompress.pareto import non_dominated
+from autocompress.metrics.resampling import REPLICATES
+from autocompress.pareto import front_probabilities, non_dominated
 from autocompress.study.samplers import make_sampler
 
 INTERRUPTED = "interrupted"
@@ -174,26 +177,81 @@ class SearchStudy:
     def complete_trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
-    def front(self) -> list[FrozenTrial]:
-        """Feasible, non-dominated trials, best primary objective first, equal ones once."""
-        signs = [-1.0 if o.maximised else 1.0 for o in self.objectives]
-        trials = [t for t in self.complete_trials() if t.user_attrs.get("feasible", True)]
-        costs = [[s * v for s, v in zip(signs, t.values, strict=True)] for t in trials]
-        chosen = [(costs[i], trials[i]) for i in non_dominated(costs)]
-        return [trial for _, trial in sorted(chosen, key=lambda pair: pair[0])]
+    def front(
+        self, reference: Mapping[str, float], among: Collection[int] | None = None
+    ) -> list[FrozenTrial]:
+        """Feasible, non-dominated trials by what was measured last, best primary objective first.
 
-    def final_front(self, reference: Mapping[str, float]) -> list[FrozenTrial]:
-        """What is left of the front by the metrics that were measured at the end."""
-        final = self.final_metrics()
-        kept = []
-        for trial in self.front():
+        Latencies that differ by less than their spread are ties; of equal trials the first stays.
+
+        Args:
+            reference: metrics of the reference.
+            among: numbers of the trials that count; None is all.
+        """
+        candidates = self._candidates(reference, among)
+        costs, tolerances = self._costs(candidates)
+        chosen = non_dominated(costs, tolerances)
+        return [candidates[i][0] for i in sorted(chosen, key=lambda i: list(costs[i]))]
+
+    def front_probabilities(
+        self, reference: Mapping[str, float], among: Collection[int] | None = None
+    ) -> dict[int, float]:
+        """How likely each feasible trial is to be on the front of these, were they judged by other rows.
+
+        Args:
+            reference: metrics of the reference.
+            among: numbers of the trials that count; None is all.
+        """
+        candidates = self._candidates(reference, among)
+        if not candidates:
+            return {}
+        costs, tolerances = self._costs(candidates)
+        replicates = np.repeat(costs[:, None], REPLICATES, axis=1)
+        for position, (trial, _) in enumerate(candidates):
+            drawn = trial.user_attrs["details"].get("replicates", {})
+            for column, objective in enumerate(self.objectives):
+                values = drawn.get(objective.metric, [])
+                if len(values) == REPLICATES:
+                    replicates[position, :, column] = np.asarray(values) * _sign(objective)
+        shares = front_probabilities(costs, replicates, tolerances)
+        numbers = [trial.number for trial, _ in candidates]
+        return dict(zip(numbers, shares.tolist(), strict=True))
+
+    def _candidates(
+        self, reference: Mapping[str, float], among: Collection[int] | None
+    ) -> list[tuple[FrozenTrial, Mapping[str, float]]]:
+        """Complete trials that satisfy every constraint by what was measured last, and that metrics."""
+        final, dropped = self.final_metrics(), self.dropped()
+        candidates: list[tuple[FrozenTrial, Mapping[str, float]]] = []
+        for trial in self.complete_trials():
+            if trial.number in dropped or (among is not None and trial.number not in among):
+                continue
             metrics = {**trial.user_attrs["metrics"], **final.get(trial.number, {})}
             if all(c.violation(metrics, reference) <= 0 for c in self.constraints):
-                signs = [-1.0 if o.maximised else 1.0 for o in self.objectives]
-                costs = [s * metrics[o.metric] for s, o in zip(signs, self.objectives, strict=True)]
-                kept.append((costs, trial))
-        chosen = [kept[i] for i in non_dominated([costs for costs, _ in kept])]
-        return [trial for _, trial in sorted(chosen, key=lambda pair: pair[0])]
+                candidates.append((trial, metrics))
+        return candidates
+
+    def _costs(
+        self, candidates: Sequence[tuple[FrozenTrial, Mapping[str, float]]]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Objectives, all to be minimised, and what of a difference is noise; `(trials, objectives)` both."""
+        shape = (len(candidates), len(self.objectives))
+        costs = [[_sign(o) * metrics[o.metric] for o in self.objectives] for _, metrics in candidates]
+        spreads = [
+            [_spread(o.metric, metrics) * metrics[o.metric] for o in self.objectives]
+            for _, metrics in candidates
+        ]
+        return np.reshape(costs, shape), np.reshape(spreads, shape)
+
+    def dropped(self) -> dict[int, str]:
+        """Trials that failed their final check, with the reason; they are on no front."""
+        stored: Mapping[str, str] = self.study.user_attrs.get("dropped", {})
+        return {int(number): reason for number, reason in stored.items()}
+
+    def drop(self, reasons: Mapping[int, str]) -> None:
+        """Take trials that failed their final check off the front."""
+        merged = {**self.dropped(), **reasons}
+        self.study.set_user_attr("dropped", {str(number): reason for number, reason in merged.items()})
 
     def test_metrics(self) -> dict[int, dict[str, float]]:
         """Metrics on the test split, by trial number."""
@@ -230,3 +288,12 @@ class SearchStudy:
     def _enqueue(self, trial: FrozenTrial) -> None:
         if trial.params:
             self.study.enqueue_trial(trial.params)
+
+
+def _sign(objective: Objective) -> float:
+    return -1.0 if objective.maximised else 1.0
+
+
+def _spread(metric: str, metrics: Mapping[str, float]) -> float:
+    """What share of a metric repeated measurements differ by."""
+    return metrics.get("latency_spread", 0.0) if metric == "latency" else 0.0

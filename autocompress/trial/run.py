@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -14,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autocompress.checkpoint.store import ARTIFACTS, UNQUANTISED, Checkpoint, Writer
+from autocompress.checkpoint.program import weight_bytes
+from autocompress.checkpoint.store import UNQUANTISED, Checkpoint, Writer
 from autocompress.distillation import Distillation
 from autocompress.errors import TaskError
-from autocompress.metrics import Subject, measure
+from autocompress.metrics import Measured, Subject, measure
 from autocompress.metrics.latency import LatencySettings
 from autocompress.score import TAU
 from autocompress.task import Task
@@ -52,13 +54,29 @@ class Measuring:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a trial found; `step_seconds` were spent inside training and evaluation steps."""
+    """What a trial found; JSON-able.
+
+    Args:
+        metrics: of the compressed model, as loaded from its file.
+        history: one entry per epoch.
+        proof: greatest relative difference of the compact model to the masked one.
+        seconds: the trial took.
+        step_seconds: of them inside training and evaluation steps.
+        method_seconds: of these between optimiser steps, by the methods themselves, such as LC's C steps.
+        errors: standard errors of task metrics and `acc_comp`; a metric whose error is not known has none.
+        replicates: of the same metrics, over resamples of the validation rows that all trials share.
+        validation_rows: how many they are.
+    """
 
     metrics: Mapping[str, float]
     history: list[dict[str, float]]
     proof: float
     seconds: float
     step_seconds: float
+    method_seconds: float = 0.0
+    errors: Mapping[str, float] = field(default_factory=dict)
+    replicates: Mapping[str, list[float]] = field(default_factory=dict)
+    validation_rows: int = 0
 
 
 def run_trial(
@@ -111,6 +129,10 @@ def run_trial(
         proof,
         time.perf_counter() - start,
         trainer.clock.seconds,
+        trainer.clock.method_seconds,
+        checkpoint.manifest["errors"],
+        checkpoint.manifest["replicates"],
+        checkpoint.manifest["validation_rows"],
     )
 
 
@@ -139,7 +161,7 @@ def train_reference(
     seed_everything(seed, task)
     model = task.model().to(device)
     epochs = task.recipe.reference_epochs or task.recipe.epochs
-    trainer = Trainer(task, epochs, report=report)
+    trainer = Trainer(task, epochs, report=report, reference=True)
     if task.weights is not None:
         load_state(model, task.weights)
     else:
@@ -165,13 +187,17 @@ def _store(
     """Export a model, measure it as loaded again from the file, and commit the checkpoint."""
     writer = Writer(folder)
     try:
-        metrics = _measured(writer, model, task, stored.reference, measuring, trainer)
+        measured = _measured(writer, model, task, stored.reference, measuring, trainer)
         return writer.commit(
             {
                 "task": task.name,
                 "model": task.model_name,
                 "config": stored.config.to_json(),
-                "metrics": metrics,
+                "metrics": measured.metrics,
+                # JSON has no NaN, which stands for an error that is not known.
+                "errors": {name: e for name, e in measured.errors.items() if math.isfinite(e)},
+                "replicates": measured.replicates,
+                "validation_rows": measured.rows,
                 "input": task.input_spec().to_json(),
                 "proof": {"max_relative_difference": stored.proof},
                 "stages": stored.stages,
@@ -190,17 +216,19 @@ def _measured(
     reference: Reference | None,
     measuring: Measuring,
     trainer: Trainer,
-) -> dict[str, float]:
+) -> Measured:
     """Export, load again from the file, and measure what was loaded."""
     model = model.to("cpu").eval()
     example = task.example()
     calibration = task.calibration() if measuring.artifact == "onnx-int8" else []
     checkpoint = writer.write(model, example, measuring.artifact, calibration)
+    file = checkpoint.artifact_file(measuring.artifact)
     subject = Subject(
         program=checkpoint.program(measuring.artifact),
-        program_file=checkpoint.path / ARTIFACTS[measuring.artifact][0],
+        program_file=file,
         model=model,
-        bytes=checkpoint.bytes(measuring.artifact),
+        bytes=file.stat().st_size,
+        weight_bytes=weight_bytes(file),
         example=example,
         reference=reference.program if reference else None,
         reference_metrics=reference.metrics if reference else {},

@@ -30,6 +30,7 @@ def compress_stage(
     """
     device = next(model.parameters()).device
     state = compressor.attach(model, task)
+    trainer.clock.add_method(state.attach_seconds)
     trainer.fit(state.model, epochs, CompressorHooks(compressor, state))
     plan = compressor.plan(state)
     plain = compressor.release(state).to("cpu")

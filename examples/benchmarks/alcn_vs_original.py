@@ -140,7 +140,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     task = load_task("fashion_mnist", model="mlp", root=arguments.data_root)
-    task = with_validation(task).with_recipe(epochs=arguments.epochs, lr=1e-3)
+    task = with_validation(task)[0].with_recipe(epochs=arguments.epochs, lr=1e-3)
     table = Table(title=f"Fashion-MNIST {SIZES}, {arguments.epochs} epochs each, test accuracy")
     for column in ("seed", "model", "accuracy", "points to plain", "params", "MACs ratio", "CPU time ratio"):
         table.add_column(column, justify="left" if column == "model" else "right")

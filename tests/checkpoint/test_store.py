@@ -32,7 +32,7 @@ def test_written_checkpoint_loads_with_equal_outputs(
         assert torch.allclose(checkpoint.load()(images), residual(images), atol=1e-6)
     stored = load_file(tmp_path / "0001" / "weights.safetensors")
     assert torch.equal(stored["stem.weight"], residual.stem.weight)
-    assert checkpoint.bytes("pt2") == (tmp_path / "0001" / "weights.safetensors").stat().st_size
+    assert checkpoint.artifact_file("pt2") == tmp_path / "0001" / "model.pt2"
 
 
 def test_nothing_exists_under_the_name_before_commit(

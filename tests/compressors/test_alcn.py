@@ -180,6 +180,12 @@ def test_ratio_slope_spreads_initial_ratios_from_first_to_last_group(residual_ta
     assert state.gates.ratio.tolist() == pytest.approx([0.3, 0.7])
 
 
+@pytest.mark.parametrize("ratio", [0.0500001, 0.06, 0.5, 0.98, 0.999999])
+def test_ratios_start_at_what_is_given(ratio: float, residual_task: ac.Task) -> None:
+    _, state = attached(Config(initial_ratio=ratio), residual_task)
+    assert state.gates.ratio.tolist() == pytest.approx([ratio] * len(state.gates.ratio), rel=1e-6)
+
+
 def test_models_without_removable_channels_are_unsupported() -> None:
     assert Alcn.unsupported(ac.ModelProfile(10, 10, ())) == "no channel group of the model can be removed"
 
@@ -255,7 +261,11 @@ def test_calibration_sees_the_ungated_model(residual_task: ac.Task) -> None:
         ({"final_temperature": 0.0}, "final_temperature must be in (0, 1] but got 0.0."),
         ({"ramp": 1.0}, "ramp must be in [0, 1) but got 1.0."),
         ({"gate_lr_scale": 0.0}, "gate_lr_scale must be positive but got 0.0."),
-        ({"ratio_slope": 2.0}, "ratio_slope must be in [-1, 1] but got 2.0."),
+        (
+            {"initial_ratio": 0.9, "ratio_slope": 0.2},
+            "ratio_slope must leave each ratio in (0.05, 1), so be in (-0.2, 0.2) "
+            "where initial_ratio = 0.9, but got 0.2.",
+        ),
     ],
 )
 def test_config_refuses_values_out_of_range(options: dict[str, object], message: str) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 import autocompress as ac
 from autocompress.compressors._switches import Values
 from autocompress.compressors.autoplastic import Autoplastic, AutoplasticState, Config
-from autocompress.errors import SettingsError
+from autocompress.errors import SettingsError, TrialError
 from autocompress.graph import analyse
 from autocompress.graph.bridging import bridge
 from autocompress.graph.costs import count_params
@@ -309,6 +309,9 @@ def test_a_mixing_block_is_the_weighted_sum_of_its_paths() -> None:
         ({"epsilon": 1.1}, r"epsilon must be in \[0, 1\] but got 1\.1"),
         ({"c_init": 0.2, "c_min": 0.3}, r"c_init must be from c_min = 0\.3 to c_max = 1\.0 but got 0\.2"),
         ({"p_min": 0.95}, r"p_min must be at most p_init = 0\.9 and below 1 but got 0\.95"),
+        ({"p_init": 1.0}, r"p_init must be in \(0\.0, 1\.0\) where rule = 'gradient'.* but got 1\.0"),
+        ({"c_init": 0.9, "c_max": 0.9}, r"c_init must be in \(0\.0, 0\.9\) where rule = 'gradient'"),
+        ({"alpha_init": 0.0}, r"alpha_init must be in \(0\.0, 1\.0\) where rule = 'gradient'"),
         ({"alpha_threshold": 0.5}, r"alpha_threshold must be in \[0, 0\.5\) but got 0\.5"),
         ({"lambda_arch": -1.0}, r"lambda_arch must be at least 0 but got -1\.0"),
         ({"gate_lr_scale": 0.0}, r"gate_lr_scale must be positive but got 0\.0"),
@@ -317,6 +320,31 @@ def test_a_mixing_block_is_the_weighted_sum_of_its_paths() -> None:
 def test_settings_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         Config(**options)
+
+
+@pytest.mark.parametrize("value", [0.201, 0.5, 0.99, 0.9995])
+def test_gates_start_at_what_is_given(value: float, task: ac.Task) -> None:
+    start = {"p_init": value, "c_init": value, "alpha_init": value}
+    for options in ({"rule": "gradient", "p_min": 0.2, "c_min": 0.2}, {"rule": "published"}):
+        compressor, state = attached(Blocks(), task, c_spread=0.0, **start, **options)
+        for gates in compressor.values(state):
+            assert gates.tolist() == pytest.approx([value] * len(gates), rel=1e-5)
+
+
+def test_the_published_rule_starts_at_either_end(task: ac.Task) -> None:
+    compressor, state = attached(
+        Blocks(), task, rule="published", p_init=1.0, c_init=0.0, alpha_init=0.0, c_max=0.9
+    )
+    values = compressor.values(state)
+    assert [set(gates.tolist()) for gates in values] == [{1.0}, {0.0}, {0.0}]
+
+
+def test_a_block_whose_share_no_logit_stands_for_is_refused(task: ac.Task) -> None:
+    model = Blocks()
+    with torch.no_grad():
+        model.first.alpha.fill_(1.0)
+    with pytest.raises(TrialError, match=r"α of mixing block 'first' must be in \(0, 1\) .* but is 1\.0"):
+        attached(model, task)
 
 
 def test_values_are_between_their_floors_and_ceilings(task: ac.Task) -> None:

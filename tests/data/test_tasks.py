@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from autocompress.checks import check_forward, check_labels
-from autocompress.data import load_task
+from autocompress.data import load_task, with_validation
 from autocompress.data.tasks import load_weights
 from autocompress.errors import SettingsError, TaskError
 
@@ -55,21 +56,49 @@ def test_data_root_holds_npz_files_of_built_in_names(tmp_path: Path) -> None:
     assert len(task.train.x) == 40
 
 
-def test_image_folders_are_read_by_class(tmp_path: Path) -> None:
+def write_folder(root: Path, counts: dict[str, int]) -> str:
+    """Images of random pixels, as many as each sub-folder is to hold."""
     rng = np.random.default_rng(0)
-    for split in ("train", "test"):
-        for label in ("cat", "dog"):
-            folder = tmp_path / "pets" / split / label
-            folder.mkdir(parents=True)
-            for number in range(6):
-                Image.fromarray(rng.integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(
-                    folder / f"{number}.png"
-                )
-    task = load_task(f"imagefolder:{tmp_path / 'pets'}", model="small_cnn", image_size=16)
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = rng.integers(0, 255, (20, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    return f"imagefolder:{root}"
+
+
+def test_image_folders_are_read_by_class(tmp_path: Path) -> None:
+    counts = {f"{split}/{label}": 6 for split in ("train", "test") for label in ("cat", "dog")}
+    name = write_folder(tmp_path / "pets", counts)
+    task = load_task(name, model="small_cnn", image_size=16)
     inputs, targets = next(iter(task.train))
     assert inputs.shape == (12, 3, 16, 16)
     assert sorted(targets.tolist()) == [0] * 6 + [1] * 6
     assert task.input_spec().shape == (3, 16, 16)
+
+
+def test_image_folders_leave_no_batch_of_one_to_train_on(tmp_path: Path) -> None:
+    counts = {"train/cat": 33, "train/dog": 32, "val/cat": 1, "val/dog": 1, "test/cat": 1, "test/dog": 1}
+    task = load_task(write_folder(tmp_path, counts), model="small_cnn", image_size=8)
+    assert [len(inputs) for inputs, _ in task.train] == [63, 2]
+
+
+def test_with_weights_built_in_data_take_validation_from_test(tmp_path: Path) -> None:
+    counts = {f"{split}/{label}": 4 for split in ("train", "val") for label in ("cat", "dog")}
+    names = {
+        "digits": 360,
+        f"npz:{write_npz(tmp_path / 'mine.npz')}": 40,
+        write_folder(tmp_path / "pets", counts): 8,
+    }
+    options: dict[str, Any] = {"image_size": 8, "model": "small_cnn"}
+    for name, rows in names.items():
+        save_file(load_task(name, **options).model().state_dict(), tmp_path / "w.safetensors")
+        given = load_task(name, weights=tmp_path / "w.safetensors", **options)
+        task, note = with_validation(given)
+        assert task.train is given.train
+        sizes = [sum(len(x) for x, _ in split) for split in (task.val, task.test)]
+        assert sizes == [rows // 2, rows - rows // 2]
+        assert str(note).startswith(f"validation is half of test, {rows // 2} rows, stratified")
 
 
 def test_image_folders_whose_splits_have_other_classes_are_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import autocompress as ac
 from autocompress.engine import final
 from autocompress.metrics.latency import Latency
+from autocompress.report import TrialEnd
 
 
 def test_the_front_is_measured_and_scored_again_at_the_end(
@@ -45,19 +46,40 @@ def test_the_front_is_measured_and_scored_again_at_the_end(
     assert [p.metrics for p in again.front] == [p.metrics for p in result.front]
 
 
-def test_files_of_the_front_are_loaded_in_a_fresh_process(
-    finished: ac.SearchResult, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[Path] = []
-    monkeypatch.setattr(final, "check_reload", lambda programs, inputs: seen.extend(programs))
+class Damaging(ac.Progress):
+    """Overwrites a file of the last trial that came to be on the front, when the trials are over."""
 
-    class Fake:
-        class task:
-            @staticmethod
-            def example(count: int) -> None:
-                return None
+    def __init__(self, run: Path, trials: int) -> None:
+        self.run, self.left, self.damaged, self.notes = run, trials, 0, []
 
-    final.check_front(Fake(), finished)  # type: ignore[arg-type]
-    points = {p.path for p in [finished.reference, *finished.front]}
-    assert {path.parent for path in seen} == points
-    assert {path.name for path in seen} == {"model.pt2"}
+    def trial_end(self, end: TrialEnd) -> None:
+        self.left -= 1
+        if end.remark == "on the front":
+            self.damaged = end.number
+        if self.left == 0:
+            (self.run / "trials" / f"{self.damaged:04d}" / "model.pt2").write_bytes(b"nothing")
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_a_point_whose_file_is_damaged_leaves_the_front_and_the_rest_is_reported(tmp_path: Path) -> None:
+    options = {"trials": 3, "epochs": 2, "workers": 1, "methods": ["alcn"], "constraints": []}
+    damaging = Damaging(tmp_path / "run", 3)
+    result = ac.search("digits", **options, progress=damaging, out=tmp_path / "run")
+    assert damaging.damaged
+    assert damaging.damaged not in {p.trial for p in [*result.front, *result.contenders]}
+    assert all(p.test_metrics for p in [result.reference, *result.front])
+    said = f"trial {damaging.damaged} left the front: checkpoint file"
+    assert any(note.startswith(said) for note in damaging.notes)
+    assert f"Trial {damaging.damaged} left the front" in (tmp_path / "run" / "report.html").read_text()
+    again = ac.search("digits", **options, progress=ac.Progress(), out=tmp_path / "run")
+    assert [p.trial for p in again.front] == [p.trial for p in result.front]
+
+
+def test_files_of_the_front_are_the_ones_that_were_measured(finished: ac.SearchResult) -> None:
+    for point in [finished.reference, *finished.front]:
+        assert point.artifact == point.path / "model.pt2"
+        assert point.metrics["bytes"] == point.artifact.stat().st_size
+        assert 0 < point.metrics["weight_bytes"] < point.metrics["bytes"]
+        assert point.trial == 0 or point.metrics["bytes"] < finished.reference.metrics["bytes"]

@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import autocompress as ac
-from autocompress.engine.folder import RunFolder
+from autocompress.engine.identity import identity
 from autocompress.engine.prepare import prepare
 from autocompress.engine.settings import Settings, parse_duration
+from autocompress.errors import TaskError
 from tests.conftest import Residual
 
 
@@ -100,9 +102,9 @@ def test_by_default_models_keep_accuracy_and_are_smaller_or_faster(
 
 
 def test_naming_a_default_is_no_other_run() -> None:
-    plain = prepare("digits", Settings()).identity()
+    plain = identity(prepare("digits", Settings()))
     named = Settings(model="small_cnn", epochs=12, constraints=("accuracy>=0.9*ref", "bytes<=ref"))
-    assert prepare("digits", named).identity() == plain
+    assert identity(prepare("digits", named)) == plain
 
 
 def test_spaces_of_one_name_are_told_apart_by_their_path(residual_task: ac.Task, tmp_path: Path) -> None:
@@ -127,39 +129,18 @@ def test_weights_may_be_of_another_dtype(residual_task: ac.Task) -> None:
     assert torch.equal(prepared.model.stem.weight, weights["stem.weight"].float())
 
 
-@pytest.mark.parametrize(
-    ("changes", "setting"),
-    [
-        ({"recipe": ac.Recipe(epochs=7)}, "epochs"),
-        ({"recipe": ac.Recipe(epochs=2, lr=0.7)}, "recipe"),
-        ({"model": lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 9), nn.Linear(9, 5))}, "architecture"),
-        ({"metrics": {"error": lambda o, t: 0.0}}, "metrics"),
-        ({"loss": nn.CrossEntropyLoss(label_smoothing=0.1)}, "loss"),
-    ],
-)
-def test_another_task_of_the_same_name_is_another_run(
-    changes: dict[str, object], setting: str, residual_task: ac.Task, tmp_path: Path
-) -> None:
-    options = Settings(objectives=("bytes",))
-    folder = RunFolder(tmp_path / "run")
-    first = prepare(residual_task, options)
-    folder.write(options, first.identity(), {})
-    folder.refuse_other_settings(first.identity())
-    changed = {"loss": residual_task.loss, **changes}
-    other = prepare(replace(residual_task, **changed), options).identity()
-    with pytest.raises(ac.UsageError, match=f"^{setting} of the run in "):
-        folder.refuse_other_settings(other)
+def test_metrics_are_tried_on_the_weights_that_were_given(residual_task: ac.Task) -> None:
+    weights = Residual().state_dict()
+    weights["head.weight"], weights["head.bias"] = torch.zeros(5, 224), torch.arange(5.0)
+    seen: list[Tensor] = []
 
+    def metric(outputs: Tensor, targets: Tensor) -> float:
+        seen.append(outputs)
+        return 0.0
 
-def test_execution_may_differ_and_storage_may_not(residual_task: ac.Task, tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run")
-    first = prepare(residual_task, Settings())
-    folder.write(first.settings, first.identity(), {})
-    more = Settings(trials=99, workers=7, timeout=3.0)
-    folder.refuse_other_settings(prepare(residual_task, more).identity())
-    other = prepare(residual_task, Settings(storage="sqlite:///elsewhere.db")).identity()
-    with pytest.raises(ac.UsageError, match=r"^storage of the run in"):
-        folder.refuse_other_settings(other)
+    task = replace(residual_task, weights=weights, metrics={"accuracy": metric})
+    prepare(task, Settings())
+    assert torch.equal(seen[0], torch.arange(5.0).expand(96, 5))
 
 
 @pytest.mark.parametrize(
@@ -181,3 +162,30 @@ def test_settings_refuse_wrong_types_and_ranges(options: dict[str, object], mess
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("0.5h", 1800)])
 def test_durations_are_seconds(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
+
+
+def test_a_search_says_where_validation_comes_from(residual_task: ac.Task) -> None:
+    carved = prepare(replace(residual_task, val=None), Settings())
+    assert carved.notes == ("validation is 10 rows carved from train, stratified",)
+    weights = residual_task.model().state_dict()
+    test = residual_task.val
+    halved = prepare(replace(residual_task, val=None, test=test, weights=weights), Settings(seed=3))
+    assert halved.notes[0].startswith("validation is half of test, 48 rows")
+    assert prepare(residual_task, Settings()).notes == ()
+
+
+def test_every_seed_of_a_search_compares_models_on_the_same_rows(residual_task: ac.Task) -> None:
+    task = replace(residual_task, val=None)
+    first, second = (prepare(task, Settings(seed=seed)).task.val for seed in (0, 1))
+    assert np.array_equal(first.x, second.x)
+
+
+def test_a_loader_whose_last_row_cannot_be_trained_on_is_refused_before_training() -> None:
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+    loader = DataLoader(TensorDataset(torch.randn(65, 6), torch.arange(65) % 3), batch_size=64)
+    with pytest.raises(TaskError, match="use drop_last=True or another batch_size"):
+        prepare(ac.Task(model, loader, val=loader), Settings())
+    # Carved, the rows that stay are other ones.
+    prepare(ac.Task(model, loader), Settings())

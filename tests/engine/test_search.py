@@ -83,12 +83,25 @@ def test_the_same_seed_and_one_worker_give_the_same_front(finished: ac.SearchRes
     assert again.to_json() == finished.to_json()
 
 
+class Notes(ac.Progress):
+    """Keeps the lines that a search says."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
 def test_a_finished_run_is_continued_with_more_trials_and_refused_with_other_settings(
     finished: ac.SearchResult, tmp_path: Path
 ) -> None:
     options = {"epochs": 4, "workers": 1, "out": tmp_path / "run"}
     shutil.copytree(finished.out, tmp_path / "run")
-    more = ac.search("digits", trials=5, **options)
+    told = Notes()
+    more = ac.search("digits", trials=5, **options, progress=told)
+    # The same rows as before, and said again.
+    assert "validation is 144 rows carved from train, stratified" in told.lines
     assert len(more.study.trials) == 6
     assert [t.values for t in more.study.trials[:5]] == [t.values for t in finished.study.trials]
     with pytest.raises(ac.UsageError, match=r"epochs of the run in .* is 4 but got 3"):

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from autocompress.errors import TraceError
 from autocompress.graph import TOLERANCE, analyse, compact
-from tests.graph.zoo import MODELS, Branching, FusedAttention, Tokens
+from autocompress.graph.bridging import bridge
+from tests.graph.zoo import MODELS, Branching, Constants, FusedAttention, Tokens
 
 
 class GroupedChain(nn.Module):
@@ -60,6 +61,7 @@ def test_removed_channels_leave_outputs_unchanged(model: nn.Module, groups: int,
 
 # Group → width, for each model of the zoo.
 WIDTHS = {
+    "constants": {"first": 24},
     "mlp": {"first": 24},
     "conv1d": {"stem": 16, "down": 8},
     "unet": {"enter": 4, "down": 8, "up": 16, "join": 16},
@@ -251,3 +253,14 @@ def test_numbers_that_the_code_takes_from_a_width_stay_what_they_were(images: Te
     smaller, difference = compact(model, analysis, {"first": [0, 5]}, images)
     assert difference < TOLERANCE
     assert smaller.head.in_features == 2 * 64
+
+
+def test_tensors_made_in_sub_modules_are_held_by_rewritten_graphs(images: Tensor) -> None:
+    model = Constants().eval()
+    with torch.no_grad():
+        rewritten = bridge(model, analyse(model, images), []).eval()
+        assert torch.allclose(rewritten(images), model(images), atol=1e-6)
+        held = {name for name, tensor in rewritten.named_buffers() if tensor.numel() == 1}
+        assert len(held) == 5  # a scale and a factor in each block, and the model's own buffer
+        again = bridge(rewritten, analyse(rewritten, images), []).eval()
+        assert torch.allclose(again(images), model(images), atol=1e-6)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
+import pytest
+import torch
 from torch import Tensor, nn
 
 from autocompress.graph import analyse
 from autocompress.graph.bridging import bridge
 from autocompress.graph.costs import count_params, layer_macs, profile
+from autocompress.weights.decoders import encode_weight
+from autocompress.weights.encodings import Encoding, Factored, Pruned, Quantized, Summed
+from autocompress.weights.folding import Folding
 
 
 def test_macs_equal_the_sum_by_hand(residual: nn.Module, images: Tensor) -> None:
@@ -35,3 +41,27 @@ def test_profile_gives_each_group_the_cost_of_its_layers(residual: nn.Module, im
     head_share = 6 * 16 / (14 * 16)
     assert side.macs == round(64 * 8 * 6 + head_share * 14 * 16 * 5)
     assert found.params == count_params(residual)
+
+
+def _quantized(shape: tuple[int, ...]) -> Encoding:
+    return Quantized(torch.randn(4), torch.arange(torch.Size(shape).numel()) % 4)
+
+
+def _factored(shape: tuple[int, ...]) -> Encoding:
+    folding = Folding(shape)
+    return Factored(torch.randn(1, folding.rows, 3), torch.randn(1, 3, folding.columns), folding)
+
+
+@pytest.mark.parametrize("encoding_of", [
+    _quantized,
+    lambda shape: Pruned(torch.eye(64).reshape(-1)),
+    _factored,
+    lambda shape: Summed((_factored(shape), _quantized(shape))),
+], ids=["codes", "sparse", "factors", "sum"])  # fmt: skip
+def test_decoding_a_weight_counts_as_no_multiplication(encoding_of: Callable[..., Encoding]) -> None:
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
+    encode_weight(model[0], encoding_of((64, 64)))
+    counts = layer_macs(model, torch.randn(2, 64))
+    assert counts["0"] == 64 * 64
+    assert counts[""] == 64 * 64 + 64 * 3
+    assert model[0].encoded_weight.numbers <= 4096 + 6 * 64

@@ -222,7 +222,30 @@ class CrossAttention(nn.Module):
         return x + self.again(x, torch.tanh(x), torch.tanh(x), need_weights=False)[0]
 
 
+class Constants(nn.Module):
+    """Sub-modules that make tensors in `forward` or hold plain ones, as GPT-2's attention does."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.scale = nn.Linear(24, 24), torch.tensor(1.5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.relu(self.layer(x)) * torch.tensor(0.5) * self.scale
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(192, 24), nn.Linear(24, 5)
+        self.blocks = nn.Sequential(self.Block(), self.Block())
+        # Where a constant of a sub-module might be put by the name that the graph gives it.
+        self.register_buffer("blocks_0_lifted_tensor_0", torch.full((1,), 3.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(self.first(x.flatten(1)))) * self.blocks_0_lifted_tensor_0
+
+
 MODELS = {
+    "constants": Constants,
     "mlp": Mlp,
     "conv1d": Conv1d,
     "unet": UNet,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torchmetrics
+from torchmetrics.classification import MulticlassF1Score
 
 import autocompress as ac
 from autocompress.errors import SettingsError
@@ -42,6 +44,19 @@ def test_metrics_of_unknown_direction_must_say_it() -> None:
     with pytest.raises(SettingsError, match="must say its direction, 'score:min' or 'score:max'"):
         parse_objectives(["score"], {"score": ""})
     assert not parse_objectives(["score:min"], {"score": ""})[0].maximised
+
+
+def test_a_metric_object_tells_its_direction_where_the_name_does_not(residual_task: ac.Task) -> None:
+    metrics = {
+        "score": MulticlassF1Score(5),
+        "distance": torchmetrics.MeanSquaredError(),
+        "error": MulticlassF1Score(5),
+        "mean": torchmetrics.MeanMetric(),
+        "own": lambda outputs, targets: 0.0,
+    }
+    known = known_metrics(replace(residual_task, metrics=metrics))
+    assert [known[name] for name in metrics] == ["maximize", "minimize", "minimize", "", ""]
+    assert parse_objectives(["score", "bytes"], known)[0].maximised
 
 
 def test_acc_comp_is_known_where_accuracy_is(residual_task: ac.Task) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -13,25 +14,28 @@ from torch import nn
 
 from autocompress.checkpoint import export_onnx, export_program, load_program
 from autocompress.checkpoint.weights import save_weights
-from autocompress.weights.decoders import Decoder, Gaps, Levels, Masked, encode_weight
+from autocompress.weights.decoders import Sparse, decode_weights, encode_weight
 from autocompress.weights.encodings import Encoding, Factored, Pruned, Quantized, Summed
 from autocompress.weights.folding import Folding
-from autocompress.weights.packing import bits_for, pack, unpack
+from autocompress.weights.packing import codes_per_byte, digits, pack
 
 
-@pytest.mark.parametrize("bits", range(1, 17))
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5, 7, 16, 17, 255, 256])
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 1001])
-def test_unpacked_codes_are_those_packed(bits: int, count: int) -> None:
-    codes = torch.from_numpy(np.random.default_rng(bits).integers(0, 2**bits, count))
-    packed = pack(codes, bits)
+def test_codes_are_digits_of_bytes_in_base_k(k: int, count: int) -> None:
+    codes = torch.from_numpy(np.random.default_rng(k).integers(0, k, count))
+    packed, m = pack(codes, k), codes_per_byte(k)
     assert packed.dtype == torch.uint8
-    assert len(packed) == math.ceil(count / 8) * bits
-    assert torch.equal(unpack(packed, bits, count).long(), codes)
+    assert len(packed) == math.ceil(count / m)
+    table = digits(k, torch.device("cpu")).reshape(-1, m)
+    assert torch.equal(table[packed.long()].reshape(-1)[:count].long(), codes)
 
 
-@pytest.mark.parametrize(("count", "bits"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (256, 8), (257, 9)])
-def test_bits_tell_so_many_values_apart(count: int, bits: int) -> None:
-    assert bits_for(count) == bits
+@pytest.mark.parametrize(
+    ("k", "m"), [(1, 8), (2, 8), (3, 5), (4, 4), (5, 3), (6, 3), (7, 2), (16, 2), (17, 1)]
+)
+def test_as_many_codes_as_fit_share_a_byte(k: int, m: int) -> None:
+    assert codes_per_byte(k) == m
 
 
 def sparse(share: float, n: int = 5000) -> torch.Tensor:
@@ -44,21 +48,8 @@ def sparse(share: float, n: int = 5000) -> torch.Tensor:
     sparse(0.0), sparse(0.001), sparse(0.05), sparse(0.5), sparse(1.0), torch.ones(1), torch.zeros(1),
     torch.cat([torch.zeros(256), torch.ones(1), torch.zeros(1000), -torch.ones(1)]),
 ], ids=range(8))  # fmt: skip
-@pytest.mark.parametrize("kind", [Masked, Gaps])
-def test_sparse_values_are_decoded_exactly(kind: type[nn.Module], values: torch.Tensor) -> None:
-    assert torch.equal(kind(values)(), values)
-
-
-def test_the_smaller_sparse_form_is_chosen() -> None:
-    def part(share: float) -> nn.Module:
-        return Decoder(Pruned(sparse(share)), (5000,)).parts[0]
-
-    assert isinstance(part(0.02), Gaps)
-    assert isinstance(part(0.4), Masked)
-    for share in (0.02, 0.4):
-        one = part(share)
-        stored = sum(t.numel() * t.element_size() for t in one.state_dict().values())
-        assert stored <= type(one).bytes(sparse(share)) + 1
+def test_sparse_values_are_decoded_exactly(values: torch.Tensor) -> None:
+    assert torch.equal(Sparse(Pruned(values), (len(values),))(), values)
 
 
 def encodings(shape: tuple[int, ...]) -> dict[str, Encoding]:
@@ -144,16 +135,36 @@ def test_levels_move_as_the_nearest_step_of_the_weights_would(tied: str) -> None
     # argmin ‖A θ − step‖², where A θ are the weights that the levels can make.
     table = np.eye(3) if tied == "free" else np.array([[-1.0], [0.0], [1.0]])
     expected = np.linalg.lstsq(table[codes.numpy()], step, rcond=None)[0]
-    part = layer.parametrizations.weight[0].parts[0]
+    part = layer.encoded_weight
     found = part.levels.grad if tied == "free" else part.scale.grad
     np.testing.assert_allclose(found.reshape(-1), expected, rtol=1e-5)
     trained = layer.weight.detach().clone()
     assert torch.equal(trained, layer.eval().weight)
 
 
-def test_levels_take_the_bits_they_claim() -> None:
-    levels = Levels(encodings((100, 80))["quantized"])
-    assert levels.packed.numel() == 8000 * 3 // 8
+def test_encoded_layers_are_copied_pickled_and_made_dense_again() -> None:
+    layer = nn.Conv2d(8, 24, 3)
+    encoding = encodings(tuple(layer.weight.shape))["sum"]
+    encode_weight(layer, encoding)
+    dense = encoding.dense().reshape(layer.weight.shape)
+    for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert isinstance(copied, nn.Conv2d)
+        assert torch.equal(copied.weight, layer.weight)
+        assert copied.state_dict().keys() == layer.state_dict().keys()
+    plain = decode_weights(nn.Sequential(copy.deepcopy(layer)))[0]
+    assert type(plain) is nn.Conv2d
+    assert torch.allclose(plain.weight, dense)
+    assert set(plain.state_dict()) == {"weight", "bias"}
+
+
+def test_layers_with_as_many_levels_share_the_digits_of_a_byte_wherever_they_are_moved() -> None:
+    layers = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    for layer in layers:
+        encode_weight(layer, encodings((8, 8))["quantized"])
+    moved = copy.deepcopy(layers).double()
+    assert moved[0].encoded_weight.digits is moved[1].encoded_weight.digits
+    assert moved[0].encoded_weight.digits.dtype == torch.uint8
+    assert moved[0].weight.dtype == torch.float64
 
 
 def test_training_adds_no_values_to_sparse_weights() -> None:

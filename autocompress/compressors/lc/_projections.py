@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from autocompress.compressors.lc._sorting import increasing, kth_largest
+
 
 def signs(x: Tensor) -> Tensor:
     """Codes 0 for numbers below zero and 1 for others."""
@@ -16,36 +18,44 @@ def ternary(x: Tensor) -> tuple[Tensor, Tensor]:
 
     With the m greatest |x| set to ±c the best c is their mean, and (Σ|x|)²/m is what it explains.
     """
-    size, order = x.abs().double().sort(descending=True)
-    total = size.cumsum(0)
+    size = x.abs()
+    falling = increasing(size).flip(0)
+    total = falling.double().cumsum(0)
     count = torch.arange(1, len(x) + 1, device=x.device, dtype=torch.float64)
     m = int((total.square() / count).argmax()) + 1
-    codes = torch.ones_like(x, dtype=torch.int64)
-    used = order[:m]
-    codes[used] = torch.where(x[used] >= 0, 2, 0)
+    # Of numbers of one size all are used or none: in their count what is explained is convex.
+    codes = torch.where(size >= falling[m - 1], torch.where(x >= 0, 2, 0), 1)
     return (total[m - 1] / m).to(x.dtype), codes
 
 
 def keep_largest(x: Tensor, kappa: int) -> Tensor:
     """The nearest numbers with at most κ that are not zero."""
-    kept = torch.zeros_like(x)
-    if kappa > 0:
-        places = x.abs().topk(min(kappa, len(x))).indices
-        kept[places] = x[places]
-    return kept
+    if not 0 < kappa < len(x):
+        return x.clone() if kappa else torch.zeros_like(x)
+    size = x.abs()
+    threshold = kth_largest(size, kappa)
+    kept = size >= threshold
+    surplus = int(kept.sum()) - kappa
+    if surplus:
+        # Several are as large as the last that may stay.
+        kept[(size == threshold).nonzero()[-surplus:, 0]] = False
+    return torch.where(kept, x, 0.0)
 
 
 def l1_ball(x: Tensor, radius: float) -> Tensor:
     """The nearest numbers with Σ|θ| ≤ radius: all shrunk by the one threshold that meets it."""
-    if float(x.abs().double().sum()) <= radius:
+    size = x.abs().double()
+    if float(size.sum()) <= radius:
         return x.clone()
     if radius == 0:
         return torch.zeros_like(x)
-    size = x.abs().double().sort(descending=True).values
-    count = torch.arange(1, len(x) + 1, device=x.device, dtype=torch.float64)
-    thresholds = (size.cumsum(0) - radius) / count
-    m = int((size > thresholds).sum())
-    return soft_threshold(x, float(thresholds[m - 1]))
+    # Michelot's algorithm: what is shrunk to zero goes, until nothing does any more.
+    while True:
+        threshold = (float(size.sum()) - radius) / len(size)
+        above = size[size > threshold]
+        if len(above) in (0, len(size)):
+            return soft_threshold(x, threshold)
+        size = above
 
 
 def soft_threshold(x: Tensor, threshold: float) -> Tensor:
@@ -58,21 +68,38 @@ def hard_threshold(x: Tensor, threshold: float) -> Tensor:
     return torch.where(x.abs() > threshold, x, 0.0)
 
 
-def fixed_point(x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Levels i·2^−f for i in [−2^(b−1), 2^(b−1)), with the f that suits the numbers best, and codes."""
+def fixed_point(x: Tensor, bits: int, last: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Levels i·2^−f for i in [−2^(b−1), 2^(b−1)), with the f that suits the numbers best, and codes.
+
+    Args:
+        x: the numbers, `(n,)`.
+        bits: b.
+        last: levels of an earlier solution, from whose f on neighbours are tried as long as they are better.
+    """
     lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     greatest = float(x.abs().max())
     top = int(torch.tensor(max(greatest, 1e-30)).log2().ceil())
-    best: tuple[float, float] | None = None
     # From a step at which nothing is clipped to one at which nearly all is.
-    for exponent in range(top - 2 * bits, top + 1):
-        step = 2.0**exponent
-        error = float(((x / step).round().clamp(lowest, highest) * step - x).square().sum())
-        if best is None or error < best[0]:
-            best = (error, step)
-    assert best is not None
-    codes = (x / best[1]).round().clamp(lowest, highest).long() - lowest
-    levels = torch.arange(lowest, highest + 1, device=x.device, dtype=x.dtype) * best[1]
+    exponents = range(top - 2 * bits, top + 1)
+    errors: dict[int, float] = {}
+
+    def error(exponent: int) -> float:
+        if exponent not in errors:
+            step = 2.0**exponent
+            rounded = (x / step).round_().clamp_(lowest, highest).mul_(step)
+            errors[exponent] = float(rounded.sub_(x).square_().sum())
+        return errors[exponent]
+
+    start = None if last is None else round(float((last[1] - last[0]).log2()))
+    if start is not None and start in exponents:
+        best, near = start, [start]
+        while near:
+            best = min([best, *near], key=error)
+            near = [e for e in (best - 1, best + 1) if e in exponents and e not in errors]
+    else:
+        best = min(exponents, key=error)
+    codes = (x / 2.0**best).round().clamp(lowest, highest).long() - lowest
+    levels = torch.arange(lowest, highest + 1, device=x.device, dtype=x.dtype) * 2.0**best
     return levels, codes
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from autocompress.compressors.lc.scheme import Scheme, View
 from autocompress.graph.layers import WeightLayer
-from autocompress.weights.encodings import Encoding
+from autocompress.weights.encodings import Encoding, Factored, Pruned, Quantized, Summed
+from autocompress.weights.packing import codes_per_byte
 
 
 @dataclass
@@ -69,3 +70,19 @@ class Compression:
     def aim(self, mu: float) -> None:
         """New targets of the L step, by the μ that it will have."""
         self.targets = self.split(self.dense + self.multipliers / mu)
+
+
+def stored_bytes(encoding: Encoding) -> int:
+    """What an encoding's tensors hold before a file's compression, from counts alone and in single precision.
+
+    As many codes share a byte as fit; a sparse value takes four bytes and one for the zeros before it.
+    """
+    if isinstance(encoding, Summed):
+        return sum(stored_bytes(part) for part in encoding.parts)
+    if isinstance(encoding, Factored):
+        return 4 * (encoding.left.numel() + encoding.right.numel())
+    if isinstance(encoding, Pruned):
+        return 5 * int(encoding.values.count_nonzero())
+    assert isinstance(encoding, Quantized)
+    levels = len(encoding.levels)
+    return -(-len(encoding.codes) // codes_per_byte(levels)) + 4 * levels

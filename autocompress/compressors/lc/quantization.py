@@ -73,4 +73,5 @@ class FixedPoint(Scheme):
             raise SettingsError(f"bits must be in [1, 8] but got {self.bits}.")
 
     def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
-        return Quantized(*projections.fixed_point(x, self.bits), "fixed")
+        last = previous.levels if isinstance(previous, Quantized) else None
+        return Quantized(*projections.fixed_point(x, self.bits, last), "fixed")

@@ -66,3 +66,15 @@ def test_starting_from_other_levels_leads_to_a_fixed_point() -> None:
     levels, codes = kmeans(x, 8, torch.linspace(-2, 2, 8))
     means = torch.stack([x[codes == i].double().mean() for i in range(8)]).float()
     assert torch.allclose(levels, means, atol=1e-5)
+
+
+@pytest.mark.parametrize("k", [4, 16])
+@pytest.mark.parametrize("moved", [1e-3, 1e-2])
+def test_the_last_levels_are_as_good_a_start_as_a_histogram(k: int, moved: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = 0.05 * torch.randn(20000, generator=generator)
+    levels, codes = kmeans(x, k)
+    # As a few optimiser steps leave it: nearer to the levels, and moved.
+    later = 0.8 * x + 0.2 * levels[codes] + moved * torch.randn(20000, generator=generator)
+    warm, cold = (distortion(later.numpy(), kmeans(later, k, start)[0].numpy()) for start in (levels, None))
+    assert warm <= cold * 1.01

@@ -23,12 +23,15 @@ from autocompress.compressors.lc import (
     Scheme,
     Ternary,
 )
+from autocompress.compressors.lc.compression import Compression, stored_bytes
+from autocompress.compressors.lc.scheme import Sum, View
 from autocompress.errors import DivergedError, SettingsError, TrialError
 from autocompress.graph.costs import count_params
 from autocompress.materialize import materialize
 from autocompress.plan import Factorize, StoreEncoded
 from autocompress.training import Trainer
 from autocompress.trial import CompressorHooks
+from autocompress.weights.decoders import weight_code
 
 
 class Network(nn.Module):
@@ -96,6 +99,89 @@ def test_sgd_does_not_diverge_however_fast_mu_grows(task: ac.Task) -> None:
     assert state.mu > 1e6
     assert all(state.mu_of(one) == 0.5 / 0.05 for one in state.compressions)
     assert all(value < 0.2 for name, value in trainer.history[-1].items() if name.startswith("distance/"))
+
+
+@pytest.mark.parametrize(
+    ("steps", "spacing", "optimiser_steps", "expected"),
+    [(40, 16, 400, 25), (40, 16, 64, 8), (40, 1, 64, 40), (10, 16, 400, 10), (30, 16, 3, 3), (3, 16, 30, 3)],
+)
+def test_c_steps_are_few_beside_optimiser_steps(
+    task: ac.Task,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: int,
+    spacing: int,
+    optimiser_steps: int,
+    expected: int,
+) -> None:
+    lc = Lc(tasks={("*",): Codebook(4)}, steps=steps, spacing=spacing, growth=1.1, mu0=1.0)
+    state = lc.attach(task.model(), task)
+    solved: list[int] = []
+    monkeypatch.setattr(Compression, "solve", lambda self, x, mu, augmented: solved.append(taken))
+    for taken in range(1, optimiser_steps + 1):
+        lc.after_step(state, taken / optimiser_steps)
+    assert len(solved) == expected
+    assert solved[-1] == optimiser_steps  # what is stored is solved for at the very end
+    assert min(np.diff([0, *solved])) >= min(spacing, optimiser_steps // max(8, expected))
+    assert 1.1 ** (steps / 2 - 1) <= state.mu <= 1.1 ** (steps - 1) * 1.001  # μ rises all the same
+
+
+@pytest.mark.parametrize("scheme", [
+    Codebook(2), Codebook(16), Ternary(), PruneL0(0.05), Codebook(4) + PruneL0(0.02),
+    LowRank(2) + Codebook(2) + PruneL0(0.02),
+])  # fmt: skip
+def test_each_c_step_visits_a_weight_a_few_times_only(
+    task: ac.Task, monkeypatch: pytest.MonkeyPatch, scheme: Scheme
+) -> None:
+    """In numbers: each part of a scheme is solved for once, from the last solution, and its clusters move
+    by a few steps, so that work is in proportion to the optimiser steps whatever the machine."""
+    task = task.with_recipe(lr=1e-2)
+    lc = Lc(tasks={"*": scheme}, steps=20, spacing=1)
+    torch.manual_seed(0)
+    state = lc.attach(task.model(), task)
+    parts = len(scheme.parts) if isinstance(scheme, Sum) else 1
+    visits = {"solve": 0, "histogram": 0}
+    for cls in {type(part) for part in (scheme.parts if isinstance(scheme, Sum) else (scheme,))}:
+        original = cls.solve
+
+        def counted(self, x, mu, view, previous=None, original=original):  # type: ignore[no-untyped-def]
+            assert previous is not None
+            visits["solve"] += len(x)
+            return original(self, x, mu, view, previous)
+
+        monkeypatch.setattr(cls, "solve", counted)
+
+    def histogram(*args: object) -> None:
+        raise AssertionError("a later C step must start from the last levels")
+
+    monkeypatch.setattr("autocompress.compressors.lc._kmeans._histogram", histogram)
+    Trainer(task, 10).fit(state.model, 10, CompressorHooks(lc, state))
+    weights = sum(len(one.dense) for one in state.compressions)
+    assert visits["solve"] == 20 * parts * weights
+
+
+def test_logging_an_epoch_packs_nothing(task: ac.Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    lc = Lc(tasks={"conv1": Codebook(4), "*": PruneL0(0.1)})
+    state = lc.attach(task.model(), task)
+
+    def build(*args: object) -> None:
+        raise AssertionError("a weight was packed to count its bytes")
+
+    monkeypatch.setattr("autocompress.weights.decoders._part", build)
+    log = lc.after_epoch(state, 0.5)
+    n = 3 * 16 * 9
+    assert log["ratio/conv1"] == pytest.approx((n * 2 / 8 + 4 * 4) / (4 * n))
+
+
+@pytest.mark.parametrize("scheme", [
+    Codebook(2), Codebook(200), Ternary(), PruneL0(0.0), PruneL0(0.005), PruneL0(0.03), PruneL0(0.4),
+    PruneL0(1.0), LowRank(3), Codebook(4) + PruneL0(0.02),
+])  # fmt: skip
+def test_counted_bytes_are_those_of_the_stored_tensors(scheme: Scheme) -> None:
+    x = torch.randn(60 * 50, generator=torch.Generator().manual_seed(0))
+    encoding = scheme.solve(x, 1.0, View(((60, 50),)))
+    tensors = weight_code(encoding, (60, 50)).state_dict().values()
+    stored = sum(t.numel() * t.element_size() for t in tensors)
+    assert stored_bytes(encoding) == pytest.approx(stored, rel=0.02, abs=24)
 
 
 def test_weights_that_are_not_finite_end_the_trial_by_name(task: ac.Task) -> None:
@@ -220,6 +306,7 @@ def test_a_config_comes_back_from_json(task: ac.Task) -> None:
     ({"mu0": 0.0}, "mu0 must be greater than 0 but got 0.0."),
     ({"growth": 0.5}, "growth must be at least 1 but got 0.5."),
     ({"mu_exponent": -1.0}, "mu_exponent must be at least 0 but got -1.0."),
+    ({"spacing": 0}, "spacing must be at least 1 but got 0."),
     ({"steps": 0}, "steps must be at least 1 but got 0."),
     ({"tasks": ()}, "tasks must name at least one layer but is empty."),
 ])  # fmt: skip
