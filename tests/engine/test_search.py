@@ -34,8 +34,8 @@ def test_front_points_dominate_each_other_nowhere_and_are_smaller(finished: ac.S
 def test_stored_metrics_agree_with_the_loaded_program(finished: ac.SearchResult, digits: ac.Task) -> None:
     for point in [finished.reference, *finished.front]:
         program = point.load()
-        assert measure_split(program, digits.val, digits)["accuracy"] == point.metrics["accuracy"]
-        assert measure_split(program, digits.test, digits)["accuracy"] == point.test_metrics["accuracy"]
+        assert measure_split(program, digits.val, digits).values["accuracy"] == point.metrics["accuracy"]
+        assert measure_split(program, digits.test, digits).values["accuracy"] == point.test_metrics["accuracy"]
         assert (point.path / "weights.safetensors").stat().st_size == point.metrics["bytes"]
 
 
