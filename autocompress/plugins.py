@@ -15,28 +15,30 @@ from typing import Any
 
 from autocompress.errors import SettingsError, one_line
 
-ENTRY_POINT_GROUP = "autocompress.compressors"
+ENTRY_POINT_GROUP = "autocompress.methods"
 
 
 @cache
 def compressors() -> dict[str, type[Any]]:
-    """Method name → compressor class: each module of `autocompress/compressors/`, then plug-ins.
+    """Method name → its class: each room of `autocompress/methods/`, then plug-ins by entry point.
 
-    A module `foo.py` (not starting with "_") holds exactly one class with a `Config`.
+    A room `foo/` exports one class of its own that is a method; what it imports from others is not taken
+    for it.
     """
-    package = importlib.import_module("autocompress.compressors")
-    base = importlib.import_module("autocompress.compressors._base").Compressor
-    found: dict[str, type[Any]] = {}
+    package = importlib.import_module("autocompress.methods")
+    base = importlib.import_module("autocompress.methods.base").Compressor
+    methods: dict[str, type[Any]] = {}
     for info in pkgutil.iter_modules(package.__path__):
-        if info.name.startswith("_"):
+        if not info.ispkg:
             continue
-        module = importlib.import_module(f"autocompress.compressors.{info.name}")
-        for _, cls in inspect.getmembers(module, inspect.isclass):
-            if issubclass(cls, base) and not inspect.isabstract(cls):
-                found[info.name] = cls
+        room = f"{package.__name__}.{info.name}"
+        for _, cls in inspect.getmembers(importlib.import_module(room), inspect.isclass):
+            own = cls.__module__.startswith(f"{room}.")
+            if own and issubclass(cls, base) and not inspect.isabstract(cls):
+                methods[info.name] = cls
     for point in entry_points(group=ENTRY_POINT_GROUP):
-        found[point.name] = point.load()
-    return found
+        methods[point.name] = point.load()
+    return methods
 
 
 def compressor(method: str) -> type[Any]:

@@ -18,8 +18,8 @@ from torch import nn
 from autocompress.checkpoint import Checkpoint, export_onnx, open_checkpoint
 from autocompress.checkpoint.store import ONNX, PROGRAM, UNQUANTISED, WEIGHTS
 from autocompress.errors import SettingsError
-from autocompress.metrics import Objective
-from autocompress.metrics.resampling import REPLICATES
+from autocompress.measure import Objective
+from autocompress.measure.resampling import REPLICATES
 from autocompress.pareto import knee
 
 FORMATS = ("pt2", "onnx", "safetensors")

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import autocompress as ac
-from autocompress.compressors.alcn import Alcn, Config
+from autocompress.methods.alcn import Alcn, Config
 
 
 def loader(seed: int) -> DataLoader:

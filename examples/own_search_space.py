@@ -6,7 +6,7 @@ from pathlib import Path
 import autocompress as ac
 
 SPACE = """
-from autocompress.compressors.alcn import Config
+from autocompress.methods.alcn import Config
 
 
 def suggest(trial, profile):

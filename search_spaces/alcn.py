@@ -6,7 +6,7 @@ from typing import cast
 
 import optuna
 
-from autocompress.compressors.alcn import Config, Cost, steepest
+from autocompress.methods.alcn.session import Config, Cost, steepest
 from autocompress.task import ModelProfile
 
 

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import optuna
 
-from autocompress.compressors.alds import MEASURES, Config, Cost, Measure, Schemes
+from autocompress.methods.alds.session import MEASURES, Config, Cost, Measure, Schemes
 from autocompress.task import ModelProfile
 
 

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import optuna
 
-from autocompress.compressors.autoplastic import RULES, Config, Rule
+from autocompress.methods.autoplastic.session import RULES, Config, Rule
 from autocompress.task import ModelProfile
 
 

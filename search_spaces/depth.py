@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import optuna
 
-from autocompress.compressors._translator import KINDS, Kind
-from autocompress.compressors.depth import Config
+from autocompress.methods.depth import Config
+from autocompress.methods.depth.translator import KINDS, Kind
 from autocompress.task import ModelProfile
 
 MOST_CUTS = 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import optuna
 
-from autocompress.compressors.lc import (
+from autocompress.methods.lc import (
     Assignment,
     Codebook,
     Config,

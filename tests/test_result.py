@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from autocompress.errors import SettingsError
-from autocompress.metrics import Objective
-from autocompress.metrics.resampling import REPLICATES
+from autocompress.measure import Objective
+from autocompress.measure.resampling import REPLICATES
 from autocompress.pareto import front_probabilities, knee, non_dominated
 from autocompress.result import ParetoModel, SearchResult, ratios
 

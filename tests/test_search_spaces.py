@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from autocompress import plugins
-from autocompress.compressors import alcn, depth
 from autocompress.graph import analyse
 from autocompress.graph.costs import profile
+from autocompress.methods import alcn, depth
 from autocompress.models.registry import model_factory
 from autocompress.task import LayerProfile, ModelProfile
 

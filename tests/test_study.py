@@ -9,8 +9,8 @@ import pytest
 from optuna.trial import TrialState
 
 from autocompress.errors import SettingsError
-from autocompress.metrics import Constraint, Objective
-from autocompress.metrics.resampling import REPLICATES
+from autocompress.measure import Constraint, Objective
+from autocompress.measure.resampling import REPLICATES
 from autocompress.study import SearchStudy, make_sampler, sqlite_url
 
 OBJECTIVES = (Objective("accuracy", "maximize"), Objective("bytes", "minimize"))

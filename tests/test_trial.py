@@ -13,7 +13,7 @@ from torchmetrics.classification import MulticlassF1Score
 import autocompress as ac
 from autocompress.checkpoint import open_checkpoint
 from autocompress.errors import DivergedError, SettingsError, TaskError
-from autocompress.metrics import measure_split
+from autocompress.measure import measure_split
 from autocompress.trial import (
     Measuring,
     Reference,

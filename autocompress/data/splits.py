@@ -22,11 +22,11 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from autocompress.checks import has_batch_of_one, labels_of
 from autocompress.data.arrays import TensorBatches
 from autocompress.data.random_rows import judging_dataset
 from autocompress.errors import TaskError
 from autocompress.task import Batches, Task
+from autocompress.task.checks import has_batch_of_one, labels_of
 
 FRACTION = 0.1
 MOST = 5000

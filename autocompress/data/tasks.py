@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from autocompress.checks import check_forward, make_model
 from autocompress.data.arrays import TensorBatches, channels_first, measured_spec
 from autocompress.data.imagefolder import MEAN, STD, image_folder, image_spec
 from autocompress.data.sources import (
@@ -26,6 +25,7 @@ from autocompress.errors import TaskError, one_line
 from autocompress.models import model_factory
 from autocompress.plugins import load_attribute
 from autocompress.task import InputSpec, Recipe, Task
+from autocompress.task.checks import check_forward, make_model
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import nn
 
-from autocompress.checks import check_batches_of_one
-from autocompress.compressors._base import Compressor
 from autocompress.errors import SettingsError
+from autocompress.methods.base import Compressor
 from autocompress.task import Task
-from autocompress.training import Trainer
+from autocompress.task.checks import check_batches_of_one
+from autocompress.training.loop import Trainer
 from autocompress.trial import compress_stage, compressing_epochs, seed_everything
 
 

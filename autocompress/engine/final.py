@@ -11,8 +11,8 @@ from autocompress.engine.folder import RunFolder
 from autocompress.engine.prepare import Prepared
 from autocompress.engine.results import build_result
 from autocompress.errors import CheckpointError, DivergedError, TrialError, one_line
-from autocompress.metrics import measure_split
-from autocompress.metrics.latency import measure_latency
+from autocompress.measure import measure_split
+from autocompress.measure.latency import measure_latency
 from autocompress.report import Progress
 from autocompress.result import ParetoModel, SearchResult
 from autocompress.score import SCORE, acc_comp

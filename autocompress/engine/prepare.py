@@ -13,19 +13,12 @@ from torch import Tensor, nn
 
 from autocompress import plugins
 from autocompress.checkpoint.store import Writer
-from autocompress.checks import (
-    check_batches_of_one,
-    check_forward,
-    check_labels,
-    check_splits,
-    make_model,
-)
 from autocompress.data import BUILT_IN, load_task, with_validation
 from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError, TaskError, TrialError, one_line
 from autocompress.graph import Analysis, analyse
 from autocompress.graph.costs import profile
-from autocompress.metrics import (
+from autocompress.measure import (
     STATIC,
     Constraint,
     Objective,
@@ -33,8 +26,15 @@ from autocompress.metrics import (
     known_metrics,
     parse_objectives,
 )
-from autocompress.metrics.latency import LatencySettings
+from autocompress.measure.latency import LatencySettings
 from autocompress.task import ModelProfile, Task
+from autocompress.task.checks import (
+    check_batches_of_one,
+    check_forward,
+    check_labels,
+    check_splits,
+    make_model,
+)
 from autocompress.trial import Measuring, load_state
 
 

@@ -9,7 +9,7 @@ from autocompress.checkpoint.store import kept_trials, trial_folder
 from autocompress.engine.folder import RunFolder
 from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError, TaskError
-from autocompress.metrics import Constraint, Objective
+from autocompress.measure import Constraint, Objective
 from autocompress.report import write_report
 from autocompress.result import LEAST_PROBABILITY, ParetoModel, SearchResult, ratios
 from autocompress.study import STUDY_NAME, SearchStudy, sqlite_url

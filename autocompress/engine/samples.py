@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 
-from autocompress.checks import labels_of
 from autocompress.data import TensorBatches
 from autocompress.engine.digests import array_digest, array_form, digest
+from autocompress.task.checks import labels_of
 
 _SEED = 0
 _ROWS = 64  # of data held in memory

@@ -15,8 +15,8 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autocompress.errors import SettingsError, one_line
-from autocompress.metrics import Constraint, Objective
-from autocompress.metrics.resampling import REPLICATES
+from autocompress.measure import Constraint, Objective
+from autocompress.measure.resampling import REPLICATES
 from autocompress.pareto import front_probabilities, non_dominated
 from autocompress.study.samplers import make_sampler
 

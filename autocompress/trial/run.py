@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from autocompress.checkpoint.program import weight_bytes
 from autocompress.checkpoint.store import UNQUANTISED, Checkpoint, Writer
-from autocompress.distillation import Distillation
 from autocompress.errors import TaskError
-from autocompress.metrics import Measured, Subject, measure
-from autocompress.metrics.latency import LatencySettings
+from autocompress.measure import Measured, Subject, measure
+from autocompress.measure.latency import LatencySettings
 from autocompress.score import TAU
 from autocompress.task import Task
-from autocompress.training import Trainer
+from autocompress.training.distillation import Distillation
+from autocompress.training.loop import Trainer
 from autocompress.trial.config import TrialConfig
 from autocompress.trial.stages import (
     compress_stage,

@@ -9,12 +9,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from autocompress import plugins
-from autocompress.compressors._base import Compressor, CompressorState
 from autocompress.errors import SettingsError, one_line
-from autocompress.materialize import materialize
-from autocompress.plan import plan_to_json
+from autocompress.methods.base import Compressor, CompressorState
+from autocompress.surgery import materialize
+from autocompress.surgery.edits import plan_to_json
 from autocompress.task import Task
-from autocompress.training import Trainer, reestimate_batch_norm
+from autocompress.training.loop import Trainer, reestimate_batch_norm
 from autocompress.trial.config import Stage
 
 BATCH_NORM_BATCHES = 50

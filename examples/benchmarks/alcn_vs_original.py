@@ -24,10 +24,10 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import autocompress as ac
-from autocompress.compressors.alcn import Alcn, Config
 from autocompress.data import load_task, with_validation
 from autocompress.graph.costs import count_params, layer_macs
-from autocompress.training import Trainer, predict
+from autocompress.methods.alcn import Alcn, Config
+from autocompress.training.loop import Trainer, predict
 from autocompress.trial import seed_everything
 
 SIZES = [784, 256, 128, 64, 10]

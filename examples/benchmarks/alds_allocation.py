@@ -30,12 +30,12 @@ from rich.table import Table
 from torch import nn
 
 import autocompress as ac
-from autocompress.compressors._decompose import Decomposer
-from autocompress.compressors.alds import MEASURES, Alds, Config, Measure
 from autocompress.data import load_task
 from autocompress.graph.costs import count_params
-from autocompress.materialize import materialize
-from autocompress.training import Trainer
+from autocompress.methods.alds.decomposition import Decomposer
+from autocompress.methods.alds.session import MEASURES, Alds, Config, Measure
+from autocompress.surgery import materialize
+from autocompress.training.loop import Trainer
 from autocompress.weights.factored import folding_of
 
 BUDGETS = (0.7, 0.5, 0.3, 0.1)

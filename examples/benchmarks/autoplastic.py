@@ -26,12 +26,12 @@ from rich.table import Table
 from torch import Tensor
 
 import autocompress as ac
-from autocompress.compressors.autoplastic import Autoplastic, AutoplasticState, Config
 from autocompress.data import TensorBatches, load_task
 from autocompress.graph.costs import count_params, layer_macs
-from autocompress.materialize import materialize
+from autocompress.methods.autoplastic.session import Autoplastic, AutoplasticState, Config
 from autocompress.models.autoplastic import AutoplasticNet
-from autocompress.training import Trainer
+from autocompress.surgery import materialize
+from autocompress.training.loop import Trainer
 from autocompress.trial import CompressorHooks, seed_everything
 
 IMAGES = 10_000

@@ -18,9 +18,9 @@ from rich.table import Table
 from torch import nn
 
 from autocompress.checkpoint import export_onnx, export_program
-from autocompress.compressors.lc import Codebook, LowRank, PruneL0, Scheme
-from autocompress.compressors.lc.scheme import View
-from autocompress.metrics.latency import LatencySettings, measure_latency
+from autocompress.measure.latency import LatencySettings, measure_latency
+from autocompress.methods.lc import Codebook, LowRank, PruneL0, Scheme
+from autocompress.methods.lc.scheme import View
 from autocompress.models import model_factory
 from autocompress.weights.decoders import encode_weight
 

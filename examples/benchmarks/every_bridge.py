@@ -23,11 +23,11 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
-from autocompress.compressors._translator import KINDS, Kind, Translator, fit
 from autocompress.graph import TOLERANCE, Analysis, analyse, why_illegal
 from autocompress.graph.bridging import Bridge, bridge, tap
 from autocompress.graph.exporting import export
 from autocompress.graph.proof import relative_difference
+from autocompress.methods.depth.translator import KINDS, Kind, Translator, fit
 
 MODELS: dict[str, Callable[[int], nn.Module]] = {
     "mobilenet_v2": lambda size: tv.mobilenet_v2(num_classes=10),

@@ -14,7 +14,7 @@ from typing import Any
 
 import optuna
 
-from autocompress.compressors import depth
+from autocompress.methods import depth
 from autocompress.task import ModelProfile
 
 

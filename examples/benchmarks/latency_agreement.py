@@ -24,7 +24,7 @@ from rich.table import Table
 
 from autocompress.checkpoint import export_onnx, export_program
 from autocompress.graph import analyse, compact
-from autocompress.metrics.latency import LatencySettings, measure_latency
+from autocompress.measure.latency import LatencySettings, measure_latency
 from autocompress.models.registry import model_factory
 
 # Model → side of its images.

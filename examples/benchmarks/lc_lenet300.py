@@ -28,13 +28,13 @@ from torch import Tensor, nn
 
 import autocompress as ac
 from autocompress.checkpoint.store import Writer
-from autocompress.compressors.lc import Codebook, Lc, LowRank, PruneL0, RankSelection, Scheme
-from autocompress.compressors.lc._kmeans import kmeans, nearest
-from autocompress.compressors.lc._projections import factors
 from autocompress.data.tasks import load_weights
-from autocompress.metrics import measure_split
+from autocompress.measure import measure_split
+from autocompress.methods.lc import Codebook, Lc, LowRank, PruneL0, RankSelection, Scheme
+from autocompress.methods.lc.kmeans import kmeans, nearest
+from autocompress.methods.lc.projections import factors
 from autocompress.models.registry import model_factory
-from autocompress.training import Trainer
+from autocompress.training.loop import Trainer
 from autocompress.trial import compress_stage, load_state, seed_everything
 
 Tasks = dict[str | tuple[str, ...], Scheme]

@@ -22,10 +22,10 @@ from torch import nn
 
 import autocompress as ac
 from autocompress.checkpoint.store import Writer
-from autocompress.compressors.lc import Codebook, Lc, PruneL0, Scheme
-from autocompress.materialize import materialize
-from autocompress.metrics import measure_split
-from autocompress.training import Trainer, reestimate_batch_norm
+from autocompress.measure import measure_split
+from autocompress.methods.lc import Codebook, Lc, PruneL0, Scheme
+from autocompress.surgery import materialize
+from autocompress.training.loop import Trainer, reestimate_batch_norm
 from autocompress.trial import compress_stage
 
 SETUPS: dict[str, dict[str | tuple[str, ...], Scheme]] = {

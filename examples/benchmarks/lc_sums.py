@@ -25,8 +25,8 @@ from rich.table import Table
 from torch import Tensor
 
 import autocompress as ac
-from autocompress.compressors.lc import Codebook, PruneL0
-from autocompress.training import predict
+from autocompress.methods.lc import Codebook, PruneL0
+from autocompress.training.loop import predict
 
 DIRECT: dict[str, Tasks] = {
     "sum": {

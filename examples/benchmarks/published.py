@@ -10,7 +10,7 @@ from torch import nn
 import autocompress as ac
 from autocompress.data import load_task, with_validation
 from autocompress.data.tasks import load_weights
-from autocompress.metrics import measure_split
+from autocompress.measure import measure_split
 from autocompress.trial import load_state, seed_everything
 
 

@@ -21,11 +21,11 @@ from rich.table import Table
 from torch import nn
 
 import autocompress as ac
-from autocompress.compressors._translator import relative_error
-from autocompress.compressors.depth import KINDS, Config, Depth
 from autocompress.graph import analyse
 from autocompress.graph.bridging import bridge, tap
-from autocompress.training import Trainer, reestimate_batch_norm
+from autocompress.methods.depth.session import KINDS, Config, Depth
+from autocompress.methods.depth.translator import relative_error
+from autocompress.training.loop import Trainer, reestimate_batch_norm
 
 WAYS = ("closed form", "random", "5 local epochs")
 console = Console()

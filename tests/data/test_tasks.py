@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from autocompress.checks import check_forward, check_labels
 from autocompress.data import load_task, with_validation
 from autocompress.data.tasks import load_weights
 from autocompress.errors import SettingsError, TaskError
+from autocompress.task.checks import check_forward, check_labels
 
 
 def test_digits_needs_no_download_and_leaves_the_test_split_alone() -> None:

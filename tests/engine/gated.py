@@ -16,8 +16,8 @@ import optuna
 from torch import Tensor, nn
 
 import autocompress as ac
-from autocompress.compressors.alcn import Config
 from autocompress.data import load_task
+from autocompress.methods.alcn import Config
 
 
 class GatedLoss(nn.CrossEntropyLoss):

@@ -9,7 +9,7 @@ import pytest
 
 import autocompress as ac
 from autocompress.engine import final
-from autocompress.metrics.latency import Latency
+from autocompress.measure.latency import Latency
 from autocompress.report import TrialEnd
 
 

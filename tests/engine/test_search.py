@@ -17,7 +17,7 @@ import torch
 import autocompress as ac
 from autocompress.checkpoint import open_checkpoint
 from autocompress.engine.halving import Halving
-from autocompress.metrics import measure_split
+from autocompress.measure import measure_split
 from autocompress.pareto import dominates
 
 
@@ -143,7 +143,7 @@ def test_no_success_at_all_is_a_failed_search(tmp_path: Path, digits: ac.Task) -
 def test_own_search_spaces_replace_the_built_in_ones(tmp_path: Path) -> None:
     space = tmp_path / "narrow.py"
     space.write_text(
-        "from autocompress.compressors.alcn import Config\n"
+        "from autocompress.methods.alcn.session import Config\n"
         "def suggest(trial, profile):\n"
         "    return Config(initial_ratio=trial.suggest_float('narrow', 0.2, 0.3))\n"
     )

@@ -1,1 +1,0 @@
-"""In-training compressors, one file each; `plugins.compressors()` finds them by file name."""

@@ -1,0 +1,118 @@
+"""Measures one model: task metrics on a split, sizes and costs of the artefact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from autocompress.graph.costs import count_params, layer_macs
+from autocompress.measure.evaluation import measure_split, task_metrics
+from autocompress.measure.latency import LatencySettings, measure_latency
+from autocompress.measure.resampling import rounded
+from autocompress.score import SCORE, TAU, acc_comp
+from autocompress.task import Task
+from autocompress.training.loop import Clock
+
+MINIMISED = (
+    *("bytes", "weight_bytes", "latency", "macs", "params"),
+    *("loss", "error", "mse", "mae", "rmse", "perplexity", "wer", "cer"),
+)
+MAXIMISED = ("accuracy", "top5", "f1", "precision", "recall", "auc", "auroc", "map", "iou", "r2", "psnr")
+STATIC = ("bytes", "weight_bytes", "latency", "macs", "params")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured.
+
+    Args:
+        program: the artefact, loaded from its file.
+        program_file: that file.
+        model: the compact module it was exported from, for counts.
+        bytes: size of that file.
+        weight_bytes: what tensors take of it.
+        example: `(B, ...)`.
+        reference: the reference's program file, None where the subject is the reference.
+        reference_metrics: the reference's, empty where the subject is the reference.
+        tau: weight of accuracy in `acc_comp`.
+    """
+
+    program: Callable[[Tensor], Tensor]
+    program_file: Path
+    model: nn.Module
+    bytes: int
+    weight_bytes: int
+    example: Tensor
+    reference: Path | None = None
+    reference_metrics: Mapping[str, float] = field(default_factory=dict)
+    tau: float = TAU
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a model measured.
+
+    Args:
+        metrics: task metrics on the validation split, sizes and costs.
+        errors: standard errors of task metrics and `acc_comp`; NaN where one is not known.
+        replicates: of the same metrics, over resamples of the split's rows; see `Score`.
+        rows: of the split.
+    """
+
+    metrics: dict[str, float]
+    errors: dict[str, float]
+    replicates: dict[str, list[float]]
+    rows: int
+
+
+def known_metrics(task: Task) -> dict[str, str]:
+    """Metric name → direction for Optuna; "" where neither the name nor the metric object tells."""
+    directions = dict.fromkeys(MINIMISED, "minimize") | dict.fromkeys(MAXIMISED, "maximize")
+    objects = {True: "maximize", False: "minimize", None: ""}
+    own = {
+        name: directions.get(name) or objects[getattr(metric, "higher_is_better", None)]
+        for name, metric in task_metrics(task).items()
+    }
+    # The score is of accuracy and size together.
+    score = {SCORE: "maximize"} if "accuracy" in own else {}
+    return own | {name: directions[name] for name in STATIC} | score
+
+
+def measure(
+    subject: Subject, task: Task, wanted: Iterable[str], latency: LatencySettings, clock: Clock
+) -> Measured:
+    """All cheap metrics, latency where it is wanted, task metrics on the validation split.
+
+    Raises:
+        DivergedError: a metric is NaN or infinite.
+        TaskError: a metric failed, or returned something else than a number.
+    """
+    assert task.val is not None
+    with clock.running():
+        scores = measure_split(subject.program, task.val, task)
+    values, errors, replicates = scores.values, scores.errors, scores.replicates
+    values["bytes"] = subject.bytes
+    values["weight_bytes"] = subject.weight_bytes
+    values["params"] = count_params(subject.model)
+    values["macs"] = layer_macs(subject.model, subject.example).get("", 0)
+    if "latency" in wanted:
+        with clock.running():
+            found = measure_latency(subject.program_file, subject.reference, subject.example, latency)
+        if subject.reference is None:
+            values["latency"] = found.milliseconds
+        else:
+            values["latency"] = found.ratio * subject.reference_metrics["latency"]
+        values["latency_spread"] = found.spread
+    if SCORE in wanted:
+        base = subject.reference_metrics.get("params", values["params"])
+
+        def score(accuracy: float) -> float:
+            return acc_comp(accuracy, values["params"], base, subject.tau)
+
+        values[SCORE] = score(values["accuracy"])
+        errors[SCORE] = subject.tau * errors["accuracy"]
+        replicates[SCORE] = rounded(map(score, replicates["accuracy"]))
+    return Measured(values, errors, replicates, scores.rows)

@@ -1,0 +1,96 @@
+"""Metrics are tried before a search, on what they will get in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import chain
+from typing import Any
+
+from torch import Tensor, nn
+
+from autocompress.errors import TaskError, one_line
+from autocompress.measure.evaluation import score_split, task_metrics
+from autocompress.score import SCORE
+from autocompress.task import Task
+
+# What is measured of every model beside its task metrics.
+TAKEN = ("bytes", "weight_bytes", "latency", "latency_spread", "macs", "params", SCORE)
+
+
+def check_metrics(task: Task, model: nn.Module) -> None:
+    """Run validation and test through the model and the metrics, without standard errors.
+
+    Metrics of the user's own are tried on the whole validation split, because that is what they get in every
+    trial: an AUC may need all classes, of which the first batch has one. Otherwise, and on the test split,
+    the first batch is enough where the metrics accept it; where they do not, the whole split decides.
+
+    Args:
+        task: whose splits are tried.
+        model: with the task's weights where there are any.
+
+    Raises:
+        TaskError: a split is empty or does not suit the model, or a metric its outputs.
+    """
+    _check_names(task)
+    for split in ("val", "test"):
+        batches = getattr(task, split)
+        if batches is None:
+            continue
+        rest = iter(batches)
+        first = next(rest, None)
+        if first is None:
+            raise TaskError(f"{split} must yield at least one batch but it is empty.")
+        _check_pair(split, first)
+        program, metrics = _naming(split, model.eval()), task_metrics(task)
+        if split == "val" and task.metrics is not None:
+            score_split(program, chain([first], rest), metrics, resampled=False)
+            continue
+        try:
+            score_split(program, [first], metrics, resampled=False)
+        except _ForwardError:
+            raise
+        except TaskError:
+            score_split(program, chain([first], rest), metrics, resampled=False)
+
+
+class _ForwardError(TaskError):
+    """The model does not take the inputs: no other batch would mend that."""
+
+
+def _check_names(task: Task) -> None:
+    """Names that are free, of what can be a metric."""
+    for name, metric in (task.metrics or {}).items():
+        if name in TAKEN:
+            raise TaskError(f"metrics must not be named as what is measured of every model but {name!r} is.")
+        if isinstance(metric, type) or not callable(metric):
+            given = f"the class {metric.__name__}" if isinstance(metric, type) else repr(metric)
+            raise TaskError(
+                f"metric {name!r} must be a function of outputs and targets, or a torchmetrics object, "
+                f"but is {given}."
+            )
+
+
+def _check_pair(split: str, batch: Any) -> None:
+    if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
+        raise TaskError(
+            f"{split} must yield (inputs, targets) pairs of tensors but yielded {type(batch).__name__}."
+        )
+    if not all(isinstance(item, Tensor) for item in batch):
+        kinds = ", ".join(type(item).__name__ for item in batch)
+        raise TaskError(f"{split} must yield (inputs, targets) pairs of tensors but yielded ({kinds}).")
+
+
+def _naming(split: str, model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A model whose failures name the split that they are on."""
+
+    def program(inputs: Tensor) -> Tensor:
+        try:
+            outputs: Tensor = model(inputs)
+        except Exception as error:
+            raise _ForwardError(
+                f"{split} must yield inputs for the model but its forward failed on "
+                f"{tuple(inputs.shape)}: {one_line(error)}"
+            ) from error
+        return outputs
+
+    return program

@@ -1,0 +1,1 @@
+"""In-training compressors, a room each; `shared/` holds what several need."""

@@ -1,0 +1,83 @@
+"""Second factors that reproduce a dense layer's outputs from what the factors before them make.
+
+Zhang, Zou, He, Sun, *Accelerating Very Deep Convolutional Networks for Classification and Detection*,
+TPAMI 2016, arXiv 1505.06798, section 3.3 (asymmetric reconstruction), without its non-linearity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.methods.alds.patches import output_rows, patch_rows, run_hooked
+from autocompress.weights.folding import Folding
+
+_DAMPING = 1e-3  # relative to the mean square of what the factor reads
+
+
+def dense_outputs(model: nn.Module, names: Sequence[str], inputs: Tensor) -> dict[str, Tensor]:
+    """What layers make at their first call, at sampled positions, in eval mode, `(positions, f)`."""
+    found: dict[str, Tensor] = {}
+    hooks = []
+    for name in names:
+
+        def keep(layer: nn.Module, _: Any, outputs: Tensor, name: str = name) -> None:
+            if name not in found:
+                found[name] = output_rows(layer, outputs.detach())
+
+        hooks.append(model.get_submodule(name).register_forward_hook(keep))
+    run_hooked(model, inputs, hooks)
+    return found
+
+
+def refit(model: nn.Module, wanted: Mapping[str, Tensor], inputs: Tensor) -> None:
+    """Set the second factors, first layer first, each on what the layers before it now make.
+
+    Args:
+        model: with pairs of factors in the layers' places; changed in place.
+        wanted: the dense layers' outputs on the same inputs, from `dense_outputs`.
+        inputs: to the model.
+    """
+    waiting = dict(wanted)
+    hooks = []
+    for name in wanted:
+
+        def fit(layer: nn.Module, args: tuple[Tensor], name: str = name) -> None:
+            targets = waiting.pop(name, None)
+            if targets is not None:
+                fit_outputs(layer, args[0], targets)
+
+        pair: Any = model.get_submodule(name)
+        if getattr(pair[1], "padding_mode", "zeros") == "zeros":
+            hooks.append(pair[1].register_forward_pre_hook(fit))
+    run_hooked(model, inputs, hooks)
+
+
+def fit_outputs(layer: nn.Module, inputs: Tensor, wanted: Tensor) -> None:
+    """Set a layer's weight and bias to argmin ‖Y − Ŵ X‖² + λ ‖Ŵ − W‖².
+
+    Args:
+        layer: linear or convolution with weight W; changed in place.
+        inputs: it receives.
+        wanted: Y at sampled positions, `(positions, f)`.
+    """
+    one: Any = layer
+    groups = getattr(one, "groups", 1)
+    with torch.no_grad():
+        rows = patch_rows(layer, inputs, Folding(tuple(one.weight.shape), 0, groups, 1)).movedim(1, 0)
+        weight = one.weight.detach().double().reshape(groups, -1, rows.shape[-1])
+        columns = rows.shape[-1]
+        if one.bias is not None:
+            rows = torch.cat([rows, torch.ones_like(rows[..., :1])], -1)
+            weight = torch.cat([weight, one.bias.double().reshape(groups, -1, 1)], -1)
+        targets = wanted.reshape(len(wanted), groups, -1).movedim(1, 0)
+        gram = rows.mT @ rows
+        damping = _DAMPING * gram.diagonal(dim1=1, dim2=2).mean().clamp_min(1e-12)
+        system = gram + damping * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+        weight += torch.linalg.solve(system, rows.mT @ (targets - rows @ weight.mT)).mT
+        one.weight.copy_(weight[..., :columns].reshape(one.weight.shape))
+        if one.bias is not None:
+            one.bias.copy_(weight[..., columns].flatten())

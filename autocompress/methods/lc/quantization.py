@@ -1,0 +1,77 @@
+"""Schemes whose weights take few levels: adaptive codebooks and fixed ones (arXiv 1707.04319)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from autocompress.errors import SettingsError
+from autocompress.methods.lc import projections
+from autocompress.methods.lc.kmeans import kmeans
+from autocompress.methods.lc.scheme import Scheme, View
+from autocompress.weights.encodings import Encoding, Quantized
+
+
+@dataclass(frozen=True)
+class Codebook(Scheme):
+    """k adaptive levels: one-dimensional k-means (arXiv 1707.04319)."""
+
+    kind: str = field(init=False, default="codebook")
+    k: int = 4
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.k <= 256:
+            raise SettingsError(f"k must be in [1, 256] but got {self.k}.")
+
+    def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
+        start = previous.levels if isinstance(previous, Quantized) else None
+        return Quantized(*kmeans(x, self.k, start))
+
+
+@dataclass(frozen=True)
+class Binary(Scheme):
+    """Levels −1 and 1."""
+
+    kind: str = field(init=False, default="binary")
+
+    def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
+        return Quantized(x.new_tensor([-1.0, 1.0]), projections.signs(x), "fixed")
+
+
+@dataclass(frozen=True)
+class ScaledBinary(Scheme):
+    """Levels −c and c; the best c is the mean of |x|."""
+
+    kind: str = field(init=False, default="scaled_binary")
+
+    def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
+        levels = x.new_tensor([-1.0, 1.0]) * x.abs().mean()
+        return Quantized(levels, projections.signs(x), "scale")
+
+
+@dataclass(frozen=True)
+class Ternary(Scheme):
+    """Levels −c, 0 and c."""
+
+    kind: str = field(init=False, default="ternary")
+
+    def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
+        c, codes = projections.ternary(x)
+        return Quantized(x.new_tensor([-1.0, 0.0, 1.0]) * c, codes, "scale")
+
+
+@dataclass(frozen=True)
+class FixedPoint(Scheme):
+    """Integers of `bits` bits times a power of two, which is chosen to suit the weights."""
+
+    kind: str = field(init=False, default="fixed_point")
+    bits: int = 8
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.bits <= 8:
+            raise SettingsError(f"bits must be in [1, 8] but got {self.bits}.")
+
+    def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
+        last = previous.levels if isinstance(previous, Quantized) else None
+        return Quantized(*projections.fixed_point(x, self.bits, last), "fixed")

@@ -1,0 +1,48 @@
+"""What a weight may be compressed to; each scheme's `solve` is the C step of learning-compression.
+
+Codebook(k=4)                                   an adaptive codebook
+Binary(), ScaledBinary(), Ternary(), FixedPoint(bits=8)
+PruneL0(keep=0.05), PruneL1(share=0.1), PenaltyL0(alpha=1e-6), PenaltyL1(alpha=1e-6)
+LowRank(rank=10), RankSelection(alpha=1e-8, cost="macs")
+Codebook(k=2) + PruneL0(keep=0.01)              a sum
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from autocompress.errors import SettingsError
+from autocompress.methods.lc.low_rank import LowRank, RankSelection
+from autocompress.methods.lc.pruning import PenaltyL0, PenaltyL1, PruneL0, PruneL1
+from autocompress.methods.lc.quantization import Binary, Codebook, FixedPoint, ScaledBinary, Ternary
+from autocompress.methods.lc.scheme import Scheme, Sum
+
+SCHEMES: dict[str, type[Scheme]] = {
+    str(next(f.default for f in fields(cls) if f.name == "kind")): cls
+    for cls in (
+        Codebook, Binary, ScaledBinary, Ternary, FixedPoint, PruneL0, PruneL1, PenaltyL0, PenaltyL1,
+        LowRank, RankSelection, Sum,
+    )
+}  # fmt: skip
+
+
+def scheme_from(data: Scheme | Mapping[str, Any]) -> Scheme:
+    """A scheme from what `dataclasses.asdict` made of it.
+
+    Raises:
+        SettingsError: the kind or a field is unknown or out of range.
+    """
+    if isinstance(data, Scheme):
+        return data
+    options = dict(data)
+    kind = options.pop("kind", None)
+    if kind not in SCHEMES:
+        raise SettingsError(f"kind must be one of {', '.join(SCHEMES)} but got {kind!r}.")
+    if kind == "sum":
+        options["parts"] = tuple(scheme_from(part) for part in options["parts"])
+    try:
+        return SCHEMES[kind](**options)
+    except TypeError as error:
+        raise SettingsError(f"scheme {kind} is not usable: {error}") from error

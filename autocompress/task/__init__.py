@@ -1,0 +1,31 @@
+"""What a user brings: a task with its model, data, loss and recipe, and what can be wrong with it."""
+
+from autocompress.task.task import (
+    AUGMENTATIONS,
+    Batch,
+    Batches,
+    CutProfile,
+    GroupProfile,
+    InputSpec,
+    LayerProfile,
+    LossFn,
+    MetricFn,
+    ModelProfile,
+    Recipe,
+    Task,
+)
+
+__all__ = [
+    "AUGMENTATIONS",
+    "Batch",
+    "Batches",
+    "CutProfile",
+    "GroupProfile",
+    "InputSpec",
+    "LayerProfile",
+    "LossFn",
+    "MetricFn",
+    "ModelProfile",
+    "Recipe",
+    "Task",
+]

@@ -1,0 +1,191 @@
+"""What is wrong with a task, found before any training."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler
+
+from autocompress.errors import TaskError, one_line
+from autocompress.task.losses import ignored_label
+from autocompress.task.task import Task
+
+
+def make_model(task: Task) -> nn.Module:
+    """A new model of the task.
+
+    Raises:
+        TaskError: `model` does not make one, or one in half precision.
+    """
+    if isinstance(task.model, nn.Module):
+        raise TaskError("model must be a function that makes a new nn.Module but is a module itself.")
+    try:
+        model = task.model()
+    except Exception as error:
+        raise TaskError(f"model {task.model_name!r} could not be made: {one_line(error)}") from error
+    if not isinstance(model, nn.Module):
+        raise TaskError(
+            f"model {task.model_name!r} must make an nn.Module but made a {type(model).__name__}."
+        )
+    half = {p.dtype for p in model.parameters()} & {torch.float16, torch.bfloat16}
+    if half:
+        # Equality to 1e-4 could not be proven; `Recipe.mixed_precision` trains in bfloat16 all the same.
+        raise TaskError(
+            f"model {task.model_name!r} must hold parameters in single precision but has {half.pop()}."
+        )
+    return model
+
+
+def check_forward(task: Task, model: nn.Module) -> Tensor:
+    """Run two training inputs through the model and its loss, so that misfits show before training.
+
+    Returns:
+        The outputs, `(2, ...)`.
+
+    Raises:
+        TaskError: the data, the forward pass or the loss fails.
+    """
+    inputs = task.example()
+    targets = next(iter(task.train))[1]
+    targets = targets[torch.arange(2) % len(targets)]
+    try:
+        with torch.no_grad():
+            outputs = model.eval()(inputs)
+    except Exception as error:
+        raise TaskError(
+            f"model {task.model_name!r} must accept inputs of shape {tuple(inputs.shape)} "
+            f"but its forward failed: {one_line(error)}"
+        ) from error
+    if not isinstance(outputs, Tensor):
+        raise TaskError(
+            f"model {task.model_name!r} must return one tensor but returned {type(outputs).__name__}."
+        )
+    try:
+        loss = task.loss(outputs, targets)
+    except Exception as error:
+        raise TaskError(
+            f"loss must accept outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} "
+            f"but failed: {one_line(error)}"
+        ) from error
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        raise TaskError("loss must return a scalar tensor but did not (is its reduction 'none'?).")
+    return outputs
+
+
+def check_splits(task: Task) -> None:
+    """Refuse splits that can be gone through but once; each is, every epoch and for every model.
+
+    Raises:
+        TaskError: a split is an iterator.
+    """
+    for name in ("train", "val", "test"):
+        split = getattr(task, name)
+        if split is not None and iter(split) is split:
+            raise TaskError(
+                f"{name} must be iterable more than once but is a {type(split).__name__}, "
+                "which is used up after once."
+            )
+
+
+def check_labels(task: Task, model: nn.Module) -> None:
+    """Refuse class labels that the model has no output for, over every split.
+
+    Raises:
+        TaskError: a label is negative or not below the number of outputs.
+    """
+    if not task.cross_entropy:
+        return
+    with torch.no_grad():
+        classes = model.eval()(task.example()).shape[1]
+    for split in ("train", "val", "test"):
+        # An attribute `labels` may hold what the data set makes classes of when a row is drawn.
+        labels = labels_of(getattr(task, split), ("targets",))
+        if labels is None or labels.is_floating_point() or labels.dim() != 1 or len(labels) == 0:
+            continue
+        labels = labels[labels != ignored_label(task.loss)]
+        low, high = (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
+        if low < 0 or high >= classes:
+            raise TaskError(
+                f"labels of the {split} split must be in [0, {classes - 1}] "
+                f"(the model has {classes} outputs) but range over [{low}, {high}]."
+            )
+
+
+def labels_of(batches: Any, attributes: Sequence[str] = ("targets", "labels")) -> Tensor | None:
+    """All labels of a split where they can be had without loading its inputs.
+
+    Args:
+        batches: of a data set, which may be a subset of another one.
+        attributes: of the data set that may hold them; else the second of a `TensorDataset`'s two tensors.
+
+    Returns:
+        Numbers in the order of the data set; None where they are not known, are no numbers, or are changed
+        when a row is drawn (`target_transform`).
+    """
+    return _labels_of_rows(getattr(batches, "dataset", batches), attributes)
+
+
+def _labels_of_rows(dataset: Any, attributes: Sequence[str]) -> Tensor | None:
+    if hasattr(dataset, "indices") and hasattr(dataset, "dataset"):
+        labels = _labels_of_rows(dataset.dataset, attributes)
+        return None if labels is None else labels[torch.as_tensor(dataset.indices)]
+    if getattr(dataset, "target_transform", None) is not None:
+        return None
+    known = [getattr(dataset, name) for name in attributes if getattr(dataset, name, None) is not None]
+    tensors = getattr(dataset, "tensors", None)
+    if not known and isinstance(tensors, tuple) and len(tensors) == 2:
+        known = [tensors[1]]
+    if not known:
+        return None
+    try:
+        labels = torch.as_tensor(known[0])
+    except (TypeError, ValueError, RuntimeError):  # names of classes, boxes, masks of several sizes
+        return None
+    return labels if labels.dim() else None
+
+
+def has_batch_of_one(batches: Any) -> bool:
+    """Whether a batch of one row is among them, as far as that is known without drawing any."""
+    if isinstance(batches, (list, tuple)):
+        return any(isinstance(batch[0], Tensor) and batch[0].shape[:1] == (1,) for batch in batches)
+    sampler = getattr(batches, "batch_sampler", None)
+    if type(sampler) is not BatchSampler:
+        return False
+    if sampler.batch_size == 1:
+        return True
+    try:
+        rows = len(sampler.sampler)  # type: ignore[arg-type]
+    except TypeError:  # a stream
+        return False
+    return not sampler.drop_last and rows % sampler.batch_size == 1
+
+
+def check_batches_of_one(task: Task, model: nn.Module) -> None:
+    """Refuse batches of one row where the model cannot train on one, as batch norm over `(N, C)` cannot.
+
+    Raises:
+        TaskError: `train` has such a batch, and the model trains on two rows but not on one.
+    """
+    if not has_batch_of_one(task.train):
+        return
+    inputs = task.example()
+    error = _training_error(model, inputs[:1])
+    if error is not None and _training_error(model, inputs) is None:
+        raise TaskError(
+            f"train must have no batch of one row where model {task.model_name!r} cannot train on one but it "
+            f"has one (use drop_last=True or another batch_size): {one_line(error)}"
+        )
+
+
+def _training_error(model: nn.Module, inputs: Tensor) -> Exception | None:
+    """What a copy of the model raises in training on inputs."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            copy.deepcopy(model).train()(inputs)
+        except Exception as error:
+            return error
+    return None

@@ -1,0 +1,1 @@
+"""The only training loop, and what it is made of: schedule, clipping, augmentation, distillation."""

@@ -1,0 +1,309 @@
+"""The only training loop: reference, in-training compression and fine-tuning all pass through it."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.errors import DivergedError, TaskError
+from autocompress.task import Batch, Batches, LossFn, Recipe, Task
+from autocompress.task.losses import ignored_label, is_cross_entropy
+from autocompress.training.augment import augmented, mixed
+from autocompress.training.clipping import backward, greatest_norm
+from autocompress.training.distillation import Distillation
+
+EpochReport = Callable[[Mapping[str, float]], None]
+
+
+class TrainingHooks(Protocol):
+    """What a method adds to training; `Plain` adds nothing."""
+
+    def param_groups(self) -> list[tuple[list[nn.Parameter], float, float | None]]:
+        """(parameters, learning rate relative to the recipe's, weight decay or None)."""
+        ...
+
+    def penalty(self) -> Tensor: ...
+
+    def after_step(self, progress: float) -> None: ...
+
+    def after_epoch(self, progress: float) -> Mapping[str, float]: ...
+
+
+@dataclass
+class Plain:
+    """Training without a compressor."""
+
+    model: nn.Module
+
+    def param_groups(self) -> list[tuple[list[nn.Parameter], float, float | None]]:
+        return [([p for p in self.model.parameters() if p.requires_grad], 1.0, None)]
+
+    def penalty(self) -> Tensor:
+        return torch.zeros(())
+
+    def after_step(self, progress: float) -> None:
+        return None
+
+    def after_epoch(self, progress: float) -> Mapping[str, float]:
+        return {}
+
+
+@dataclass
+class Clock:
+    """Seconds spent inside training and evaluation steps, for the overhead figure.
+
+    Args:
+        seconds: of all steps.
+        method_seconds: of those, what a method did between optimiser steps, such as LC's C steps.
+    """
+
+    seconds: float = 0.0
+    method_seconds: float = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count what runs inside as steps."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - start
+
+    @contextmanager
+    def method(self) -> Iterator[None]:
+        """Count what runs inside, which is inside of `running`, as the method's own."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.method_seconds += time.perf_counter() - start
+
+    def add_method(self, seconds: float) -> None:
+        """Count seconds that a method measured itself."""
+        self.seconds += seconds
+        self.method_seconds += seconds
+
+
+@dataclass
+class Trainer:
+    """Trains models of one task; `history` has one entry per epoch over all its calls.
+
+    One schedule of the learning rate spans all calls, so that a model whose channels are being
+    selected trains at a high rate and what is left of it at a falling one.
+
+    Args:
+        task: data, loss and recipe.
+        epochs: that all calls of `fit` add up to.
+        lr_scale: factor on the recipe's learning rate.
+        report: receives each epoch's entry, and the seconds that all steps took so far.
+        distillation: learns from the reference too; None from the targets alone.
+        reference: whether it is the reference that trains, exactly as the recipe says; trials may clip.
+    """
+
+    task: Task
+    epochs: int
+    lr_scale: float = 1.0
+    report: EpochReport = lambda entry: None
+    distillation: Distillation | None = None
+    reference: bool = False
+    history: list[dict[str, float]] = field(default_factory=list)
+    clock: Clock = field(default_factory=Clock)
+    _smoothed: LossFn = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._smoothed = smoothed(self.task.loss, self.task.recipe.label_smoothing)
+
+    def fit(self, model: nn.Module, epochs: int, hooks: TrainingHooks | None = None) -> None:
+        """Train in place for some epochs.
+
+        Raises:
+            DivergedError: the loss became NaN or infinite.
+        """
+        if epochs < 1:
+            return
+        hooks = hooks or Plain(model)
+        if isinstance(self.task.loss, nn.Module):
+            self.task.loss.to(next(model.parameters()).device)
+        recipe = self.task.recipe
+        optimizer = make_optimizer(hooks, recipe, self.lr_scale)
+        per_epoch = _length(self.task.train)
+        _set_memory_format(model, recipe, torch.channels_last)
+        step, steps = 0, epochs * per_epoch
+        before, total_steps = len(self.history) * per_epoch, self.epochs * per_epoch
+        for epoch in range(1, epochs + 1):
+            with self.clock.running():
+                model.train()
+                total, count = 0.0, 0
+                for inputs, targets in self.task.train:
+                    set_lr(optimizer, recipe, min((before + step) / total_steps, 1.0))
+                    loss = self._step(model, optimizer, hooks, inputs, targets)
+                    step += 1
+                    total, count = total + float(loss), count + 1
+                    if not math.isfinite(total):
+                        raise DivergedError(f"the training loss became {float(loss)} in epoch {epoch}.")
+                    with self.clock.method():
+                        hooks.after_step(min(step / steps, 1.0))
+                entry = {"epoch": float(len(self.history) + 1), "loss": total / max(count, 1)}
+                with self.clock.method():
+                    entry |= hooks.after_epoch(epoch / epochs)
+            self.history.append(entry)
+            self.report(entry | {"seconds": self.clock.seconds})
+        _set_memory_format(model, recipe, torch.contiguous_format)
+
+    def _step(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        hooks: TrainingHooks,
+        inputs: Tensor,
+        targets: Tensor,
+    ) -> Tensor:
+        """One optimiser step; the task's own loss, as trials weigh penalties and distillation differently."""
+        device, recipe = next(model.parameters()).device, self.task.recipe
+        optimizer.zero_grad(set_to_none=True)
+        inputs = augmented(inputs.to(device), recipe.augment)
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.mixed_precision):
+            loss, own = self._loss(model, inputs, targets.to(device))
+        backward(loss, hooks.penalty().to(device), model, greatest_norm(self.task, self.reference))
+        optimizer.step()
+        return own.detach()
+
+    def _loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Of a batch, mixed two by two where the recipe says so: with what is learned from the reference,
+        and without."""
+        loss_of = self._smoothed
+        if self.task.recipe.mixup:
+            inputs, order, share = mixed(inputs, self.task.recipe.mixup)
+            outputs = model(inputs)
+            own = share * loss_of(outputs, targets) + (1 - share) * loss_of(outputs, targets[order])
+        else:
+            outputs = model(inputs)
+            own = loss_of(outputs, targets)
+        loss = own if self.distillation is None else self.distillation(self.task, inputs, outputs, own)
+        return loss, own
+
+
+def smoothed(loss: LossFn, share: float) -> LossFn:
+    """Cross entropy against targets of which a share is spread over all classes; others as they are.
+
+    Szegedy et al., *Rethinking the Inception Architecture*, arXiv 1512.00567, section 7.
+    """
+    if not share or not is_cross_entropy(loss):
+        return loss
+    if not isinstance(loss, nn.CrossEntropyLoss):
+        return nn.CrossEntropyLoss(ignore_index=ignored_label(loss), label_smoothing=share)
+    made = copy.copy(loss)
+    made.label_smoothing = share
+    return made
+
+
+def make_optimizer(hooks: TrainingHooks, recipe: Recipe, lr_scale: float) -> torch.optim.Optimizer:
+    """The recipe's optimiser over the hooks' parameter groups."""
+    groups = []
+    for params, scale, decay in hooks.param_groups():
+        peak = recipe.lr * lr_scale * scale
+        weight_decay = recipe.weight_decay if decay is None else decay
+        groups.append({"params": params, "lr": peak, "peak": peak, "weight_decay": weight_decay})
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+    return torch.optim.AdamW(groups)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, recipe: Recipe, progress: float) -> None:
+    """Linear warm-up from 1 % of the peak, then lr = peak · ½(1 + cos π·t), t from 0 to 1 over the rest."""
+    if progress < recipe.warmup:
+        factor = max(progress / recipe.warmup, 0.01)
+    else:
+        t = (progress - recipe.warmup) / (1 - recipe.warmup)
+        factor = 0.5 * (1 + math.cos(math.pi * t))
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
+
+
+def predictions(model: Callable[[Tensor], Tensor], batches: Batches) -> Iterator[Batch]:
+    """Outputs, as floats, and targets of one batch after the other, on the CPU.
+
+    Raises:
+        TaskError: an output is not a tensor of real numbers.
+    """
+    for inputs, targets in batches:
+        # Not in inference mode, whose tensors a metric could not change in place.
+        with torch.no_grad():
+            outputs = model(inputs)
+        if not isinstance(outputs, Tensor) or outputs.is_complex():
+            kind = outputs.dtype if isinstance(outputs, Tensor) else type(outputs).__name__
+            raise TaskError(f"the model must return one tensor of real numbers but returned {kind}.")
+        yield outputs.detach().float().cpu(), targets.cpu()
+
+
+def predict(model: Callable[[Tensor], Tensor], batches: Batches) -> Batch:
+    """Outputs and targets of a whole split on the CPU; `(N, ...)`, `(N, ...)`."""
+    outputs, targets = [], []
+    for some_outputs, some_targets in predictions(model, batches):
+        outputs.append(some_outputs)
+        targets.append(some_targets)
+    return joined(outputs), joined(targets)
+
+
+def joined(pieces: list[Tensor]) -> Tensor:
+    """`torch.cat` that empties the list as it goes, so that what is joined is not held twice.
+
+    Raises:
+        TaskError: the pieces differ in more than their first dimension.
+    """
+    shapes = sorted({tuple(piece.shape[1:]) for piece in pieces})
+    if len(shapes) != 1 or any(piece.dim() == 0 for piece in pieces):
+        raise TaskError(
+            "outputs and targets of all batches must have one shape for a metric that is a function, but "
+            f"theirs without the rows are {shapes[:3]}: give a torchmetrics object, or batches of one shape."
+        )
+    # Memory is only taken as it is written, while the pieces are let go.
+    total = torch.empty(sum(map(len, pieces)), *shapes[0], dtype=pieces[0].dtype)
+    end = len(total)
+    while pieces:
+        piece = pieces.pop()
+        total[end - len(piece) : end] = piece
+        end -= len(piece)
+    return total
+
+
+def reestimate_batch_norm(model: nn.Module, batches: Batches, count: int) -> None:
+    """Replace running statistics by the plain average over `count` training batches, in place."""
+    norms = [
+        m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
+    ]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        for _, (inputs, _targets) in zip(range(count), batches, strict=False):
+            model(inputs.to(device))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()
+
+
+def _set_memory_format(model: nn.Module, recipe: Recipe, layout: torch.memory_format) -> None:
+    if recipe.channels_last and any(isinstance(m, nn.Conv2d) for m in model.modules()):
+        model.to(memory_format=layout)
+
+
+def _length(batches: Batches) -> int:
+    try:
+        return len(batches)  # type: ignore[arg-type]
+    except TypeError:
+        return sum(1 for _ in batches)

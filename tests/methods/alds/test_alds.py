@@ -1,0 +1,292 @@
+"""ALDS on models: budgets are met, both ways of training end in exact factors, errors are told early."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import autocompress as ac
+from autocompress.errors import SettingsError, TrialError
+from autocompress.graph import analyse
+from autocompress.graph.costs import count_params, layer_macs
+from autocompress.graph.layers import weight_layers
+from autocompress.methods.alds.session import MEASURES, Alds, Config, Measure
+from autocompress.methods.alds.spectra import digest
+from autocompress.sharing import sharing
+from autocompress.surgery import materialize
+from autocompress.surgery.edits import Factorize
+from autocompress.training.loop import Trainer
+from autocompress.trial import CompressorHooks
+
+
+class Convolutions(nn.Module):
+    """Wide enough that a low rank is cheaper."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16)
+        self.second = nn.Conv2d(16, 24, 3, stride=2, padding=1, bias=False)
+        self.grouped = nn.Conv2d(24, 24, 3, padding=1, groups=2)
+        self.head = nn.Linear(24 * 16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.first(x)))
+        return self.head(torch.relu(self.grouped(torch.relu(self.second(x)))).flatten(1))
+
+
+@pytest.fixture
+def task(residual_task: ac.Task) -> ac.Task:
+    return replace(residual_task, model=Convolutions)
+
+
+def compressed(
+    task: ac.Task, config: Config, epochs: int = 2
+) -> tuple[nn.Module, float, tuple[Factorize, ...]]:
+    torch.manual_seed(0)
+    compressor = Alds(config)
+    state = compressor.attach(task.model(), task)
+    Trainer(task, epochs).fit(state.model, epochs, CompressorHooks(compressor, state))
+    plan = compressor.plan(state)
+    done = materialize(compressor.release(state), plan, task.example())
+    return done.model, done.proof, plan  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("cost", ["macs", "params"])
+def test_the_budget_is_met_physically(task: ac.Task, measure: Measure, cost: str) -> None:
+    model, proof, plan = compressed(task, Config(keep=0.5, cost=cost, measure=measure))
+    x = task.example()
+    whole, small = (
+        (layer_macs(m, x)[""] if cost == "macs" else count_params(m)) for m in (task.model(), model)
+    )
+    assert plan
+    assert proof < 1e-4
+    assert 0.4 < small / whole <= 0.5
+
+
+@pytest.mark.parametrize(
+    "options", [{"lambda_rank": 0.3}, {"cascade": 3}, {"lambda_rank": 0.1, "cascade": 2}]
+)
+def test_dense_training_ends_in_exact_factors(task: ac.Task, options: dict[str, float]) -> None:
+    model, proof, plan = compressed(task, Config(keep=0.5, cost="params", **options), epochs=3)
+    assert plan
+    assert proof < 1e-4
+    assert count_params(model) <= 0.5 * count_params(task.model())
+
+
+def test_the_penalty_is_the_share_of_singular_values_that_are_cut(task: ac.Task) -> None:
+    compressor = Alds(Config(keep=0.5, cost="params", schemes="first", max_slices=1, lambda_rank=0.7))
+    state = compressor.attach(task.model(), task)
+    shares = []
+    for name, choice in state.allocation.choices.items():
+        weight = state.model.get_submodule(name).weight.detach()
+        groups = getattr(state.model.get_submodule(name), "groups", 1)
+        values = [np.linalg.svd(w.flatten(1).numpy(), compute_uv=False) for w in weight.chunk(groups)]
+        shares.append(sum(v[choice.rank :].sum() for v in values) / sum(v.sum() for v in values))
+    assert compressor.penalty(state).item() == pytest.approx(0.7 * np.mean(shares), rel=1e-4)
+
+
+def test_the_penalty_brings_ranks_down(task: ac.Task) -> None:
+    errors = []
+    task = task.with_recipe(lr=1e-2)
+    for strength in (1e-6, 30.0):
+        torch.manual_seed(0)
+        compressor = Alds(Config(keep=0.5, cost="params", lambda_rank=strength))
+        state = compressor.attach(task.model(), task)
+        Trainer(task, 12).fit(state.model, 12, CompressorHooks(compressor, state))
+        compressor.plan(state)
+        errors.append(state.allocation.error)
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_epsilon_bounds_every_layers_error(task: ac.Task) -> None:
+    compressor = Alds(Config(epsilon=0.3, measure="frobenius", refit=False))
+    model = task.model()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    state = compressor.attach(model, task)
+    assert state.allocation.choices
+    released = dict(compressor.release(state).named_parameters())
+    for name in state.allocation.choices:
+        old, new = before[f"{name}.weight"], released[f"{name}.weight"].detach()
+        assert 0 < float((old - new).norm() / old.norm()) <= 0.3 + 1e-6
+
+
+def test_rank_caps_bound_the_ranks_of_their_part_of_the_model(task: ac.Task) -> None:
+    compressor = Alds(Config(keep=0.5, cost="params", rank_caps=(0.25, 1.0)))
+    state = compressor.attach(task.model(), task)
+    for name, choice in state.allocation.choices.items():
+        if name in ("first", "second"):
+            assert choice.rank <= max(1, 0.25 * state.decomposer.full_rank(name, choice))
+
+
+def test_a_budget_that_cannot_be_met_is_told_with_the_least_that_can(task: ac.Task) -> None:
+    with pytest.raises(TrialError, match=re.escape("keep must be at least 0.")):
+        Alds(Config(keep=0.01)).attach(task.model(), task)
+
+
+class Shared(nn.Module):
+    """One weight under two names, one that is read by the model's own code, and one plain layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Linear(24, 24) for _ in range(4))
+        self.b.weight = self.a.weight
+        self.enter, self.head = nn.Linear(192, 24), nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.b(self.a(self.enter(x.flatten(1))))
+        x = nn.functional.linear(x, self.c.weight) + self.c(x)
+        return self.head(self.d(x))
+
+
+def test_layers_whose_weight_is_used_elsewhere_are_left_alone(residual_task: ac.Task) -> None:
+    task = replace(residual_task, model=Shared)
+    model = Shared()
+    found = weight_layers(model, analyse(model, task.example()), {})
+    reasons = {one.name: one.reason for one in found}
+    assert reasons.get("a", reasons.get("b")) == "its weight is shared with another layer"
+    assert reasons["c"] == "its weight is used outside its own forward"
+    assert reasons["d"] is None
+    _, proof, plan = compressed(task, Config(keep=0.6, cost="params"))
+    assert proof < 1e-4
+    assert {edit.layer for edit in plan} <= {"enter", "d", "head"}
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"keep": 0.0}, "keep must be in (0, 1) but got 0.0."),
+    ({"measure": "none"}, "measure must be one of slices, operator, frobenius, data but got 'none'."),
+    ({"rank_caps": (0.5, 0.0)}, "rank_caps must be in (0, 1] but got (0.5, 0.0)."),
+    ({"cascade": 0}, "cascade must be at least 1 but got 0."),
+    ({"cascade": 2, "epsilon": 0.3}, "cascade must be 1 where epsilon is given but got 2."),
+    ({"lambda_rank": -1.0}, "lambda_rank must be at least 0 but got -1.0."),
+])  # fmt: skip
+def test_config_refuses_values_out_of_range(options: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        Config(**options)
+
+
+def test_factorize_refuses_what_does_not_fit(task: ac.Task) -> None:
+    model = task.model()
+    with pytest.raises(TrialError, match="layer must be a linear or convolution layer but got 'norm'"):
+        materialize(model, (Factorize("norm", 0, 1, 1),), task.example())
+    with pytest.raises(TrialError, match="rank be in"):
+        materialize(model, (Factorize("head", 0, 1, 6),), task.example())
+
+
+def test_models_without_such_layers_are_unsupported() -> None:
+    from autocompress.task import ModelProfile
+
+    assert Alds.unsupported(ModelProfile(1, 1, ())) is not None
+
+
+class Frames(nn.Module):
+    """A layer that sees five positions of each input as a batch of their own, and one called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.twice, self.head = nn.Linear(24, 32), nn.Linear(32, 32), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = x.reshape(-1, 24)
+        frames = torch.relu(self.twice(torch.relu(self.twice(torch.relu(self.enter(frames))))))
+        return self.head(frames.reshape(x.shape[0], -1, self.twice.out_features).mean(1))
+
+
+def test_costs_count_every_position_and_call(residual_task: ac.Task) -> None:
+    task = replace(residual_task, model=Frames)
+    model, x = Frames(), task.example()
+    macs = layer_macs(model, x)
+    layers = {one.name: one for one in weight_layers(model, analyse(model, x), macs)}
+    assert {name: one.macs for name, one in layers.items()} == {name: macs[name] for name in layers}
+    assert layers["twice"].macs == 2 * 8 * 32 * 32
+    small, proof, _ = compressed(task, Config(keep=0.5))
+    assert proof < 1e-4
+    assert layer_macs(small, x)[""] <= 0.5 * macs[""]
+
+
+def test_the_penalty_ends_at_zero(task: ac.Task) -> None:
+    compressor = Alds(Config(keep=0.5, cost="params", lambda_rank=1.0))
+    state = compressor.attach(task.model(), task)
+    optimizer = torch.optim.Adam(state.model.parameters(), lr=1e-2)
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss = compressor.penalty(state)
+        loss.backward()
+        optimizer.step()
+    assert 0 <= loss.item() < 0.05
+
+
+class Peeking(nn.Module):
+    """Code that reads a layer's weight, and code that asks for a layer's class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.plain, self.asked = nn.Linear(192, 40), nn.Linear(40, 40), nn.Linear(40, 40)
+        self.head = nn.Linear(40, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            x = x.to(self.enter.weight.dtype)
+        x = torch.relu(self.enter(x.flatten(1)))
+        x = torch.relu(self.plain(x))
+        x = self.asked(x) if isinstance(self.asked, nn.Linear) else x
+        return self.head(x)
+
+
+def test_layers_that_the_models_code_looks_into_are_left_alone(residual_task: ac.Task) -> None:
+    task = replace(residual_task, model=Peeking)
+    _, proof, plan = compressed(task, Config(keep=0.9, cost="params"))
+    assert proof < 1e-4
+    assert {edit.layer for edit in plan} <= {"plain", "head"}
+    assert plan
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(16, 2, 64, batch_first=True)
+        self.norm = nn.BatchNorm1d(16)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.layer(x.flatten(2).reshape(-1, 12, 16)).mean(1)))
+
+
+def test_factors_in_a_transformer_pass_its_fused_kernel_of_inference(residual_task: ac.Task) -> None:
+    task = replace(residual_task, model=Encoder, recipe=ac.Recipe(epochs=1))
+    done = ac.compress(Encoder(), task, Alds(Config(keep=0.7, cost="params")))
+    assert isinstance(done.model.layer.linear1, nn.Sequential)
+    x = task.example(4)
+    with torch.no_grad():
+        fused = done.model(x)
+        done.model.layer.train()
+        done.model.layer.dropout.p = done.model.layer.dropout1.p = done.model.layer.dropout2.p = 0.0
+        done.model.layer.self_attn.dropout = 0.0
+        plain = done.model(x)
+    assert torch.allclose(fused, plain, atol=1e-5)
+
+
+def test_spectra_of_weights_that_training_made_are_not_shared(task: ac.Task, tmp_path: Path) -> None:
+    compressor = Alds(Config(keep=0.6, cost="params", cascade=2))
+    with sharing(tmp_path):
+        state = compressor.attach(task.model(), task)
+        first = len(list(tmp_path.glob("*.pickle")))
+        with torch.no_grad():
+            for parameter in state.model.parameters():
+                parameter.mul_(1.1)
+        compressor.after_step(state, 0.5)
+        compressor.plan(state)
+    assert first > 0
+    assert len(list(tmp_path.glob("*.pickle"))) == first
+
+
+def test_a_digest_goes_by_values_and_not_by_strides() -> None:
+    narrow = torch.randn(8, 24).as_strided((4, 1), (1, 24))
+    assert digest(narrow) == digest(narrow.clone(memory_format=torch.contiguous_format))
+    assert digest(narrow) != digest(narrow + 1)

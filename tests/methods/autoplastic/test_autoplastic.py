@@ -1,0 +1,357 @@
+"""Autoplastic: rules, what they remove, and that the compact model computes what the gated one does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision.models as tv
+from torch import nn
+
+import autocompress as ac
+from autocompress.errors import SettingsError, TrialError
+from autocompress.graph import analyse
+from autocompress.graph.bridging import bridge
+from autocompress.graph.costs import count_params
+from autocompress.graph.proof import relative_difference
+from autocompress.methods.autoplastic.session import Autoplastic, AutoplasticState, Config
+from autocompress.methods.autoplastic.switches import Values
+from autocompress.models.autoplastic import AutoplasticNet
+from autocompress.models.mixing import Mixing, PooledAttention
+from autocompress.models.resnet_cifar import ResNetCifar
+from autocompress.surgery import materialize
+from autocompress.surgery.edits import DropBranch, KeepChannels
+from autocompress.training.loop import Trainer
+from autocompress.trial import CompressorHooks
+
+
+class Blocks(nn.Module):
+    """Two mixing blocks with shortcuts around them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.first, self.second = (
+            Mixing(nn.Conv2d(8, 8, 3, padding=1), PooledAttention(8, 8), 0.6) for _ in range(2)
+        )
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x))
+        x = torch.relu(x + self.first(x))
+        x = torch.relu(x + self.second(x))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.fixture
+def task(residual_task: ac.Task) -> ac.Task:
+    return replace(residual_task, model=Blocks)
+
+
+def attached(model: nn.Module, task: ac.Task, **options: Any) -> tuple[Autoplastic, AutoplasticState]:
+    compressor = Autoplastic(Config(**options))
+    return compressor, compressor.attach(model, task)
+
+
+def set_gates(state: AutoplasticState, config: Config, **shut: list[int]) -> None:
+    """Half-open gates, those that are named shut; α by "alpha0" and "alpha1"."""
+    ends = (-20.0, 20.0) if config.rule == "gradient" else (0.0, 1.0)
+    with torch.no_grad():
+        for name in ("p", "c"):
+            getattr(state.raw, name)[shut.get(name, [])] = ends[0]
+        state.raw.alpha[shut.get("alpha0", [])] = ends[0]
+        state.raw.alpha[shut.get("alpha1", [])] = ends[1]
+
+
+def thresholded(compressor: Autoplastic, state: AutoplasticState, inputs: torch.Tensor) -> torch.Tensor:
+    """What the gated model computes with its final gates."""
+    assert state.hook is not None
+    state.hook.remove()
+    state.switches.turn(compressor.final(state))
+    with torch.no_grad():
+        outputs: torch.Tensor = state.model.eval()(inputs)
+    return outputs
+
+
+@pytest.mark.parametrize(
+    ("make", "size", "rule"),
+    [
+        (lambda: ResNetCifar(3, 3, 5), 8, "gradient"),
+        (lambda: ResNetCifar(3, 3, 5), 8, "published"),
+        (lambda: tv.mobilenet_v2(num_classes=5), 32, "gradient"),
+    ],
+    ids=["resnet20", "resnet20-published", "mobilenet_v2"],
+)
+def test_blocks_and_channels_that_are_shut_are_gone_and_outputs_stay(
+    make: Callable[[], nn.Module], size: int, rule: Any, residual_task: ac.Task
+) -> None:
+    torch.manual_seed(0)
+    images, targets = torch.randn(16, 3, size, size), torch.randint(0, 5, (16,))
+    task = replace(residual_task, model=make, train=[(images, targets)], val=[(images, targets)], input=None)
+    model = make()
+    compressor, state = attached(model, task, rule=rule)
+    Trainer(task, 1).fit(state.model, 1, CompressorHooks(compressor, state))
+    set_gates(state, compressor.config, p=[1, 3], c=list(range(0, len(state.raw.c), 4)))
+    plan = compressor.plan(state)
+    wanted = thresholded(compressor, state, images)
+    done = materialize(compressor.release(state), plan, task.example())
+    with torch.no_grad():
+        assert relative_difference(wanted, done.model.eval()(images)) < 1e-5
+    names = list(state.switches.branches)
+    assert [edit.gate for edit in plan if isinstance(edit, DropBranch)] == [names[1], names[3]]
+    assert sum(isinstance(edit, KeepChannels) for edit in plan) > 5
+    assert count_params(done.model) < 0.75 * count_params(make())
+    kept = {name for name, _ in done.model.named_modules()}
+    for gone in (names[1], names[3]):
+        assert not kept & set(state.switches.branches[gone])
+    assert not any("gate" in name for name in kept)
+
+
+@pytest.mark.parametrize(
+    ("end", "kept", "gone"), [("alpha0", "attention", "conv"), ("alpha1", "conv", "attention")]
+)
+def test_a_path_whose_share_is_zero_leaves_none_of_its_operators(
+    end: str, kept: str, gone: str, task: ac.Task
+) -> None:
+    torch.manual_seed(0)
+    compressor, state = attached(Blocks(), task)
+    set_gates(state, compressor.config, **{end: [0, 1]})
+    plan = compressor.plan(state)
+    images = torch.randn(5, 3, 8, 8)
+    wanted = thresholded(compressor, state, images)
+    done = materialize(compressor.release(state), plan, task.example())
+    with torch.no_grad():
+        assert relative_difference(wanted, done.model.eval()(images)) < 1e-5
+    names = [name for name, _ in done.model.named_parameters()]
+    assert any(f".{kept}." in name for name in names)
+    assert not any(f".{gone}." in name or "share" in name for name in names)
+    program = torch.export.export(done.model.eval(), (images,))
+    operators = " ".join(str(node.target) for node in program.graph.nodes)
+    assert ("softmax" in operators) == (kept == "attention")
+    convolutions = operators.count("conv2d")
+    assert convolutions == (3 if kept == "conv" else 1)
+
+
+def test_shares_between_the_ends_are_folded_into_both_paths(task: ac.Task) -> None:
+    torch.manual_seed(0)
+    compressor, state = attached(Blocks(), task, alpha_init=0.3)
+    images = torch.randn(5, 3, 8, 8)
+    wanted = thresholded(compressor, state, images)
+    released = compressor.release(state)
+    with torch.no_grad():
+        assert relative_difference(wanted, released.eval()(images)) < 1e-5
+    assert not any("share" in name or "gate" in name for name, _ in released.named_modules())
+
+
+def test_the_published_rule_moves_gates_once_an_epoch_as_its_equations_say(task: ac.Task) -> None:
+    torch.manual_seed(0)
+    compressor, state = attached(Blocks(), task, rule="published", stability="absolute", c_max=0.995)
+    before = {n: p.detach().numpy().copy() for n, p in state.model.named_parameters() if p.dim() > 1}
+    hooks = CompressorHooks(compressor, state)
+    Trainer(task, 1).fit(state.model, 1, hooks)
+    after = {n: p.detach().numpy() for n, p in state.model.named_parameters()}
+    for gate, layers, found in zip(
+        ("first", "second"), state.switches.branches.values(), state.raw.p, strict=True
+    ):
+        names = [f"{layer}.weight" for layer in layers if f"{layer}.weight" in before]
+        assert any(name.startswith(gate) for name in names)
+        s = np.exp(-np.sqrt(sum(((after[n] - before[n]) ** 2).sum() for n in names)))
+        step = 0.005 * max(0.05, 1 - s) if s < 0.85 else -0.005 * max(0.05, s)
+        assert found.item() == pytest.approx(0.9 + step, abs=1e-6)
+    assert state.memory is not None
+    for name, average in state.memory.averages.items():
+        assert np.allclose(average.numpy(), 0.9 * before[name] + 0.1 * after[name], atol=1e-6)
+
+
+def test_alpha_is_trained_while_its_block_is_unstable(task: ac.Task) -> None:
+    torch.manual_seed(0)
+    compressor, state = attached(Blocks(), task, rule="published", epsilon=0.0)
+    hooks = CompressorHooks(compressor, state)
+    Trainer(task, 1).fit(state.model, 1, hooks)
+    assert state.memory is not None
+    assert not state.memory.open.any()
+    moved = state.raw.alpha.detach().clone()
+    assert (moved != 0.6).all()
+
+
+def test_momentum_does_not_move_alpha_in_a_stable_block(task: ac.Task) -> None:
+    torch.manual_seed(0)
+    compressor, state = attached(Blocks(), task, rule="published", epsilon=0.0)
+    seen: list[list[float]] = []
+    report = lambda entry: seen.append(state.raw.alpha.tolist())  # noqa: E731
+    Trainer(task, 3, report=report).fit(state.model, 3, CompressorHooks(compressor, state))
+    assert seen[0] != pytest.approx([0.6, 0.6], abs=1e-7)
+    assert seen[1] == seen[2] == seen[0]
+
+
+def test_a_greater_lambda_leaves_less(task: ac.Task) -> None:
+    left = []
+    for strength in (0.0, 10.0):
+        torch.manual_seed(0)
+        compressor, state = attached(Blocks(), task, lambda_arch=strength, gate_lr_scale=100.0)
+        Trainer(task, 6).fit(state.model, 6, CompressorHooks(compressor, state))
+        left.append(float((compressor.final(state).c > 0).float().mean()))
+    assert left[1] < 0.8 * left[0]
+
+
+def test_a_group_that_is_shut_keeps_its_most_open_unit_alive(task: ac.Task) -> None:
+    torch.manual_seed(0)
+    compressor, state = attached(Blocks(), task)
+    set_gates(state, compressor.config, c=list(range(len(state.raw.c))))
+    with torch.no_grad():
+        state.raw.c[5] = -10.0
+    plan = compressor.plan(state)
+    kept = {edit.group: edit.keep for edit in plan if isinstance(edit, KeepChannels)}
+    assert kept[state.switches.analysis.groups[0].name] == (5,)
+    assert all(len(units) == 1 for units in kept.values())
+    done = materialize(compressor.release(state), plan, task.example())
+    assert done.proof < 1e-4
+    with torch.no_grad():
+        first, second = done.model.eval()(torch.randn(2, 3, 8, 8))
+    assert not torch.allclose(first, second)
+
+
+def test_a_branch_without_weights_counts_as_stable_under_the_published_rule(residual_task: ac.Task) -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.norm, self.head = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            return self.head((x + nn.functional.avg_pool2d(self.norm(x), 3, 1, 1)).mean((2, 3)))
+
+    compressor, state = attached(Pooled(), residual_task, rule="published")
+    Trainer(residual_task, 1).fit(state.model, 1, CompressorHooks(compressor, state))
+    assert state.raw.p.tolist() == pytest.approx([0.9 - 0.005])
+
+
+def test_mixing_blocks_are_found_after_another_stage(task: ac.Task) -> None:
+    model = Blocks().eval()
+    bridged = bridge(model, analyse(model, task.example()), [])
+    _, state = attached(bridged, task)
+    assert list(state.switches.mixings) == ["first", "second"]
+    _, plain = attached(Blocks(), task)
+    assert torch.allclose(state.switches.costs.p, plain.switches.costs.p)
+
+
+def test_gates_start_where_the_settings_say(task: ac.Task) -> None:
+    compressor, state = attached(Blocks(), task, p_min=0.5, c_min=0.4, c_max=0.995, c_spread=0.0)
+    with torch.no_grad():
+        p, c, alpha = compressor.values(state)
+    assert p.tolist() == pytest.approx([0.9] * 2)
+    assert c.tolist() == pytest.approx([0.7] * len(c))
+    assert alpha.tolist() == pytest.approx([0.6] * 2)
+
+
+def test_a_gate_that_stays_does_not_hinder_a_second_time(residual_task: ac.Task) -> None:
+    class Late(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Linear(8, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            return self.head((x + torch.relu(self.conv(x))).mean((2, 3)))
+
+    torch.manual_seed(0)
+    compressor, state = attached(Late(), residual_task, rule="published")
+    released = compressor.release(state)
+    assert [name for name, _ in released.named_modules() if "gate" in name] == ["gate_add"]
+    again, state = attached(released, residual_task)
+    assert list(state.switches.branches) == ["gate_add_"]
+    assert materialize(again.release(state), again.plan(state), residual_task.example()).proof < 1e-4
+
+
+def test_attention_that_is_added_starts_with_little_share_and_trains(residual_task: ac.Task) -> None:
+    torch.manual_seed(0)
+    compressor, state = attached(residual_task.model(), residual_task, add_attention=True)
+    assert list(state.switches.mixings) == ["branch"]
+    assert state.switches.alphas().tolist() == pytest.approx([0.9])
+    Trainer(residual_task, 1).fit(state.model, 1, CompressorHooks(compressor, state))
+    plan = compressor.plan(state)
+    assert materialize(compressor.release(state), plan, residual_task.example()).proof < 1e-4
+
+
+def test_the_log_line_says_what_the_gates_are(task: ac.Task) -> None:
+    compressor, state = attached(Blocks(), task, p_init=0.75)
+    line = compressor.after_epoch(state, 0.0)
+    assert line["effective_layers"] == pytest.approx(1.5)
+    assert line["alpha/first"] == pytest.approx(0.6, abs=1e-3)
+    assert 0 < line["active_channels"] < 1
+    assert 0 < line["pruned"] < 1
+
+
+def test_the_paper_network_has_six_blocks_that_mix() -> None:
+    model = AutoplasticNet(3, 10)
+    assert sum(isinstance(module, Mixing) for module in model.modules()) == 6
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_a_mixing_block_is_the_weighted_sum_of_its_paths() -> None:
+    torch.manual_seed(0)
+    block = Mixing(nn.Conv2d(4, 6, 3, 2, 1), PooledAttention(4, 6, 2), 0.3)
+    x = torch.randn(2, 4, 11, 11)
+    expected = 0.3 * block.conv(x) + 0.7 * block.attention(x)
+    assert torch.allclose(block(x), expected, atol=1e-6)
+    assert sum(parameter is block.alpha for parameter in block.parameters()) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rule": "hebb"}, "rule must be 'gradient' or 'published' but got 'hebb'"),
+        ({"stability": "none"}, "stability must be 'relative' or 'absolute' but got 'none'"),
+        ({"epsilon": 1.1}, r"epsilon must be in \[0, 1\] but got 1\.1"),
+        ({"c_init": 0.2, "c_min": 0.3}, r"c_init must be from c_min = 0\.3 to c_max = 1\.0 but got 0\.2"),
+        ({"p_min": 0.95}, r"p_min must be at most p_init = 0\.9 and below 1 but got 0\.95"),
+        ({"p_init": 1.0}, r"p_init must be in \(0\.0, 1\.0\) where rule = 'gradient'.* but got 1\.0"),
+        ({"c_init": 0.9, "c_max": 0.9}, r"c_init must be in \(0\.0, 0\.9\) where rule = 'gradient'"),
+        ({"alpha_init": 0.0}, r"alpha_init must be in \(0\.0, 1\.0\) where rule = 'gradient'"),
+        ({"alpha_threshold": 0.5}, r"alpha_threshold must be in \[0, 0\.5\) but got 0\.5"),
+        ({"lambda_arch": -1.0}, r"lambda_arch must be at least 0 but got -1\.0"),
+        ({"gate_lr_scale": 0.0}, r"gate_lr_scale must be positive but got 0\.0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        Config(**options)
+
+
+@pytest.mark.parametrize("value", [0.201, 0.5, 0.99, 0.9995])
+def test_gates_start_at_what_is_given(value: float, task: ac.Task) -> None:
+    start = {"p_init": value, "c_init": value, "alpha_init": value}
+    for options in ({"rule": "gradient", "p_min": 0.2, "c_min": 0.2}, {"rule": "published"}):
+        compressor, state = attached(Blocks(), task, c_spread=0.0, **start, **options)
+        for gates in compressor.values(state):
+            assert gates.tolist() == pytest.approx([value] * len(gates), rel=1e-5)
+
+
+def test_the_published_rule_starts_at_either_end(task: ac.Task) -> None:
+    compressor, state = attached(
+        Blocks(), task, rule="published", p_init=1.0, c_init=0.0, alpha_init=0.0, c_max=0.9
+    )
+    values = compressor.values(state)
+    assert [set(gates.tolist()) for gates in values] == [{1.0}, {0.0}, {0.0}]
+
+
+def test_a_block_whose_share_no_logit_stands_for_is_refused(task: ac.Task) -> None:
+    model = Blocks()
+    with torch.no_grad():
+        model.first.alpha.fill_(1.0)
+    with pytest.raises(TrialError, match=r"α of mixing block 'first' must be in \(0, 1\) .* but is 1\.0"):
+        attached(model, task)
+
+
+def test_values_are_between_their_floors_and_ceilings(task: ac.Task) -> None:
+    compressor, state = attached(Blocks(), task, p_min=0.2, c_min=0.3, c_max=0.9)
+    set_gates(state, compressor.config, p=[0], c=[0])
+    with torch.no_grad():
+        values: Values = compressor.values(state)
+    assert values.p[0] == pytest.approx(0.2, abs=1e-4)
+    assert values.c.min() == pytest.approx(0.3, abs=1e-4)
+    assert values.c.max() <= 0.9

@@ -1,0 +1,198 @@
+"""The training loop: schedule, divergence, batch-norm statistics."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import autocompress as ac
+from autocompress.errors import DivergedError, SettingsError
+from autocompress.training.loop import (
+    Distillation,
+    Plain,
+    Trainer,
+    make_optimizer,
+    predict,
+    reestimate_batch_norm,
+    set_lr,
+    smoothed,
+)
+
+
+def test_schedule_warms_up_linearly_and_falls_as_a_cosine() -> None:
+    recipe = ac.Recipe(lr=0.1, warmup=0.2)
+    optimizer = make_optimizer(Plain(nn.Linear(2, 2)), recipe, lr_scale=0.5)
+    found = []
+    for progress in (0.1, 0.2, 0.6, 1.0):
+        set_lr(optimizer, recipe, progress)
+        found.append(optimizer.param_groups[0]["lr"])
+    assert found == pytest.approx([0.025, 0.05, 0.025, 0.0])
+
+
+@pytest.mark.parametrize("warmup", [0.001, 0.005, 0.1, 0.0])
+def test_the_rate_rises_to_its_peak_and_never_above_it(warmup: float) -> None:
+    recipe = ac.Recipe(lr=0.1, warmup=warmup)
+    optimizer = make_optimizer(Plain(nn.Linear(2, 2)), recipe, lr_scale=1.0)
+    factors = []
+    for step in range(101):
+        set_lr(optimizer, recipe, warmup * step / 100)
+        factors.append(optimizer.param_groups[0]["lr"] / 0.1)
+    assert factors == sorted(factors)
+    assert factors[-1] == 1.0
+    assert factors[0] == (0.01 if warmup else 1.0)
+
+
+def test_a_method_is_timed_apart_from_optimiser_steps(residual_task: ac.Task) -> None:
+    class Slow(Plain):
+        def after_step(self, progress: float) -> None:
+            time.sleep(0.02)
+
+    trainer, plain = Trainer(residual_task, 2), Trainer(residual_task, 2)
+    trainer.fit(model := residual_task.model(), 2, Slow(model))
+    plain.fit(residual_task.model(), 2)
+    assert 6 * 0.02 <= trainer.clock.method_seconds < trainer.clock.seconds
+    assert plain.clock.method_seconds < 6 * 0.02
+
+
+def test_one_schedule_spans_all_calls(residual_task: ac.Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    monkeypatch.setattr("autocompress.training.loop.set_lr", lambda o, r, progress: seen.append(progress))
+    trainer = Trainer(residual_task, epochs=4)
+    model = residual_task.model()
+    trainer.fit(model, 1)
+    trainer.fit(model, 3)
+    assert seen == pytest.approx([step / 12 for step in range(12)])
+    assert [entry["epoch"] for entry in trainer.history] == [1, 2, 3, 4]
+
+
+def test_training_lowers_the_loss_and_reports_each_epoch(residual_task: ac.Task) -> None:
+    torch.manual_seed(0)
+    reported: list[float] = []
+    trainer = Trainer(residual_task, 6, report=lambda entry: reported.append(entry["loss"]))
+    trainer.fit(residual_task.model(), 6)
+    assert len(reported) == 6
+    assert reported[-1] < reported[0]
+    assert trainer.clock.seconds > 0
+
+
+def test_the_same_seed_trains_the_same_weights(residual_task: ac.Task) -> None:
+    weights = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        model = residual_task.model()
+        Trainer(residual_task, 1).fit(model, 1)
+        weights.append(model.head.weight.detach())
+    assert torch.equal(*weights)
+
+
+def test_a_loss_that_is_not_finite_ends_training_with_its_epoch(residual_task: ac.Task) -> None:
+    task = replace(residual_task, loss=lambda outputs, targets: outputs.sum() * math.nan)
+    with pytest.raises(DivergedError, match="the training loss became nan in epoch 1"):
+        Trainer(task, 1).fit(task.model(), 1)
+
+
+def test_reestimated_statistics_are_averages_over_the_batches(residual_task: ac.Task) -> None:
+    torch.manual_seed(0)
+    model = residual_task.model()
+    batches = list(residual_task.val)
+    reestimate_batch_norm(model, batches, 2)
+    with torch.no_grad():
+        outputs = [model.stem(x).numpy() for x, _ in batches[:2]]
+    means = np.mean([o.mean((0, 2, 3)) for o in outputs], axis=0)
+    variances = np.mean([o.transpose(1, 0, 2, 3).reshape(8, -1).var(1, ddof=1) for o in outputs], axis=0)
+    assert np.allclose(model.norm.running_mean.numpy(), means, atol=1e-5)
+    assert np.allclose(model.norm.running_var.numpy(), variances, atol=1e-4)
+    assert model.norm.momentum == 0.1
+    assert not model.training
+
+
+def test_predict_covers_the_whole_split(residual_task: ac.Task) -> None:
+    outputs, targets = predict(residual_task.model().eval(), residual_task.val)
+    assert outputs.shape == (96, 5)
+    assert np.array_equal(targets.numpy(), residual_task.val.targets)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1 but got 0"),
+        ({"reference_epochs": 0}, "reference_epochs must be at least 1 but got 0"),
+        ({"lr": 0.0}, r"lr must be greater than 0 but got 0\.0"),
+        ({"optimizer": "lion"}, "optimizer must be 'adamw' or 'sgd' but got 'lion'"),
+        ({"weight_decay": -1.0}, r"weight_decay must be at least 0 but got -1\.0"),
+        ({"momentum": 1.0}, r"momentum must be in \[0, 1\) but got 1\.0"),
+        ({"grad_clip": 0.0}, r"grad_clip must be greater than 0 but got 0\.0"),
+        ({"warmup": 1.0}, r"warmup must be in \[0, 1\) but got 1\.0"),
+        ({"augment": "cutmix"}, "augment must be one of none, crop-flip, crop-flip-erase but got 'cutmix'"),
+        ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\) but got 1\.0"),
+        ({"mixup": -0.1}, r"mixup must be at least 0 but got -0\.1"),
+    ],
+)
+def test_recipes_refuse_values_out_of_range(options: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        ac.Recipe(**options)
+
+
+def test_smoothed_cross_entropy_equals_the_numpy_reference() -> None:
+    torch.manual_seed(0)
+    outputs, targets = torch.randn(6, 5), torch.randint(0, 5, (6,))
+    wanted = np.full((6, 5), 0.1 / 5)
+    wanted[np.arange(6), targets.numpy()] += 0.9
+    logs = outputs.numpy() - np.log(np.exp(outputs.numpy()).sum(1, keepdims=True))
+    loss = nn.CrossEntropyLoss()
+    assert smoothed(loss, 0.1)(outputs, targets).item() == pytest.approx(
+        -(wanted * logs).sum(1).mean(), rel=1e-5
+    )
+    assert loss.label_smoothing == 0
+
+
+def test_label_smoothing_of_other_losses_is_refused(residual_task: ac.Task) -> None:
+    with pytest.raises(ac.AutocompressError, match=r"label_smoothing must be 0 where the loss is not"):
+        replace(residual_task, loss=nn.L1Loss(), recipe=ac.Recipe(label_smoothing=0.1))
+
+
+def test_every_extra_of_the_recipe_trains(residual_task: ac.Task) -> None:
+    torch.manual_seed(0)
+    recipe = ac.Recipe(augment="crop-flip-erase", label_smoothing=0.1, mixup=0.2, mixed_precision=True)
+    task = replace(residual_task, recipe=recipe)
+    model, seen = task.model(), []
+    model.head.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    trainer = Trainer(task, 4)
+    trainer.fit(model, 4)
+    assert set(seen) == {torch.bfloat16}
+    assert trainer.history[-1]["loss"] < trainer.history[0]["loss"]
+    assert next(model.parameters()).dtype == torch.float32
+
+
+def test_distillation_equals_the_numpy_reference(residual_task: ac.Task) -> None:
+    torch.manual_seed(0)
+    outputs, targets = torch.randn(6, 5), torch.randint(0, 5, (6,))
+    teacher = nn.Linear(3, 5)
+    inputs = torch.randn(6, 3)
+
+    def softened(logits: np.ndarray) -> np.ndarray:
+        powers = np.exp(logits / 3.0)
+        return powers / powers.sum(1, keepdims=True)
+
+    wanted = softened(teacher(inputs).detach().numpy().astype(np.float64))
+    found = softened(outputs.numpy().astype(np.float64))
+    kl = (wanted * np.log(wanted / found)).sum(1).mean()
+    own = torch.nn.functional.cross_entropy(outputs, targets).item()
+    loss = Distillation(teacher, 0.7, 3.0)(
+        residual_task, inputs, outputs, residual_task.loss(outputs, targets)
+    )
+    assert loss.item() == pytest.approx(0.3 * own + 0.7 * 9 * kl, rel=1e-5)
+
+
+def test_distillation_of_other_losses_is_the_distance_of_the_outputs(residual_task: ac.Task) -> None:
+    task = replace(residual_task, loss=nn.L1Loss())
+    teacher = nn.Linear(3, 2)
+    inputs, outputs, targets = torch.randn(4, 3), torch.randn(4, 2), torch.randn(4, 2)
+    loss = Distillation(teacher, 1.0, 3.0)(task, inputs, outputs, task.loss(outputs, targets))
+    assert loss.item() == pytest.approx((teacher(inputs) - outputs).square().mean().item(), rel=1e-5)
