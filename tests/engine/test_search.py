@@ -38,7 +38,7 @@ def test_stored_metrics_agree_with_the_loaded_program(finished: ac.SearchResult,
         assert val["accuracy"] == point.metrics["accuracy"]
         test = measure_split(program, digits.test, digits).values
         assert test["accuracy"] == point.test_metrics["accuracy"]
-        assert (point.path / "weights.safetensors").stat().st_size == point.metrics["bytes"]
+        assert (point.path / "model.pt2").stat().st_size == point.metrics["bytes"]
 
 
 def test_manifest_says_how_raw_inputs_become_the_programs(finished: ac.SearchResult, digits: ac.Task) -> None:
