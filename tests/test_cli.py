@@ -153,7 +153,8 @@ def test_front_prints_a_table_json_and_csv(finished: ac.SearchResult, command: C
     assert "knee" in table
     found = json.loads(command("front", finished.out, "--json").stdout)
     assert found == finished.to_json()
-    assert set(found["points"][0]) == {"trial", "path", "metrics", "test_metrics", "config", "ratios"}
+    keys = {"trial", "path", "metrics", "errors", "front_probability", "test_metrics", "config", "ratios"}
+    assert set(found["points"][0]) == keys
     assert (finished.out / found["points"][0]["path"] / "manifest.json").is_file()
     text = command("front", finished.out, "--csv").stdout
     rows = list(csv.DictReader(io.StringIO(text)))
