@@ -105,7 +105,7 @@ def profile(model: nn.Module, example: Tensor, analysis: Analysis) -> ModelProfi
                 group_macs += share * macs.get(member.layer, 0)
         groups.append(GroupProfile(group.name, group.width, round(group_params), round(group_macs)))
     layers = tuple(
-        LayerProfile(one.name, one.kind, one.params, one.macs, one.reason is None)
+        LayerProfile(one.name, one.kind, one.params, one.macs, one.obstacle is None)
         for one in weight_layers(model, analysis, macs)
     )
     return ModelProfile(

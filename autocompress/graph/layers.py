@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -16,6 +17,14 @@ from autocompress.graph.tracing import shape_of
 from autocompress.weights.factored import FACTORABLE
 
 _CALLS = ("linear", "conv1d", "conv2d", "conv3d")
+
+
+class Obstacle(Enum):
+    """Why two layers cannot stand for one; the value is what people read."""
+
+    SHARED = "its weight is shared with another layer"
+    READ_ELSEWHERE = "its weight is used outside its own forward"
+    OWN_FORWARD = "its class has a forward of its own"
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,7 @@ class WeightLayer:
         inputs: grid that it reads, `(T,)` or `(H, W)`; empty for `(B, c)`.
         outputs: grid that it makes.
         positions: outputs' positions that it computes for one input, all calls together.
-        reason: why two layers cannot stand for it; None where they can.
+        obstacle: why two layers cannot stand for it; None where they can.
     """
 
     name: str
@@ -40,7 +49,7 @@ class WeightLayer:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     positions: int
-    reason: str | None
+    obstacle: Obstacle | None
 
     @property
     def params(self) -> int:
@@ -76,13 +85,13 @@ def weight_layers(model: nn.Module, analysis: Analysis, macs: Mapping[str, int])
 
 def _describe(name: str, module: nn.Module, nodes: list[fx.Node], shared: set[str], macs: int) -> WeightLayer:
     layer: Any = module
-    reason = None
+    obstacle = None
     if f"{name}.weight" in shared:
-        reason = "its weight is shared with another layer"
+        obstacle = Obstacle.SHARED
     elif not all(_own_call(node, name) for node in nodes):
-        reason = "its weight is used outside its own forward"
+        obstacle = Obstacle.READ_ELSEWHERE
     elif not any(type(module).forward is cls.forward for cls in FACTORABLE):
-        reason = f"{type(module).__name__} has a forward of its own"
+        obstacle = Obstacle.OWN_FORWARD
     grids = [_grids(node, isinstance(module, nn.Linear)) for node in nodes if operator_name(node) in _CALLS]
     # The last call's grid stands for all: layers that are called at several sizes are rare.
     inputs, outputs = grids[-1] if grids else ((), ())
@@ -91,7 +100,7 @@ def _describe(name: str, module: nn.Module, nodes: list[fx.Node], shared: set[st
     # Layers that are not called as modules are not counted as modules either.
     positions = macs // layer.weight.numel() if macs else len(nodes) * math.prod(outputs)
     shape = tuple(layer.weight.shape)
-    return WeightLayer(name, kind, shape, groups, inputs, outputs, positions, reason)
+    return WeightLayer(name, kind, shape, groups, inputs, outputs, positions, obstacle)
 
 
 def _own_call(node: fx.Node, name: str) -> bool:

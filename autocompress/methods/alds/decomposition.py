@@ -66,7 +66,7 @@ class Decomposer:
         analysis = analyse(model, example)
         macs = layer_macs(model, example)
         every = weight_layers(model, analysis, macs)
-        names = [one.name for one in every if one.reason is None and one.name]
+        names = [one.name for one in every if one.obstacle is None and one.name]
         allowed = set(replaceable(model, names, example.to(next(model.parameters()).device)))
         found = [one for one in every if one.name in allowed]
         self.layers = {one.name: one for one in found}

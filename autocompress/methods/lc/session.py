@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from autocompress.errors import DivergedError, SettingsError, TrialError
 from autocompress.graph import analyse
 from autocompress.graph.costs import layer_macs
-from autocompress.graph.layers import WeightLayer, weight_layers
+from autocompress.graph.layers import Obstacle, WeightLayer, weight_layers
 from autocompress.methods.base import Finished, Method, Session, Stage
 from autocompress.methods.lc.assignment import assignments, resolve, view_of
 from autocompress.methods.lc.compression import Compression, stored_bytes
@@ -63,11 +63,10 @@ class LcSession(Session):
 
     def __init__(self, config: Config, model: nn.Module, task: Task) -> None:
         self.config, self.model = config, model
-        shared = "its weight is shared with another layer"
         example = task.example()
         every = weight_layers(model, analyse(model, example), layer_macs(model, example))
-        layers = [layer for layer in every if layer.reason != shared and layer.name]
-        names = [layer.name for layer in layers if layer.reason is None]
+        layers = [layer for layer in every if layer.obstacle is not Obstacle.SHARED and layer.name]
+        names = [layer.name for layer in layers if layer.obstacle is None]
         self.replaceable = frozenset(replaceable(model, names, example.to(next(model.parameters()).device)))
         self.mu, self.limit = config.mu0, _stable_mu(task.recipe)
         self.step = self.taken = self.solved = 0

@@ -149,7 +149,7 @@ def test_layers_whose_weight_is_used_elsewhere_are_left_alone(residual_task: ac.
     task = replace(residual_task, model=Shared)
     model = Shared()
     found = weight_layers(model, analyse(model, task.example()), {})
-    reasons = {one.name: one.reason for one in found}
+    reasons = {layer.name: layer.obstacle for layer in found}
     assert reasons.get("a", reasons.get("b")) == "its weight is shared with another layer"
     assert reasons["c"] == "its weight is used outside its own forward"
     assert reasons["d"] is None
