@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from autocompress.graph.exporting import inference
+from autocompress.methods.shared.activations import watch_inputs
 from autocompress.weights.folding import Folding
 
 MOST_PATCHES = 8192
@@ -19,26 +18,13 @@ MOST_PATCHES = 8192
 
 def layer_inputs(model: nn.Module, names: Sequence[str], inputs: Tensor) -> dict[str, Tensor]:
     """The tensors that layers receive in eval mode; layers that are not called are left out."""
-    found: dict[str, Tensor] = {}
-    hooks = []
-    for name in names:
+    received: dict[str, Tensor] = {}
 
-        def keep(module: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
-            found.setdefault(name, (args or tuple(kwargs.values()))[0].detach())
+    def watcher(name: str) -> Callable[[Tensor], None]:
+        return lambda tensor: received.setdefault(name, tensor)  # type: ignore[return-value]
 
-        hooks.append(model.get_submodule(name).register_forward_pre_hook(keep, with_kwargs=True))
-    run_hooked(model, inputs, hooks)
-    return found
-
-
-def run_hooked(model: nn.Module, inputs: Tensor, hooks: Sequence[RemovableHandle]) -> None:
-    """The model once, in eval mode, with hooks that go afterwards."""
-    try:
-        with inference(model):
-            model(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    watch_inputs(model, inputs, {model.get_submodule(name): watcher(name) for name in names})
+    return received
 
 
 def patch_moments(layer: nn.Module, inputs: Tensor, folding: Folding) -> Tensor:

@@ -6,13 +6,15 @@ TPAMI 2016, arXiv 1505.06798, section 3.3 (asymmetric reconstruction), without i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from autocompress.methods.alds.patches import output_rows, patch_rows, run_hooked
+from autocompress.methods.alds.patches import output_rows, patch_rows
+from autocompress.methods.shared.activations import watch_inputs, watch_outputs
+from autocompress.methods.shared.ridge import ridge
 from autocompress.weights.folding import Folding
 
 _DAMPING = 1e-3  # relative to the mean square of what the factor reads
@@ -20,17 +22,17 @@ _DAMPING = 1e-3  # relative to the mean square of what the factor reads
 
 def dense_outputs(model: nn.Module, names: Sequence[str], inputs: Tensor) -> dict[str, Tensor]:
     """What layers make at their first call, at sampled positions, in eval mode, `(positions, f)`."""
-    found: dict[str, Tensor] = {}
-    hooks = []
-    for name in names:
+    outputs: dict[str, Tensor] = {}
 
-        def keep(layer: nn.Module, _: Any, outputs: Tensor, name: str = name) -> None:
-            if name not in found:
-                found[name] = output_rows(layer, outputs.detach())
+    def watcher(name: str) -> Callable[[Tensor], None]:
+        def watch(made: Tensor) -> None:
+            if name not in outputs:
+                outputs[name] = output_rows(model.get_submodule(name), made)
 
-        hooks.append(model.get_submodule(name).register_forward_hook(keep))
-    run_hooked(model, inputs, hooks)
-    return found
+        return watch
+
+    watch_outputs(model, inputs, {model.get_submodule(name): watcher(name) for name in names})
+    return outputs
 
 
 def refit(model: nn.Module, wanted: Mapping[str, Tensor], inputs: Tensor) -> None:
@@ -42,18 +44,21 @@ def refit(model: nn.Module, wanted: Mapping[str, Tensor], inputs: Tensor) -> Non
         inputs: to the model.
     """
     waiting = dict(wanted)
-    hooks = []
-    for name in wanted:
 
-        def fit(layer: nn.Module, args: tuple[Tensor], name: str = name) -> None:
+    def watcher(name: str, second: nn.Module) -> Callable[[Tensor], None]:
+        def watch(received: Tensor) -> None:
             targets = waiting.pop(name, None)
             if targets is not None:
-                fit_outputs(layer, args[0], targets)
+                fit_outputs(second, received, targets)
 
+        return watch
+
+    watchers = {}
+    for name in wanted:
         pair: Any = model.get_submodule(name)
         if getattr(pair[1], "padding_mode", "zeros") == "zeros":
-            hooks.append(pair[1].register_forward_pre_hook(fit))
-    run_hooked(model, inputs, hooks)
+            watchers[pair[1]] = watcher(name, pair[1])
+    watch_inputs(model, inputs, watchers)
 
 
 def fit_outputs(layer: nn.Module, inputs: Tensor, wanted: Tensor) -> None:
@@ -74,10 +79,8 @@ def fit_outputs(layer: nn.Module, inputs: Tensor, wanted: Tensor) -> None:
             rows = torch.cat([rows, torch.ones_like(rows[..., :1])], -1)
             weight = torch.cat([weight, one.bias.double().reshape(groups, -1, 1)], -1)
         targets = wanted.reshape(len(wanted), groups, -1).movedim(1, 0)
-        gram = rows.mT @ rows
-        damping = _DAMPING * gram.diagonal(dim1=1, dim2=2).mean().clamp_min(1e-12)
-        system = gram + damping * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-        weight += torch.linalg.solve(system, rows.mT @ (targets - rows @ weight.mT)).mT
+        # What W leaves is fitted, so that the penalty is on the change.
+        weight += ridge(rows, targets - rows @ weight.mT, _DAMPING)
         one.weight.copy_(weight[..., :columns].reshape(one.weight.shape))
         if one.bias is not None:
             one.bias.copy_(weight[..., columns].flatten())

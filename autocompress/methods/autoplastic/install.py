@@ -13,8 +13,9 @@ from autocompress.graph.branches import gate_branches, gate_names
 from autocompress.graph.costs import layer_macs, profile
 from autocompress.graph.proof import check_graph
 from autocompress.methods.autoplastic.switches import Switches, Values
-from autocompress.methods.shared.gates import insert_gates, unit_offsets
+from autocompress.methods.shared.gates import insert_gates
 from autocompress.methods.shared.strength import find_readers, input_rms, reader_norms
+from autocompress.methods.shared.unit_index import unit_offsets
 from autocompress.surgery import AddAttention
 from autocompress.task import Task
 

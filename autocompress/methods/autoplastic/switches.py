@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from autocompress.graph import Analysis
 from autocompress.graph.branch_gate import BranchGate
 from autocompress.graph.branches import fold_gate, gates_in
-from autocompress.methods.shared.gates import GateSite, fold_gates, set_gates, unit_offsets
+from autocompress.methods.shared.gates import GateSite, fold_gates, set_gates
+from autocompress.methods.shared.unit_index import unit_offsets
 
 
 class Values(NamedTuple):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from autocompress.methods.shared.ridge import ridge
 from autocompress.surgery.translators import Translator
 
 
-def ridge(a: Tensor, b: Tensor, strength: float) -> tuple[Tensor, Tensor]:
-    """W, w₀ of min ‖(A − Ā)W − (B − B̄)‖² + λ‖W‖² with λ = strength · mean diagonal of AᵀA.
+def affine_ridge(a: Tensor, b: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+    """W, w₀ of min ‖(A − Ā)Wᵀ − (B − B̄)‖² + λ‖W‖², λ as in `ridge`.
 
     Args:
         a: `(rows, in)`.
@@ -19,13 +20,9 @@ def ridge(a: Tensor, b: Tensor, strength: float) -> tuple[Tensor, Tensor]:
     Returns:
         W `(out, in)` and w₀ `(out,)`, in the precision of `b`.
     """
-    low = a.double() - a.double().mean(0)
-    gram = low.T @ low
-    damping = (strength * gram.diagonal().mean()).clamp_min(1e-12)
-    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    weight = torch.linalg.solve(gram + damping * identity, low.T @ (b.double() - b.double().mean(0)))
-    offset = b.double().mean(0) - a.double().mean(0) @ weight
-    return weight.T.to(b.dtype), offset.to(b.dtype)
+    centre_a, centre_b = a.double().mean(0), b.double().mean(0)
+    weight = ridge(a.double() - centre_a, b.double() - centre_b, strength)
+    return weight.to(b.dtype), (centre_b - weight @ centre_a).to(b.dtype)
 
 
 def rows_of(x: Tensor, tokens: bool) -> Tensor:
@@ -47,7 +44,7 @@ def fit(translator: Translator, a: Tensor, b: Tensor, strength: float = 1e-3) ->
             features = translator.features(a)
             target = b - features if translator.kind == "residual" else b
             tokens = translator.tokens
-            weight, offset = ridge(rows_of(features, tokens), rows_of(target, tokens), strength)
+            weight, offset = affine_ridge(rows_of(features, tokens), rows_of(target, tokens), strength)
             own = dict(translator.map.named_parameters())
             own["weight"].copy_(weight.reshape(own["weight"].shape))
             own["bias"].copy_(offset)

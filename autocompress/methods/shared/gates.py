@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from autocompress.graph import Analysis
 from autocompress.graph.exporting import inference
 from autocompress.graph.masking import kept_norm
+from autocompress.methods.shared.unit_index import unit_index, unit_offsets
 
 
 @dataclass
@@ -101,11 +101,6 @@ def _along(vector: Any, tensor: Tensor, dim: int) -> Tensor:
     return viewed
 
 
-def unit_offsets(analysis: Analysis) -> list[int]:
-    """Where each group's units begin in the vector of all units; the last entry is its length."""
-    return [0, *np.cumsum([group.width for group in analysis.groups]).tolist()]
-
-
 def insert_gates(model: nn.Module, analysis: Analysis, inputs: Tensor) -> list[GateSite]:
     """Gate every layer that makes channels of a group, in place, all gates 1.
 
@@ -138,8 +133,6 @@ def insert_gates(model: nn.Module, analysis: Analysis, inputs: Tensor) -> list[G
 
 
 def _find_sites(model: nn.Module, analysis: Analysis) -> list[GateSite]:
-    offsets = unit_offsets(analysis)
-    found: dict[str, dict[str, tuple[int, np.ndarray]]] = {}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     names = defaultdict(list)
     for tensor, parameter in parameters.items():
@@ -147,24 +140,20 @@ def _find_sites(model: nn.Module, analysis: Analysis) -> list[GateSite]:
     members = [m for group in analysis.groups for m in group.members]
     normalised = {m.layer for m in members if m.normalised}
     statistics = {m.layer for m in members if m.statistics}
-    for group, offset in zip(analysis.groups, offsets, strict=False):
-        for member in group.members:
-            if member.role == "in" or member.tensor not in parameters or member.layer in normalised:
-                continue
-            # A shared parameter is gated in every layer that has it.
-            for shared in names[parameters[member.tensor]]:
-                owner, _, name = shared.rpartition(".")
-                empty = np.full(len(member.unit_of), offsets[-1])
-                _, index = found.setdefault(owner, {}).setdefault(name, (member.dim, empty))
-                mine = member.unit_of >= 0
-                index[mine] = member.unit_of[mine] + offset
-    sites = []
-    for layer_name, gated in found.items():
-        layer = model.get_submodule(layer_name)
-        device = next(layer.parameters()).device
-        indexed = {n: (dim, torch.from_numpy(index).to(device)) for n, (dim, index) in gated.items()}
-        sites.append(GateSite(layer, layer_name, indexed, layer_name in statistics))
-    return sites
+    index = unit_index(
+        analysis,
+        lambda m: m.role != "in" and m.tensor in parameters and m.layer not in normalised,
+        # A shared parameter is gated in every layer that has it.
+        lambda m: [(name, m.dim) for name in names[parameters[m.tensor]]],
+    )
+    gated: dict[str, dict[str, tuple[int, Tensor]]] = defaultdict(dict)
+    for (tensor, dim), units in index.items():
+        owner, _, name = tensor.rpartition(".")
+        gated[owner][name] = (dim, torch.from_numpy(units).to(parameters[tensor].device))
+    return [
+        GateSite(model.get_submodule(layer), layer, tensors, layer in statistics)
+        for layer, tensors in gated.items()
+    ]
 
 
 def _swap_class(module: nn.Module) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from autocompress.graph import Analysis
-from autocompress.graph.exporting import inference
-from autocompress.methods.shared.gates import GateSite, unit_offsets
+from autocompress.methods.shared.activations import watch_inputs
+from autocompress.methods.shared.gates import GateSite
+from autocompress.methods.shared.unit_index import unit_index
 
 
 def maker_norms(sites: list[GateSite], units: int, like: Tensor) -> Tensor:
@@ -53,20 +54,11 @@ class Reader:
 
 def find_readers(model: nn.Module, analysis: Analysis) -> list[Reader]:
     """Every layer that reads channels of a group."""
-    offsets = unit_offsets(analysis)
-    total = offsets[-1]
     device = next(model.parameters()).device
-    found: dict[tuple[str, int], np.ndarray] = {}
-    for group, offset in zip(analysis.groups, offsets, strict=False):
-        for member in group.members:
-            if member.role == "in":
-                index = found.setdefault((member.tensor, member.dim), np.full(len(member.unit_of), total))
-                mine = member.unit_of >= 0
-                index[mine] = member.unit_of[mine] + offset
     readers = []
-    for (tensor, dim), index in found.items():
+    for (tensor, dim), units in unit_index(analysis, lambda member: member.role == "in").items():
         layer, _, weight = tensor.rpartition(".")
-        readers.append(Reader(model.get_submodule(layer), weight, dim, torch.from_numpy(index).to(device)))
+        readers.append(Reader(model.get_submodule(layer), weight, dim, torch.from_numpy(units).to(device)))
     return readers
 
 
@@ -77,25 +69,21 @@ def input_rms(model: nn.Module, readers: list[Reader], inputs: Tensor) -> list[T
     that is used by a function).
     """
     measured: dict[int, Tensor] = {}
+    of_layer: dict[nn.Module, list[int]] = {}
+    for position, reader in enumerate(readers):
+        of_layer.setdefault(reader.layer, []).append(position)
 
-    def record(position: int, size: int) -> Any:
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            dim = -1 if isinstance(module, nn.Linear) else 1
-            if args and args[0].dim() >= 2 and args[0].shape[dim] == size:
-                measured[position] = args[0].movedim(dim, 0).flatten(1).square().mean(1).sqrt()
+    def watcher(layer: nn.Module, positions: list[int]) -> Callable[[Tensor], None]:
+        def watch(received: Tensor) -> None:
+            dim = -1 if isinstance(layer, nn.Linear) else 1
+            for position in positions:
+                if received.dim() >= 2 and received.shape[dim] == len(readers[position].index):
+                    measured[position] = received.movedim(dim, 0).flatten(1).square().mean(1).sqrt()
 
-        return hook
+        return watch
 
-    handles = [
-        reader.layer.register_forward_pre_hook(record(position, len(reader.index)))
-        for position, reader in enumerate(readers)
-    ]
-    try:
-        with inference(model):
-            model(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    watchers = {layer: watcher(layer, positions) for layer, positions in of_layer.items()}
+    watch_inputs(model, inputs, watchers)
     return [measured.get(position) for position in range(len(readers))]
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from autocompress.graph import Analysis
-from autocompress.methods.shared.gates import unit_offsets
+from autocompress.methods.shared.unit_index import unit_index
 
 
 @dataclass(frozen=True)
@@ -31,18 +30,12 @@ class Maker:
 
 def find_makers(model: nn.Module, analysis: Analysis) -> list[Maker]:
     """Every weight matrix or kernel that makes channels of a group."""
-    offsets = unit_offsets(analysis)
     parameters = dict(model.named_parameters())
-    found: dict[tuple[str, int], np.ndarray] = {}
-    for group, offset in zip(analysis.groups, offsets, strict=False):
-        for member in group.members:
-            if member.role == "out" and member.tensor in parameters and parameters[member.tensor].dim() > 1:
-                empty = np.full(len(member.unit_of), offsets[-1])
-                index = found.setdefault((member.tensor, member.dim), empty)
-                mine = member.unit_of >= 0
-                index[mine] = member.unit_of[mine] + offset
+    index = unit_index(
+        analysis, lambda m: m.role == "out" and m.tensor in parameters and parameters[m.tensor].dim() > 1
+    )
     device = next(model.parameters()).device
-    return [Maker(name, dim, torch.from_numpy(index).to(device)) for (name, dim), index in found.items()]
+    return [Maker(name, dim, torch.from_numpy(units).to(device)) for (name, dim), units in index.items()]
 
 
 def unit_norms(makers: Sequence[Maker], tensor: Callable[[str], Tensor | None], units: int) -> Tensor:

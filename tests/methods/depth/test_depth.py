@@ -21,7 +21,7 @@ from autocompress.graph import CutPoint, analyse, why_illegal
 from autocompress.graph.bridging import bridge
 from autocompress.graph.proof import relative_difference
 from autocompress.methods.depth import Config, Depth
-from autocompress.methods.depth.translator import KINDS, Pool, Translator, fit, refine, ridge
+from autocompress.methods.depth.translator import KINDS, Pool, Translator, fit, refine
 from autocompress.surgery import materialize
 from tests.graph.zoo import MODELS
 
@@ -38,7 +38,7 @@ def test_ridge_equals_scikit_learn() -> None:
     strength = 0.1
     centred = a - a.mean(0)
     reference = Ridge(alpha=strength * np.diag(centred.T @ centred).mean()).fit(a, b)
-    weight, offset = ridge(torch.from_numpy(a), torch.from_numpy(b), strength)
+    weight, offset = affine_ridge(torch.from_numpy(a), torch.from_numpy(b), strength)
     assert np.allclose(weight.numpy(), reference.coef_, atol=1e-8)
     assert np.allclose(offset.numpy(), reference.intercept_, atol=1e-8)
 
