@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import networkx
 import torch
 from torch import Tensor, fx
 
@@ -162,24 +164,17 @@ def find_residuals(graph: fx.Graph) -> tuple[ResidualBranch, ...]:
     return tuple(found)
 
 
-def _dominators(nodes: list[fx.Node]) -> dict[fx.Node, fx.Node | None]:
-    """Immediate dominator of each node: the last node that all paths to it pass through."""
-    order = {node: i for i, node in enumerate(nodes)}
-    found: dict[fx.Node, fx.Node | None] = {}
-    for node in nodes:
-        sources = [s for s in node.all_input_nodes if s in order]
-        common: fx.Node | None = sources[0] if sources else None
-        for other in sources[1:]:
-            a: fx.Node | None = common
-            b: fx.Node | None = other
-            while a is not b and a is not None and b is not None:
-                if order[a] > order[b]:
-                    a = found[a]
-                else:
-                    b = found[b]
-            common = a if a is b else None
-        found[node] = common
-    return found
+def _dominators(nodes: list[fx.Node]) -> Mapping[fx.Node, fx.Node | None]:
+    """Immediate dominator of each node: the last node that all paths from the model's input to it pass."""
+    flow: networkx.DiGraph[fx.Node] = networkx.DiGraph()
+    known = set(nodes)
+    flow.add_nodes_from(nodes)
+    flow.add_edges_from(
+        (source, node) for node in nodes for source in node.all_input_nodes if source in known
+    )
+    dominators: dict[fx.Node, fx.Node | None] = networkx.immediate_dominators(flow, nodes[0])
+    # The input has none; older versions of networkx name it itself.
+    return {**dominators, nodes[0]: None}
 
 
 def _layers_between(fork: fx.Node, end: fx.Node) -> tuple[str, ...]:
