@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from autocompress.errors import SettingsError, refuse_unknown
 from autocompress.surgery.edits import Plan
 from autocompress.task import ModelProfile, Task
 
@@ -48,17 +49,37 @@ S = TypeVar("S", bound=CompressorState)
 class Compressor(ABC, Generic[S]):
     """Decides, while a model trains, what should be physically changed in it.
 
-    A subclass names its frozen configuration dataclass as `Config`; `Compressor(Config(...))`
-    makes one. The training loop calls `attach` once, `penalty` and `after_step` each step,
-    `after_epoch` each epoch, and in the end `plan` and `release`.
+    A subclass `Foo` names its frozen configuration dataclass as `Config`; `Foo(Foo.Config(ratio=0.5))` and
+    `Foo(ratio=0.5)` make the same. The training loop calls `attach` once, `penalty` and `after_step` each
+    step, `after_epoch` each epoch, and in the end `plan` and `release`.
     """
 
     Config: ClassVar[type[Any]]
     # Order in a pipeline: 0 changes depth, 1 channels, 2 ranks, 3 how weights are stored.
     level: ClassVar[int] = 1
 
-    def __init__(self, config: Any = None) -> None:
-        self.config = self.Config() if config is None else config
+    def __init__(self, config: Any = None, **settings: Any) -> None:
+        """A method that is set up.
+
+        Args:
+            config: the method's own `Config`; None makes one.
+            settings: fields of the `Config` that is made, by name.
+
+        Raises:
+            SettingsError: a setting is unknown or out of range, or `config` is not the method's own.
+        """
+        name = type(self).__name__
+        if config is None:
+            refuse_unknown(name, settings, [option.name for option in fields(self.Config) if option.init])
+            config = self.Config(**settings)
+        elif settings:
+            raise SettingsError(f"{name} must be given a Config or its fields but got both.")
+        elif not isinstance(config, self.Config):
+            kind = type(config)
+            raise SettingsError(
+                f"{name} must be given its own Config but got {kind.__module__}.{kind.__qualname__}."
+            )
+        self.config = config
 
     @classmethod
     def unsupported(cls, profile: ModelProfile) -> str | None:

@@ -135,6 +135,7 @@ class Alcn(Compressor[AlcnState]):
     """
 
     Config: ClassVar[type[Config]] = Config
+    steepest = staticmethod(steepest)
 
     @classmethod
     def unsupported(cls, profile: ModelProfile) -> str | None:

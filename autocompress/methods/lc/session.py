@@ -20,7 +20,7 @@ from autocompress.graph.costs import layer_macs
 from autocompress.graph.layers import WeightLayer, weight_layers
 from autocompress.methods.alds.decomposition import replaceable
 from autocompress.methods.base import Compressor, CompressorState
-from autocompress.methods.lc.assignment import Assignment, Tasks, assignments, resolve, view_of
+from autocompress.methods.lc.assignment import Assignment, Schemes, assignments, resolve, view_of
 from autocompress.methods.lc.compression import Compression, stored_bytes
 from autocompress.methods.lc.quantization import Codebook
 from autocompress.methods.lc.scheme import Scheme
@@ -38,7 +38,7 @@ class Config:
     """Settings of LC.
 
     Args:
-        tasks: scheme by layer: `{"fc1": Codebook(k=4), ("fc2", "fc3"): PruneL0(keep=0.05)}`. Keys are
+        schemes: scheme by layer: `{"fc1": Codebook(k=4), ("fc2", "fc3"): PruneL0(keep=0.05)}`. Keys are
             names, patterns ("layer1.*", "*"), classes ("Conv2d") or parts ("1/3", the first third);
             layers of a tuple are compressed jointly, those of one string each by itself.
         mu0: μ of the first L step.
@@ -53,7 +53,7 @@ class Config:
             5 seeds) 16 end at an error of 2.6 ± 0.1 %, 1 at 4.6 ± 0.7, 4 at 3.8 ± 0.2, 40 at 2.9 ± 0.2.
     """
 
-    tasks: Tasks = (Assignment(("*",), Codebook(k=4)),)
+    schemes: Schemes = (Assignment(("*",), Codebook(k=4)),)
     mu0: float = 1e-3
     growth: float = 1.2
     steps: int = 30
@@ -62,7 +62,7 @@ class Config:
     spacing: int = 16
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tasks", assignments(self.tasks))
+        object.__setattr__(self, "schemes", assignments(self.schemes))
         if not self.mu0 > 0:
             raise SettingsError(f"mu0 must be greater than 0 but got {self.mu0}.")
         if not self.growth >= 1:
@@ -102,16 +102,10 @@ class LcState(CompressorState):
 
 
 class Lc(Compressor[LcState]):
-    """Learning-compression: L steps train on L(w) + μ/2·‖w − Δ(Θ) − λ/μ‖², C steps solve for Θ.
-
-    `Lc(tasks={...})` is short for `Lc(Config(tasks={...}))`.
-    """
+    """Learning-compression: L steps train on L(w) + μ/2·‖w − Δ(Θ) − λ/μ‖², C steps solve for Θ."""
 
     Config: ClassVar[type[Config]] = Config
     level: ClassVar[int] = 3
-
-    def __init__(self, config: Any = None, **settings: Any) -> None:
-        super().__init__(self.Config(**settings) if config is None else config)
 
     @classmethod
     def unsupported(cls, profile: ModelProfile) -> str | None:
@@ -127,7 +121,7 @@ class Lc(Compressor[LcState]):
         near = example.to(next(model.parameters()).device)
         able = frozenset(replaceable(model, names, near))
         state = LcState(model, [], self.config.mu0, _stable_mu(task.recipe), able)
-        views = resolve(self.config.tasks, layers)
+        views = resolve(self.config.schemes, layers)
         scales = self._scales(views, model)
         for (mine, scheme), scale in zip(views, scales, strict=True):
             x = _vector(model, mine)
