@@ -22,24 +22,61 @@ if TYPE_CHECKING:
         TrialError,
         UsageError,
     )
+    from autocompress.methods.alcn import Alcn
+    from autocompress.methods.alds import Alds
+    from autocompress.methods.autoplastic import Autoplastic
+    from autocompress.methods.depth import Depth
+    from autocompress.methods.lc import (
+        Binary,
+        Codebook,
+        FixedPoint,
+        Lc,
+        LowRank,
+        PenaltyL0,
+        PenaltyL1,
+        PruneL0,
+        PruneL1,
+        RankSelection,
+        ScaledBinary,
+        Ternary,
+    )
+    from autocompress.plugins import SearchSpace
     from autocompress.report import Progress
     from autocompress.result import ParetoModel, SearchResult
     from autocompress.task import ModelProfile, Recipe, Task
 
 __version__ = "0.1.0"
 
+# Public name → the module that defines it.
 _HOME = {
+    "Alcn": "methods.alcn",
+    "Alds": "methods.alds",
     "AutocompressError": "errors",
+    "Autoplastic": "methods.autoplastic",
+    "Binary": "methods.lc",
     "CheckpointError": "errors",
+    "Codebook": "methods.lc",
     "Compressed": "engine.compress",
+    "Depth": "methods.depth",
+    "FixedPoint": "methods.lc",
+    "Lc": "methods.lc",
+    "LowRank": "methods.lc",
     "ModelProfile": "task",
     "ParetoModel": "result",
+    "PenaltyL0": "methods.lc",
+    "PenaltyL1": "methods.lc",
     "Progress": "report",
+    "PruneL0": "methods.lc",
+    "PruneL1": "methods.lc",
+    "RankSelection": "methods.lc",
     "Recipe": "task",
+    "ScaledBinary": "methods.lc",
     "SearchFailedError": "errors",
     "SearchResult": "result",
+    "SearchSpace": "plugins",
     "Settings": "engine.settings",
     "Task": "task",
+    "Ternary": "methods.lc",
     "TrialError": "errors",
     "UsageError": "errors",
     "compress": "engine.compress",
@@ -49,17 +86,34 @@ _HOME = {
 }
 
 __all__ = [
+    "Alcn",
+    "Alds",
     "AutocompressError",
+    "Autoplastic",
+    "Binary",
     "CheckpointError",
+    "Codebook",
     "Compressed",
+    "Depth",
+    "FixedPoint",
+    "Lc",
+    "LowRank",
     "ModelProfile",
     "ParetoModel",
+    "PenaltyL0",
+    "PenaltyL1",
     "Progress",
+    "PruneL0",
+    "PruneL1",
+    "RankSelection",
     "Recipe",
+    "ScaledBinary",
     "SearchFailedError",
     "SearchResult",
+    "SearchSpace",
     "Settings",
     "Task",
+    "Ternary",
     "TrialError",
     "UsageError",
     "compress",
@@ -76,3 +130,7 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(f"autocompress.{_HOME[name]}"), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -15,6 +15,9 @@ AutocompressError
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Collection, Iterable
+
 
 class AutocompressError(Exception):
     """Base of all errors raised on purpose."""
@@ -64,3 +67,21 @@ def one_line(error: BaseException) -> str:
     """The first non-empty line of an error's message, or its class name where it has none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
+
+
+def refuse_unknown(owner: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Refuse settings by names that their owner does not know.
+
+    Args:
+        owner: whose settings they are, in words.
+        given: the names.
+        known: all names that there are.
+
+    Raises:
+        SettingsError: one is unknown; it names the known one that is spelled most alike.
+    """
+    for name in given:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            remedy = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+            raise SettingsError(f"settings of {owner} must be known but got {name!r}{remedy}.")

@@ -1,21 +1,54 @@
-"""Discovery of compressors, metrics and search spaces: by file name, and by entry point."""
+"""Discovery: methods and their search spaces, in this package and in installed ones, and users' modules."""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import inspect
 import pkgutil
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from autocompress.errors import SettingsError, one_line
 
-ENTRY_POINT_GROUP = "autocompress.methods"
+# Entry points of plug-ins: a method's name → its class, and → its search space, a module or a function.
+METHODS_GROUP = "autocompress.methods"
+SPACES_GROUP = "autocompress.search_spaces"
+# `search_spaces` by a name that no folder of a user's has.
+_OWN_SPACES = "_autocompress_search_spaces"
+
+Suggest = Callable[[Any, Any], Any]
+
+
+def _no_starts(profile: Any) -> Sequence[Mapping[str, Any]]:
+    return ()
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """What may vary in a trial.
+
+    Args:
+        suggest: `suggest(trial, profile)` draws from an Optuna trial and returns a method's `Config`, or a
+            tuple of them, which follow each other.
+        starts: `starts(profile)` says what to try first: parameters of trials, of which some may be left
+            open.
+        level: of the method whose space it is, which says what it can be combined with; a space of a user's
+            own has none and stands alone.
+        module: where both are defined; None of a space that was given as a function.
+    """
+
+    suggest: Suggest
+    starts: Callable[[Any], Sequence[Mapping[str, Any]]] = _no_starts
+    level: int | None = None
+    module: ModuleType | None = None
 
 
 @cache
@@ -24,6 +57,9 @@ def compressors() -> dict[str, type[Any]]:
 
     A room `foo/` exports one class of its own that is a method; what it imports from others is not taken
     for it.
+
+    Raises:
+        SettingsError: a plug-in is not usable.
     """
     package = importlib.import_module("autocompress.methods")
     base = importlib.import_module("autocompress.methods.base").Method
@@ -36,9 +72,83 @@ def compressors() -> dict[str, type[Any]]:
             own = cls.__module__.startswith(f"{room}.")
             if own and issubclass(cls, base) and not inspect.isabstract(cls):
                 methods[info.name] = cls
-    for point in entry_points(group=ENTRY_POINT_GROUP):
-        methods[point.name] = point.load()
+    for point in entry_points(group=METHODS_GROUP):
+        cls = _loaded(point, methods)
+        if not inspect.isclass(cls) or not issubclass(cls, base) or inspect.isabstract(cls):
+            raise SettingsError(f"{_said(point)} must be a method's class but {point.value!r} is {cls!r}.")
+        if not is_dataclass(getattr(cls, "Config", None)):
+            raise SettingsError(f"{_said(point)} must have a dataclass Config but {point.value!r} has none.")
+        methods[point.name] = cls
     return methods
+
+
+@cache
+def search_spaces() -> dict[str, SearchSpace]:
+    """Name → search space: those of the package's methods, then plug-ins by entry point.
+
+    Raises:
+        SettingsError: a plug-in is not usable.
+    """
+    methods = compressors()
+    package = _own_spaces()
+    names = [info.name for info in pkgutil.iter_modules(package.__path__) if info.name in methods]
+    spaces = {
+        name: _space(importlib.import_module(f"{_OWN_SPACES}.{name}"), name, methods[name].stage)
+        for name in names
+    }
+    for point in entry_points(group=SPACES_GROUP):
+        level = methods[point.name].stage if point.name in methods else None
+        spaces[point.name] = _space(_loaded(point, spaces), point.name, level)
+    return spaces
+
+
+def _loaded(point: EntryPoint, taken: Mapping[str, object]) -> Any:
+    """What an entry point stands for, whose name nothing else may have."""
+    if point.name in taken:
+        raise SettingsError(f"{_said(point)} must have a name of its own but {point.name!r} is taken.")
+    try:
+        return point.load()
+    except Exception as error:
+        raise SettingsError(
+            f"{_said(point)} must be importable but: {type(error).__name__}: {one_line(error)}"
+        ) from error
+
+
+def _said(point: EntryPoint) -> str:
+    package = "a package" if point.dist is None else f"package {point.dist.name!r}"
+    return f"entry point {point.name!r} in {point.group!r} of {package}"
+
+
+def _own_spaces() -> ModuleType:
+    """The folder `search_spaces/` beside this package, loaded by its path.
+
+    A folder that is called the same in a user's project would be found first by that name.
+    """
+    if _OWN_SPACES not in sys.modules:
+        folder = Path(__file__).resolve().parents[1] / "search_spaces"
+        _executed(_OWN_SPACES, folder / "__init__.py", submodules=folder)
+    return sys.modules[_OWN_SPACES]
+
+
+def _executed(name: str, path: Path, submodules: Path | None = None) -> ModuleType:
+    """A module of a file, which stays in `sys.modules`."""
+    folders = None if submodules is None else [str(submodules)]
+    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=folders)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def pipeline() -> ModuleType:
+    """The module that combines search spaces."""
+    return importlib.import_module(f"{_own_spaces().__name__}.pipeline")
 
 
 def compressor(method: str) -> type[Any]:
@@ -65,11 +175,6 @@ def method_of(config: object) -> str:
     raise SettingsError(f"suggest must return a compressor's Config but returned {type(config).__name__}.")
 
 
-def pipeline() -> ModuleType:
-    """The module that combines search spaces."""
-    return importlib.import_module("search_spaces.pipeline")
-
-
 def load_module(location: str) -> ModuleType:
     """A module by dotted name, or by path where it ends in `.py`.
 
@@ -82,23 +187,17 @@ def load_module(location: str) -> ModuleType:
         path = Path(location)
         if not path.is_file():
             raise SettingsError(f"module file must exist but {location!r} does not.")
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
         # dataclasses look their module up while it runs; afterwards it must not be found by
         # name, so that what it defines is pickled by value for worker processes.
-        hidden = sys.modules.get(spec.name)
-        sys.modules[spec.name] = module
+        hidden = sys.modules.pop(path.stem, None)
         sys.path.insert(0, str(path.parent.resolve()))
         try:
-            spec.loader.exec_module(module)
+            return _executed(path.stem, path)
         finally:
             sys.path.remove(str(path.parent.resolve()))
-            del sys.modules[spec.name]
+            sys.modules.pop(path.stem, None)
             if hidden is not None:
-                sys.modules[spec.name] = hidden
-        return module
+                sys.modules[path.stem] = hidden
     except SettingsError:
         raise
     except Exception as error:
@@ -120,16 +219,46 @@ def load_attribute(location: str) -> Any:
     return getattr(module, attribute)
 
 
-def search_space(location: str) -> ModuleType:
-    """The search-space module of a method name, a dotted module or a `.py` file.
+def search_space(location: str | Suggest) -> SearchSpace:
+    """The search space of a method, of a dotted module, of a `.py` file or of a function.
+
+    Args:
+        location: a method's name, a module, or `suggest(trial, profile)` itself, which may have an attribute
+            `starts`.
 
     Raises:
         SettingsError: there is none, or it has no `suggest(trial, profile)`.
     """
-    name = location
-    if "." not in location and importlib.util.find_spec(f"search_spaces.{location}") is not None:
-        name = f"search_spaces.{location}"
-    module = load_module(name)
-    if not callable(getattr(module, "suggest", None)):
-        raise SettingsError(f"space {location!r} must define suggest(trial, profile) but does not.")
-    return module
+    if not isinstance(location, str):
+        return _space(location, space_name(location))
+    if location in search_spaces():
+        return search_spaces()[location]
+    if location in compressors():
+        raise SettingsError(
+            f"method {location!r} must have a search space but its package has no entry point {location!r} "
+            f"in {SPACES_GROUP!r} (search with a space of your own that returns its Config)."
+        )
+    return _space(load_module(location), location)
+
+
+def space_name(location: str | Suggest) -> str:
+    """A search space's name: of a file its stem, of a module its dotted name, of a function its own."""
+    if isinstance(location, str):
+        return Path(location).stem if location.endswith(".py") else location
+    function = location.func if isinstance(location, functools.partial) else location
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def _space(source: Any, name: str, level: int | None = None) -> SearchSpace:
+    """The search space that a module, or a function alone, defines."""
+    module = source if isinstance(source, ModuleType) else None
+    suggest = source if module is None else getattr(module, "suggest", None)
+    if suggest is None:
+        raise SettingsError(f"space {name!r} must define suggest(trial, profile) but does not.")
+    try:
+        inspect.signature(suggest).bind(None, None)
+    except (TypeError, ValueError) as error:
+        raise SettingsError(
+            f"space {name!r} must be called as suggest(trial, profile) but: {one_line(error)}."
+        ) from error
+    return SearchSpace(suggest, getattr(source, "starts", _no_starts), level, module)

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import optuna
 
-from autocompress.methods.alcn.config import Config, Cost, steepest
-from autocompress.task import ModelProfile
+import autocompress as ac
 
 
-def suggest(trial: optuna.Trial, profile: ModelProfile) -> Config:
+def suggest(trial: optuna.Trial, profile: ac.ModelProfile) -> object:
     """Initial ratios, both λ of the loss, how λ_sparse is shared out over groups, and rounding."""
     ratio, slope = trial.suggest_float("alcn.initial_ratio", 0.1, 0.95), 0.0
     if len(profile.groups) > 1:
         # A share of the steepest slope that is possible around this ratio: up to ±0.45 around a half.
-        slope = steepest(ratio) * trial.suggest_float("alcn.slope_share", -0.5, 0.5)
-    return Config(
+        slope = ac.Alcn.steepest(ratio) * trial.suggest_float("alcn.slope_share", -0.5, 0.5)
+    return ac.Alcn.Config(
         initial_ratio=ratio,
         ratio_slope=slope,
         # Hardware computes 8 or 16 channels at once: widths between cost the time of the next multiple.
         round_to=trial.suggest_categorical("alcn.round_to", [1, 8, 16]),
         lambda_sparse=trial.suggest_float("alcn.lambda_sparse", 1e-3, 0.3, log=True),
         lambda_ratio=trial.suggest_float("alcn.lambda_ratio", 1e-3, 1.0, log=True),
-        cost=cast(Cost, trial.suggest_categorical("alcn.cost", ["uniform", "macs", "params"])),
+        cost=cast(Any, trial.suggest_categorical("alcn.cost", ["uniform", "macs", "params"])),
     )

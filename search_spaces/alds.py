@@ -6,25 +6,25 @@ from typing import Any, cast
 
 import optuna
 
-from autocompress.methods.alds.config import Config, Cost, Schemes
-from autocompress.methods.alds.spectra import MEASURES, Measure
-from autocompress.task import ModelProfile
+import autocompress as ac
+
+MEASURES = ["slices", "operator", "frobenius", "data"]
 
 
-def suggest(trial: optuna.Trial, profile: ModelProfile) -> Config:
+def suggest(trial: optuna.Trial, profile: ac.ModelProfile) -> object:
     """Budget or error, its measure, foldings, rank caps, and whether ranks are trained down first."""
     blocks = min(3, len(profile.layers))
-    cost = cast(Cost, trial.suggest_categorical("alds.cost", ["macs", "params"]))
-    measure = cast(Measure, trial.suggest_categorical("alds.measure", list(MEASURES)))
+    cost: Any = trial.suggest_categorical("alds.cost", ["macs", "params"])
+    measure: Any = trial.suggest_categorical("alds.measure", MEASURES)
     slices = trial.suggest_categorical("alds.max_slices", [1, 4, 16])
     limit = _limit(trial, _factorable_share(profile, cost))
-    return Config(
+    return ac.Alds.Config(
         **limit,
         cost=cost,
         measure=measure,
         # Slices lower the operator norm of the whole residual by 1 % and take a hundred times as long.
         max_slices=1 if measure == "operator" else slices,
-        schemes=cast(Schemes, trial.suggest_categorical("alds.schemes", ["first", "all"])),
+        schemes=cast(Any, trial.suggest_categorical("alds.schemes", ["first", "all"])),
         # A cap of 1 forbids nothing; lower ones keep the layers of a block dense or small.
         rank_caps=tuple(trial.suggest_float(f"alds.rank_cap{i}", 0.25, 1.0) for i in range(blocks)),
         lambda_rank=_lambda_rank(trial),
@@ -41,11 +41,11 @@ def _limit(trial: optuna.Trial, share: float) -> dict[str, Any]:
     return {"keep": 1 - share * (1 - trial.suggest_float("alds.keep", 0.2, 0.9))}
 
 
-def _factorable_share(profile: ModelProfile, cost: Cost) -> float:
+def _factorable_share(profile: ac.ModelProfile, cost: str) -> float:
     """Share of the model's cost that its factorable layers have, in (0, 1]."""
-    found: int = sum(getattr(layer, cost) for layer in profile.layers if layer.factorable)
-    whole: int = getattr(profile, cost)
-    return min(1.0, found / max(1, whole))
+    factorable: int = sum(getattr(layer, cost) for layer in profile.layers if layer.factorable)
+    total: int = getattr(profile, cost)
+    return min(1.0, factorable / max(1, total))
 
 
 def _lambda_rank(trial: optuna.Trial) -> float:

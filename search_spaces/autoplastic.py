@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import optuna
 
-from autocompress.methods.autoplastic.config import RULES, Config, Rule
-from autocompress.task import ModelProfile
+import autocompress as ac
 
 
-def suggest(trial: optuna.Trial, profile: ModelProfile) -> Config:
+def suggest(trial: optuna.Trial, profile: ac.ModelProfile) -> object:
     """The rule and its rates, where gates start, their floors, and below what they are removed."""
-    rule = cast(Rule, trial.suggest_categorical("autoplastic.rule", list(RULES)))
+    rule: Any = trial.suggest_categorical("autoplastic.rule", ["gradient", "published"])
     alpha = trial.suggest_float("autoplastic.alpha_init", 0.1, 0.9) if profile.mixing_blocks else None
     own = _gradient(trial) if rule == "gradient" else _published(trial)
     threshold = trial.suggest_float("autoplastic.threshold", 0.3, 0.7)
-    return Config(rule=rule, alpha_init=alpha, threshold=threshold, **own)
+    return ac.Autoplastic.Config(rule=rule, alpha_init=alpha, threshold=threshold, **own)
 
 
 def _gradient(trial: optuna.Trial) -> dict[str, Any]:

@@ -9,30 +9,29 @@ from typing import Any, cast
 
 import optuna
 
-from autocompress.methods.depth import Config
-from autocompress.surgery.translators import KINDS, Kind
-from autocompress.task import ModelProfile
+import autocompress as ac
 
 MOST_CUTS = 3
+TRANSLATORS = ["identity", "linear", "pooled", "residual"]
 Cuts = tuple[tuple[int, int], ...]
 
 
-def suggest(trial: optuna.Trial, profile: ModelProfile) -> Config:
+def suggest(trial: optuna.Trial, profile: ac.ModelProfile) -> object:
     """What goes, the translator in its place, and what is trained."""
     head = _head_width(trial, profile)
     blocks = _blocks(profile)
     choose = trial.suggest_categorical("depth.choose", ["blocks", "ends"]) if blocks else "ends"
     cuts = _dropped(trial, blocks) if choose == "blocks" else _free(trial, profile)
-    return Config(
+    return ac.Depth.Config(
         cuts=cuts,
-        translator=cast(Kind, trial.suggest_categorical("depth.translator", list(KINDS))),
+        translator=cast(Any, trial.suggest_categorical("depth.translator", TRANSLATORS)),
         refine_steps=trial.suggest_int("depth.refine_steps", 0, 200, step=50),
         freeze="backbone" if head else "none",
         head_width=head,
     )
 
 
-def starts(profile: ModelProfile) -> list[dict[str, Any]]:
+def starts(profile: ac.ModelProfile) -> list[dict[str, Any]]:
     """Blocks that hold up to two fifths of the MACs, then a fifth, then three fifths; linear translators."""
     blocks = _blocks(profile)
     whole = profile.cut_points[-1].macs
@@ -42,7 +41,7 @@ def starts(profile: ModelProfile) -> list[dict[str, Any]]:
     return [usual | {"depth.drop": count} for count in counts if blocks]
 
 
-def _free(trial: optuna.Trial, profile: ModelProfile) -> Cuts:
+def _free(trial: optuna.Trial, profile: ac.ModelProfile) -> Cuts:
     """Some cuts, where each begins and how far it reaches."""
     last = len(profile.cut_points) - 1
     count = trial.suggest_int("depth.cuts", 1, min(MOST_CUTS, last))
@@ -75,7 +74,7 @@ class Block:
         return self.macs / max(1, self.params)
 
 
-def _blocks(profile: ModelProfile) -> list[Block]:
+def _blocks(profile: ac.ModelProfile) -> list[Block]:
     """Blocks that could go, those first that cost most MACs for each parameter; one of each run stays."""
     cuts, found, start = profile.cut_points, [], 0
     for end in range(1, len(cuts) + 1):
@@ -98,7 +97,7 @@ def _dropped(trial: optuna.Trial, blocks: list[Block]) -> Cuts:
     return tuple(sorted((start, start + k) for (start, _), k in gone.items()))
 
 
-def _head_width(trial: optuna.Trial, profile: ModelProfile) -> int:
+def _head_width(trial: optuna.Trial, profile: ac.ModelProfile) -> int:
     """A frozen backbone gets a new head, where outputs are classes; one that is trained keeps its own."""
     if len(profile.outputs) != 1 or not trial.suggest_categorical("depth.freeze", [False, True]):
         return 0
@@ -116,10 +115,10 @@ def _disjoint(cuts: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return merged
 
 
-def _legal(cuts: list[tuple[int, int]], profile: ModelProfile) -> Cuts:
+def _legal(cuts: list[tuple[int, int]], profile: ac.ModelProfile) -> Cuts:
     return tuple((a, b) for a, b in cuts if b in profile.cut_points[a].partners)
 
 
-def _first_legal(profile: ModelProfile) -> Cuts:
+def _first_legal(profile: ac.ModelProfile) -> Cuts:
     found = [(a, cut.partners[0]) for a, cut in enumerate(profile.cut_points) if cut.partners]
     return tuple(found[:1])

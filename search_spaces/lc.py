@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import optuna
 
-from autocompress.methods.lc import (
-    Assignment,
-    Codebook,
-    Config,
-    PruneL0,
-    RankSelection,
-    Scheme,
-    Ternary,
-)
-from autocompress.task import ModelProfile
+import autocompress as ac
 
 SCHEMES = ["codebook", "prune", "codebook+prune", "ternary", "rank_selection", "dense"]
 
 
-def suggest(trial: optuna.Trial, profile: ModelProfile) -> Config:
+def suggest(trial: optuna.Trial, profile: ac.ModelProfile) -> object:
     """A scheme for each third of the layers, alone or jointly, and the schedule of μ."""
     parts = min(3, len(profile.layers))
-    schemes = []
+    schemes: dict[str | tuple[str, ...], Any] = {}
     for part in range(1, parts + 1):
         scheme, joint = _scheme(trial, f"lc.{part}")
         if scheme is not None:
             # By place and not by name, because a method before this one may rename layers.
-            schemes.append(Assignment((f"{part}/{parts}",), scheme, joint))
-    return Config(
-        schemes=tuple(schemes) or (Assignment(("*",), Codebook(k=256)),),
+            place = f"{part}/{parts}"
+            schemes[(place,) if joint else place] = scheme
+    return ac.Lc.Config(
+        schemes=schemes or {"*": ac.Codebook(k=256)},
         mu0=trial.suggest_float("lc.mu0", 1e-4, 1e-2, log=True),
         growth=trial.suggest_float("lc.growth", 1.05, 1.4),
         steps=trial.suggest_int("lc.steps", 10, 40, step=10),
@@ -36,21 +30,21 @@ def suggest(trial: optuna.Trial, profile: ModelProfile) -> Config:
     )
 
 
-def _scheme(trial: optuna.Trial, name: str) -> tuple[Scheme | None, bool]:
+def _scheme(trial: optuna.Trial, name: str) -> tuple[Any, bool]:
+    """The scheme of a third, None where it stays dense, and whether its layers share it."""
     kind = trial.suggest_categorical(f"{name}.scheme", SCHEMES)
     if kind == "dense":
         return None, False
     if kind == "rank_selection":
-        alpha = trial.suggest_float(f"{name}.alpha", 1e-9, 1e-5, log=True)
-        return RankSelection(alpha=alpha), False
+        return ac.RankSelection(alpha=trial.suggest_float(f"{name}.alpha", 1e-9, 1e-5, log=True)), False
     joint = trial.suggest_categorical(f"{name}.joint", [False, True])
     if kind == "ternary":
-        return Ternary(), joint
+        return ac.Ternary(), joint
     codebook = prune = None
     if "codebook" in kind:
-        codebook = Codebook(k=trial.suggest_int(f"{name}.k", 2, 64, log=True))
+        codebook = ac.Codebook(k=trial.suggest_int(f"{name}.k", 2, 64, log=True))
     if "prune" in kind:
-        prune = PruneL0(keep=trial.suggest_float(f"{name}.keep", 0.01, 0.3, log=True))
+        prune = ac.PruneL0(keep=trial.suggest_float(f"{name}.keep", 0.01, 0.3, log=True))
     if codebook is not None and prune is not None:
         return codebook + prune, joint
     return codebook or prune, joint

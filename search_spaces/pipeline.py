@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import optuna
 
-from autocompress import plugins
-from autocompress.task import ModelProfile
+import autocompress as ac
 
 _MOST_METHODS = 2  # of one trial: with more, a search of some dozen trials tries each once
 _MOST_ROUNDS = 4  # of first trials
@@ -30,13 +28,14 @@ class Proposal:
     distill_temperature: float
 
 
-def suggest(trial: optuna.Trial, profile: ModelProfile, spaces: Mapping[str, ModuleType]) -> Proposal:
+def suggest(trial: optuna.Trial, profile: ac.ModelProfile, spaces: Mapping[str, ac.SearchSpace]) -> Proposal:
     """One pipeline, chosen by name where there are several, and the training of the trial."""
-    names = pipelines(spaces)
+    methods = pipelines(spaces)
+    names = list(methods)
     name = names[0] if len(names) == 1 else trial.suggest_categorical("method", names)
     return Proposal(
         configs=tuple(
-            config for part in name.split("+") for config in _several(spaces[part].suggest(trial, profile))
+            config for part in methods[name] for config in _several(spaces[part].suggest(trial, profile))
         ),
         compress_share=trial.suggest_float("compress_share", 0.3, 0.8),
         lr_scale=trial.suggest_float("lr_scale", 0.2, 2.0, log=True),
@@ -45,42 +44,43 @@ def suggest(trial: optuna.Trial, profile: ModelProfile, spaces: Mapping[str, Mod
     )
 
 
-def _several(found: Any) -> tuple[Any, ...]:
+def _several(configs: Any) -> tuple[Any, ...]:
     """A space of the user's own may return several configurations, which follow each other."""
-    return tuple(found) if isinstance(found, (tuple, list)) else (found,)
+    return tuple(configs) if isinstance(configs, (tuple, list)) else (configs,)
 
 
-def pipelines(spaces: Mapping[str, ModuleType]) -> list[str]:
-    """Each method alone, and each two that go from structure to storage, joined by "+".
+def pipelines(spaces: Mapping[str, ac.SearchSpace]) -> dict[str, tuple[str, ...]]:
+    """Name → spaces in order: each method alone, and each two that go from structure to storage.
 
     Depth before channels before ranks before how weights are stored. A space of the user's own stands
     alone; it may return longer sequences.
     """
-    known = plugins.compressors()
     levels: dict[int, list[str]] = {}
     for name in sorted(spaces):
-        if name in known:
-            levels.setdefault(known[name].stage, []).append(name)
+        level = spaces[name].level
+        if level is not None:
+            levels.setdefault(level, []).append(name)
     choices = [["", *levels[level]] for level in sorted(levels)]
-    products = [[name for name in parts if name] for parts in itertools.product(*choices)]
-    joined = ["+".join(parts) for parts in products if len(parts) <= _MOST_METHODS]
-    own = [name for name in sorted(spaces) if name not in known]
-    return sorted(filter(None, joined), key=lambda name: (name.count("+"), name)) + own
+    products = [tuple(filter(None, parts)) for parts in itertools.product(*choices)]
+    joined = {"+".join(parts): parts for parts in products if 0 < len(parts) <= _MOST_METHODS}
+    own = {name: (name,) for name in sorted(spaces) if spaces[name].level is None}
+    return {name: joined[name] for name in sorted(joined, key=lambda name: (len(joined[name]), name))} | own
 
 
-def starts(profile: ModelProfile, spaces: Mapping[str, ModuleType], trials: int) -> list[dict[str, Any]]:
+def starts(
+    profile: ac.ModelProfile, spaces: Mapping[str, ac.SearchSpace], trials: int
+) -> list[dict[str, Any]]:
     """Parameters of the first half of all trials: every pipeline in turn, trained as usual.
 
-    A sampler that finds something good early might never try the others. A space may define
-    `starts(profile)`, values of its own to begin with; what it leaves open is drawn.
+    A sampler that finds something good early might never try the others. A space may say in
+    `starts(profile)` with which values of its own to begin; what it leaves open is drawn.
     """
-    names = pipelines(spaces)
-    found = []
+    first_trials = []
     for turn in range(_MOST_ROUNDS):
-        for name in names:
+        for name, parts in pipelines(spaces).items():
             params: dict[str, Any] = {"method": name} | _TRAINING
-            for part in name.split("+"):
-                own: Sequence[dict[str, Any]] = getattr(spaces[part], "starts", lambda _: [])(profile)
+            for part in parts:
+                own = spaces[part].starts(profile)
                 params |= own[turn] if turn < len(own) else {}
-            found.append(params)
-    return found[: max(1, trials // 2)]
+            first_trials.append(params)
+    return first_trials[: max(1, trials // 2)]

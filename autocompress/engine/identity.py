@@ -13,7 +13,7 @@ from autocompress.engine.digests import digest, state_digest
 from autocompress.engine.prepare import Prepared
 from autocompress.engine.samples import data_digest
 from autocompress.models.registry import ModelFactory
-from autocompress.plugins import load_attribute
+from autocompress.plugins import SearchSpace, load_attribute, search_spaces
 from autocompress.task import Task
 
 
@@ -72,16 +72,18 @@ def _architecture(prepared: Prepared) -> str:
     return digest((str(trace.graph), shapes))
 
 
-def _spaces(spaces: Mapping[str, ModuleType]) -> dict[str, str]:
-    """A digest of each space that is not the package's own: of its module, and of what it calls elsewhere."""
-    own = {label: space for label, space in spaces.items() if not space.__name__.startswith("search_spaces.")}
+def _spaces(spaces: Mapping[str, SearchSpace]) -> dict[str, str]:
+    """A digest of each space of the user's own: of its module, and of what its functions call elsewhere."""
     return {
-        f"spaces.{label}": digest((_source(space), space.suggest, getattr(space, "starts", None)))
-        for label, space in own.items()
+        f"spaces.{label}": digest((_source(space.module), space.suggest, space.starts))
+        for label, space in spaces.items()
+        if label not in search_spaces()
     }
 
 
-def _source(module: ModuleType) -> CodeType | None:
+def _source(module: ModuleType | None) -> CodeType | None:
+    if module is None:
+        return None
     try:
         return compile(inspect.getsource(module), module.__name__, "exec")
     except (OSError, TypeError):  # Compiled: it goes by the names of its functions.

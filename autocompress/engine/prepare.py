@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from autocompress.measure import (
     parse_objectives,
 )
 from autocompress.measure.latency import LatencySettings
+from autocompress.plugins import SearchSpace, Suggest
 from autocompress.task import ModelProfile, Task
 from autocompress.task.checks import (
     check_batches_of_one,
@@ -47,7 +48,7 @@ class Prepared:
     model: nn.Module
     analysis: Analysis
     profile: ModelProfile
-    spaces: dict[str, ModuleType]
+    spaces: dict[str, SearchSpace]
     starts: list[dict[str, Any]]
     objectives: tuple[Objective, ...]
     constraints: tuple[Constraint, ...]
@@ -57,17 +58,19 @@ class Prepared:
     notes: tuple[str, ...] = ()
 
 
-def prepare(task: Task | str, settings: Settings) -> Prepared:
+def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> Prepared:
     """Load the task, analyse its model and resolve every setting.
 
     Args:
         task: a task, or its name as on the command line.
         settings: of the search.
+        proposing: whether trials are to be proposed; otherwise search spaces need not be there.
 
     Raises:
         UsageError: the task, the model, its data or a setting cannot be used.
     """
-    _check_names(settings)
+    if proposing:
+        _check_names(settings)
     named = isinstance(task, str)
     task = _loaded(task, settings)
     check_splits(task)
@@ -84,7 +87,7 @@ def prepare(task: Task | str, settings: Settings) -> Prepared:
     analysis = analyse(model, example)
     found = profile(model, example, analysis)
     latency = LatencySettings(settings.latency_batch_size, settings.latency_threads)
-    spaces = _spaces(settings, found)
+    spaces = _spaces(settings, found) if proposing else {}
     measured = [o.metric for o in objectives] + [m for c in constraints for m in c.metrics]
     return Prepared(
         settings=_resolved(settings, task, named, spaces, constraints),
@@ -93,7 +96,7 @@ def prepare(task: Task | str, settings: Settings) -> Prepared:
         analysis=analysis,
         profile=found,
         spaces=spaces,
-        starts=_starts(settings, found, spaces),
+        starts=_starts(settings, found, spaces) if proposing else [],
         objectives=objectives,
         constraints=constraints,
         measuring=Measuring(
@@ -129,7 +132,7 @@ def _resolved(
     settings: Settings,
     task: Task,
     named: bool,
-    spaces: dict[str, ModuleType],
+    spaces: dict[str, SearchSpace],
     constraints: Sequence[Constraint],
 ) -> Settings:
     """The settings with defaults filled in, so that naming a default is no other run."""
@@ -137,7 +140,7 @@ def _resolved(
     return replace(
         settings,
         model=task.model_name if built_in else settings.model,
-        methods=settings.methods if settings.spaces else tuple(spaces),
+        methods=tuple(spaces) if spaces and not settings.spaces else settings.methods,
         epochs=task.recipe.epochs,
         constraints=tuple(constraint.text for constraint in constraints),
     )
@@ -183,12 +186,14 @@ def _check_names(settings: Settings) -> None:
         plugins.search_space(location)
 
 
-def _spaces(settings: Settings, found: ModelProfile) -> dict[str, ModuleType]:
-    """Label → module of every space a trial may use."""
-    spaces: dict[str, ModuleType] = {}
+def _spaces(settings: Settings, found: ModelProfile) -> dict[str, SearchSpace]:
+    """Label → every search space that a trial may use."""
+    spaces: dict[str, SearchSpace] = {}
     chosen: Sequence[str] = settings.methods or ()
     if settings.methods is None and not settings.spaces:
-        chosen = [m for m, cls in plugins.compressors().items() if not cls.unsupported(found)]
+        # What brings no space is searched by a space of the user's own alone.
+        known = {m: cls for m, cls in plugins.compressors().items() if m in plugins.search_spaces()}
+        chosen = [method for method, cls in known.items() if not cls.unsupported(found)]
         if not chosen:
             raise SettingsError("methods must include one that fits the model but none does.")
     for method in chosen:
@@ -197,14 +202,23 @@ def _spaces(settings: Settings, found: ModelProfile) -> dict[str, ModuleType]:
             raise SettingsError(f"methods must fit the model but {method!r} does not: {reason}.")
         spaces[method] = plugins.search_space(method)
     for location in settings.spaces:
-        label = Path(location).stem if location.endswith(".py") else location
-        # A file called like a method, or like another file, goes by its path.
-        taken = label in spaces or (label in plugins.compressors() and label != location)
-        spaces[location if taken else label] = plugins.search_space(location)
+        spaces[_label(location, spaces)] = plugins.search_space(location)
     return spaces
 
 
-def _starts(settings: Settings, found: ModelProfile, spaces: dict[str, ModuleType]) -> list[dict[str, Any]]:
+def _label(location: str | Suggest, taken: Collection[str]) -> str:
+    """What trials call a space: its name, or where that is another's its path, or its name with a number."""
+    name = plugins.space_name(location)
+    labels = itertools.chain(
+        [name], [location] if isinstance(location, str) else [], (f"{name}-{n}" for n in itertools.count(2))
+    )
+    installed = plugins.search_spaces()
+    return next(
+        label for label in labels if label not in taken and (label == location or label not in installed)
+    )
+
+
+def _starts(settings: Settings, found: ModelProfile, spaces: dict[str, SearchSpace]) -> list[dict[str, Any]]:
     """What the first trials are to be."""
     try:
         starts: list[dict[str, Any]] = plugins.pipeline().starts(found, spaces, settings.trials)

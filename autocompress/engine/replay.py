@@ -46,7 +46,7 @@ def replay(
     if number not in stored:
         raise SettingsError(f"trial must be one of the complete trials {sorted(stored)} but got {number}.")
     settings = Settings.from_json(folder.read()["settings"])
-    prepared = prepare(task or settings.task, settings)
+    prepared = prepare(task or settings.task, settings, proposing=False)
     folder.refuse_other_settings(identity(prepared), replayed=True)
     reference = open_checkpoint(folder.reference)
     load_weights_into(prepared.model, reference.path / "weights.safetensors")

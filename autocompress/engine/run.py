@@ -24,7 +24,7 @@ from autocompress.engine.identity import identity
 from autocompress.engine.prepare import Prepared, prepare
 from autocompress.engine.results import build_result, report, study_name
 from autocompress.engine.settings import Settings
-from autocompress.errors import SearchFailedError
+from autocompress.errors import SearchFailedError, refuse_unknown
 from autocompress.report import ConsoleProgress, Progress
 from autocompress.result import Z95, SearchResult
 from autocompress.study import SearchStudy, check_storage, sqlite_url
@@ -55,9 +55,7 @@ def search(
     if "out" in fixed:
         fixed["out"] = str(fixed["out"])
     name = task if isinstance(task, str) else task.name
-    unknown = set(fixed) - set(Settings.__dataclass_fields__)
-    if unknown:
-        raise TypeError(f"search() got unknown options {sorted(unknown)}")
+    refuse_unknown("search", fixed, Settings.__dataclass_fields__)
     resolved = replace(settings or Settings(), **fixed, task=name)
     resolved.check_machine()
     prepared = prepare(task, resolved)

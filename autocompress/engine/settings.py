@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from autocompress.errors import SettingsError, one_line
+from autocompress.plugins import Suggest, space_name
 from autocompress.score import TAU
 
 # What executes a run may change when it is continued; everything else says which run it is.
@@ -37,6 +38,8 @@ class Settings:
     is not to end in toys, and `bytes<=ref`, or `bytes|latency<=ref` where one of several must be less:
     what is neither smaller nor faster is not compressed. An empty tuple lifts them.
 
+    Search spaces are modules, files, or functions `suggest(trial, profile)`, which are stored by name.
+
     Raises:
         SettingsError: a value is out of range or unknown.
     """
@@ -47,7 +50,7 @@ class Settings:
     data_root: str | None = None
     image_size: int = 224
     methods: tuple[str, ...] | None = None
-    spaces: tuple[str, ...] = ()
+    spaces: tuple[str | Suggest, ...] = ()
     objectives: tuple[str, ...] = ("accuracy", "bytes")
     constraints: tuple[str, ...] | None = None
     trials: int = 24
@@ -96,7 +99,14 @@ class Settings:
 
     def _check_types(self) -> None:
         """Values may come from a configuration file, which knows no types of ours."""
+        spaces = self.spaces if isinstance(self.spaces, tuple) else (None,)
+        if not all(isinstance(space, str) or callable(space) for space in spaces):
+            raise SettingsError(
+                f"spaces must be modules, files or functions suggest(trial, profile) but got {self.spaces!r}."
+            )
         for option in fields(self):
+            if option.name == "spaces":
+                continue
             value = getattr(self, option.name)
             allowed = [_TYPES[name.strip()] for name in str(option.type).split("|")]
             if not any(_is(value, kind) for kind in allowed):
@@ -133,11 +143,12 @@ class Settings:
     def identity(self) -> dict[str, Any]:
         """The settings that say which run this is, JSON-able."""
         skipped = (*EXECUTION, *PLACES)
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skipped}
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        return {name: value for name, value in self.to_json().items() if name not in skipped}
 
     def to_json(self) -> dict[str, Any]:
+        """All settings; a search space that is a function by its name alone."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["spaces"] = [space if isinstance(space, str) else space_name(space) for space in self.spaces]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @staticmethod

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from autocompress.errors import SettingsError, TrialError, one_line
 
+_CHILD = Path(__file__).with_name("latency_child.py")
+
 
 @dataclass(frozen=True)
 class LatencySettings:
@@ -78,11 +80,9 @@ def measure_latency(
             "pairs": settings.pairs,
             "least_seconds": settings.least_ms / 1000,
         }
+        # -P: neither the child's folder nor the working directory may lend it a module.
         done = subprocess.run(
-            [sys.executable, "-m", "autocompress.measure.latency_child", json.dumps(job)],
-            capture_output=True,
-            text=True,
-            check=False,
+            [sys.executable, "-P", str(_CHILD), json.dumps(job)], capture_output=True, text=True, check=False
         )
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-1:] or ["no message"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from autocompress.errors import SettingsError
+from autocompress.errors import SettingsError, refuse_unknown
 from autocompress.surgery import Edit
 from autocompress.task import ModelProfile, Task
 
@@ -115,7 +114,29 @@ class Method(ABC):
     stage: ClassVar[Stage] = Stage.CHANNELS
 
     def __init__(self, config: Any = None, **settings: Any) -> None:
-        self.config = self.Config(**self._known(settings)) if config is None else config
+        """A method that is set up.
+
+        Args:
+            config: the method's own `Config`; None makes one.
+            settings: fields of the `Config` that is made, by name.
+
+        Raises:
+            SettingsError: a setting is unknown or out of range, or `config` is not the method's own.
+        """
+        name = type(self).__name__
+        if config is None:
+            refuse_unknown(
+                name, settings, [option.name for option in dataclasses.fields(self.Config) if option.init]
+            )
+            config = self.Config(**settings)
+        elif settings:
+            raise SettingsError(f"{name} must be given a Config or its fields but got both.")
+        elif not isinstance(config, self.Config):
+            kind = type(config)
+            raise SettingsError(
+                f"{name} must be given its own Config but got {kind.__module__}.{kind.__qualname__}."
+            )
+        self.config = config
 
     @classmethod
     def unsupported(cls, profile: ModelProfile) -> str | None:
@@ -136,16 +157,3 @@ class Method(ABC):
         Raises:
             TrialError: the configuration does not fit the model.
         """
-
-    @classmethod
-    def _known(cls, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-        fields = [field.name for field in dataclasses.fields(cls.Config) if field.init]
-        for name in settings:
-            if name not in fields:
-                close = difflib.get_close_matches(name, fields, 1)
-                nearest = f" (did you mean {close[0]!r}?)" if close else ""
-                raise SettingsError(
-                    f"{cls.__name__} must be given fields of its Config ({', '.join(fields)}) "
-                    f"but got {name!r}{nearest}."
-                )
-        return settings

@@ -61,9 +61,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "stored"
         dense = judged(reference(task), task, folder)[1]
-        for name, tasks in SETUPS.items():
+        for name, schemes in SETUPS.items():
             start = time.perf_counter()
-            compressor = Lc(tasks=tasks)
+            compressor = Lc(schemes=schemes)
             state = compressor.attach(reference(task), task)
             direct = materialize(compressor.release(state), compressor.plan(state), task.example()).model
             reestimate_batch_norm(direct, task.train, 50)

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -208,6 +209,38 @@ def test_a_space_is_its_contents(
     module.write_text(SPACE.format("0.75"))
     with pytest.raises(ac.UsageError, match="the search space 'own_module' changed"):
         made.refuse_other_settings(current())
+
+
+def low(trial: Any, profile: Any) -> object:
+    return ac.Alcn.Config(initial_ratio=trial.suggest_float("ratio", 0.1, 0.3))
+
+
+def high(trial: Any, profile: Any) -> object:
+    return ac.Alcn.Config(initial_ratio=trial.suggest_float("ratio", 0.6, 0.9))
+
+
+def test_a_space_that_is_a_function_is_stored_by_name_and_told_by_what_it_computes(
+    task: ac.Task, tmp_path: Path
+) -> None:
+    def of(*spaces: Callable[..., object]) -> Prepared:
+        return prepare(task, Settings(objectives=("bytes",), spaces=spaces))
+
+    made = RunFolder(tmp_path / "run of a function")
+    prepared = of(low)
+    made.write(prepared.settings, identity(prepared), {})
+    assert json.loads(made.json.read_text())["settings"]["spaces"] == ["low"]
+    made.refuse_other_settings(identity(of(low)))
+    with pytest.raises(ac.UsageError, match=r"^spaces of the run in '.*' is \['low'\] but got \['high'\] \("):
+        made.refuse_other_settings(identity(of(high)))
+    renamed = types.FunctionType(high.__code__, high.__globals__, "low")
+    with pytest.raises(ac.UsageError, match=r"^the search space 'low' changed .* the same search space, or"):
+        made.refuse_other_settings(identity(of(renamed)))
+    with_starts = types.FunctionType(low.__code__, low.__globals__, "low")
+    with_starts.starts = lambda profile: [{"ratio": 0.2}]  # type: ignore[attr-defined]
+    with pytest.raises(ac.UsageError, match="the search space 'low' changed"):
+        made.refuse_other_settings(identity(of(with_starts)))
+    # Two of the same name are told apart.
+    assert list(of(low, renamed).spaces) == ["low", "low-2"]
 
 
 def test_a_replay_is_refused_in_its_own_words(prepared: Prepared, folder: RunFolder) -> None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import optuna
 import pytest
 import torch
 
 import autocompress as ac
 from autocompress.checkpoint import open_checkpoint
 from autocompress.engine.halving import Halving
+from autocompress.engine.replay import replay
 from autocompress.measure import measure_split
 from autocompress.pareto import dominates
 
@@ -145,13 +148,31 @@ def test_no_success_at_all_is_a_failed_search(tmp_path: Path, digits: ac.Task) -
 def test_own_search_spaces_replace_the_built_in_ones(tmp_path: Path) -> None:
     space = tmp_path / "narrow.py"
     space.write_text(
-        "from autocompress.methods.alcn.config import Config\n"
+        "import autocompress as ac\n"
         "def suggest(trial, profile):\n"
-        "    return Config(initial_ratio=trial.suggest_float('narrow', 0.2, 0.3))\n"
+        "    return ac.Alcn.Config(initial_ratio=trial.suggest_float('narrow', 0.2, 0.3))\n"
     )
     result = ac.search("digits", spaces=[str(space)], trials=1, epochs=2, workers=1, out=tmp_path / "run")
     assert "narrow" in result.study.trials[1].params
     assert "alcn.initial_ratio" not in result.study.trials[1].params
+
+
+def test_a_space_may_be_a_function_that_nothing_could_pickle(tmp_path: Path) -> None:
+    lock = threading.Lock()
+
+    def suggest(trial: optuna.Trial, profile: ac.ModelProfile) -> object:
+        with lock:
+            return ac.Alcn.Config(initial_ratio=trial.suggest_float("own.ratio", 0.2, 0.9))
+
+    suggest.starts = lambda profile: [{"own.ratio": 0.25}]  # type: ignore[attr-defined]
+    options = {"epochs": 2, "workers": 1, "constraints": [], "out": tmp_path / "run"}
+    ac.search("digits", spaces=[suggest], trials=1, **options)
+    result = ac.search("digits", spaces=[suggest], trials=2, **options)
+    first, second = (trial.params["own.ratio"] for trial in result.study.trials[1:])
+    assert first == 0.25 != second
+    # A trial that is trained again needs no space.
+    stored, again, _ = replay(tmp_path / "run", 1)
+    assert again.metrics == stored
 
 
 def test_time_limit_ends_the_search_and_keeps_what_was_cut_off(

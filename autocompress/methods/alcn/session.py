@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from autocompress.errors import TrialError
 from autocompress.graph import analyse
 from autocompress.graph.costs import profile
-from autocompress.methods.alcn.config import Config
+from autocompress.methods.alcn.config import Config, steepest
 from autocompress.methods.alcn.survival import Gates, kept_units, spread_ratios
 from autocompress.methods.base import Finished, Method, ParamGroup, Session
 from autocompress.methods.shared.gates import detach_gates, fold_gates, insert_gates, set_gates
@@ -34,6 +34,7 @@ class Alcn(Method):
     """
 
     Config: ClassVar[type[Config]] = Config
+    steepest = staticmethod(steepest)
 
     @classmethod
     def unsupported(cls, profile: ModelProfile) -> str | None:

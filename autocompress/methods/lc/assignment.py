@@ -38,28 +38,43 @@ Schemes = Mapping[str | tuple[str, ...], Scheme] | Sequence[Assignment | Mapping
 def assignments(schemes: Schemes) -> tuple[Assignment, ...]:
     """Assignments from `{"fc1": scheme, ("fc2", "fc3"): scheme}`, where a tuple means jointly.
 
+    Args:
+        schemes: such a mapping, or assignments, or what `dataclasses.asdict` made of them.
+
     Raises:
-        SettingsError: a scheme is not usable.
+        SettingsError: there is none, or a scheme is not usable.
     """
+    if isinstance(schemes, Scheme) or not isinstance(schemes, (Mapping, Sequence)):
+        raise SettingsError(
+            f'schemes must map layers to schemes, as {{"*": Codebook(k=4)}} does, but got {schemes!r}.'
+        )
+    if not schemes:
+        raise SettingsError("schemes must name at least one layer but is empty.")
     if isinstance(schemes, Mapping):
         return tuple(
-            Assignment((key,), scheme) if isinstance(key, str) else Assignment(tuple(key), scheme, joint=True)
+            Assignment(
+                (key,) if isinstance(key, str) else tuple(key), _scheme(key, scheme), not isinstance(key, str)
+            )
             for key, scheme in schemes.items()
         )
-    found = []
-    for item in schemes:
-        if isinstance(item, Assignment):
-            found.append(item)
-        else:
-            scheme = scheme_from(item["scheme"])
-            found.append(Assignment(tuple(item["layers"]), scheme, bool(item["joint"])))
-    if not found:
-        raise SettingsError("schemes must name at least one layer but is empty.")
-    return tuple(found)
+    return tuple(
+        entry
+        if isinstance(entry, Assignment)
+        else Assignment(tuple(entry["layers"]), scheme_from(entry["scheme"]), bool(entry["joint"]))
+        for entry in schemes
+    )
+
+
+def _scheme(key: str | tuple[str, ...], scheme: object) -> Scheme:
+    if not isinstance(scheme, Scheme):
+        raise SettingsError(
+            f"schemes must map layers to schemes such as Codebook(k=4) but {key!r} has {scheme!r}."
+        )
+    return scheme
 
 
 def resolve(
-    given: Sequence[Assignment], layers: Sequence[WeightLayer]
+    schemes: Sequence[Assignment], layers: Sequence[WeightLayer]
 ) -> list[tuple[tuple[WeightLayer, ...], Scheme]]:
     """The layers of each compression; a layer belongs to the first assignment that names it.
 
@@ -68,23 +83,25 @@ def resolve(
     """
     free = {layer.name: layer for layer in layers}
     keys = {layer.name: _keys(layer, i, len(layers)) for i, layer in enumerate(layers)}
-    found: list[tuple[tuple[WeightLayer, ...], Scheme]] = []
-    for task in given:
-        mine = [
-            layer for layer in free.values() if any(_matches(keys[layer.name], name) for name in task.layers)
+    compressions: list[tuple[tuple[WeightLayer, ...], Scheme]] = []
+    for assignment in schemes:
+        named = [
+            layer
+            for layer in free.values()
+            if any(_matches(keys[layer.name], name) for name in assignment.layers)
         ]
-        if not mine and not all(_PART.fullmatch(name) for name in task.layers):
+        if not named and not all(_PART.fullmatch(name) for name in assignment.layers):
             raise TrialError(
                 f"schemes must name layers among {', '.join(layer.name for layer in layers)} "
-                f"but got {', '.join(task.layers)}."
+                f"but got {', '.join(assignment.layers)}."
             )
-        for layer in mine:
+        for layer in named:
             del free[layer.name]
-        views = [tuple(mine)] if mine and task.joint else [(layer,) for layer in mine]
-        found += [(view, task.scheme) for view in views]
-    if not found:
+        views = [tuple(named)] if named and assignment.joint else [(layer,) for layer in named]
+        compressions += [(view, assignment.scheme) for view in views]
+    if not compressions:
         raise TrialError(f"schemes must name at least one of {len(layers)} layers but name none.")
-    return found
+    return compressions
 
 
 def _keys(layer: WeightLayer, position: int, count: int) -> tuple[str, str, float]:

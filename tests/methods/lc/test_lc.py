@@ -67,7 +67,7 @@ def names(lc: Lc, task: ac.Task) -> list[tuple[str, ...]]:
     return [tuple(layer.name for layer in one.layers) for one in state.compressions]
 
 
-@pytest.mark.parametrize(("tasks", "expected"), [
+@pytest.mark.parametrize(("schemes", "expected"), [
     ({"fc1": Codebook(4)}, [("fc1",)]),
     ({"fc*": Codebook(4)}, [("fc1",), ("fc2",)]),
     ({("fc*",): Codebook(4)}, [("fc1", "fc2")]),
@@ -78,20 +78,20 @@ def names(lc: Lc, task: ac.Task) -> list[tuple[str, ...]]:
     ({("*",): Codebook(4)}, [("conv1", "conv2", "fc1", "fc2")]),
 ])  # fmt: skip
 def test_layers_are_named_by_name_pattern_or_class(
-    task: ac.Task, tasks: dict[str | tuple[str, ...], Scheme], expected: list[tuple[str, ...]]
+    task: ac.Task, schemes: dict[str | tuple[str, ...], Scheme], expected: list[tuple[str, ...]]
 ) -> None:
-    assert names(Lc(tasks=tasks), task) == expected
+    assert names(Lc(schemes=schemes), task) == expected
 
 
 def test_names_that_match_nothing_are_told_with_those_that_would(task: ac.Task) -> None:
-    message = "tasks must name layers among conv1, conv2, fc1, fc2 but got fc9."
+    message = "schemes must name layers among conv1, conv2, fc1, fc2 but got fc9."
     with pytest.raises(TrialError, match=re.escape(message)):
-        Lc(tasks={"fc9": Codebook(2)}).attach(task.model(), task)
+        Lc(schemes={"fc9": Codebook(2)}).attach(task.model(), task)
 
 
 def test_sgd_does_not_diverge_however_fast_mu_grows(task: ac.Task) -> None:
     task = task.with_recipe(optimizer="sgd", lr=0.05, weight_decay=0.0)
-    lc = Lc(tasks={"*": Codebook(4)}, mu0=0.1, growth=4.0, steps=20)
+    lc = Lc(schemes={"*": Codebook(4)}, mu0=0.1, growth=4.0, steps=20)
     torch.manual_seed(0)
     state = lc.attach(task.model(), task)
     trainer = Trainer(task, 4, lr_scale=2.0)
@@ -113,7 +113,7 @@ def test_c_steps_are_few_beside_optimiser_steps(
     optimiser_steps: int,
     expected: int,
 ) -> None:
-    lc = Lc(tasks={("*",): Codebook(4)}, steps=steps, spacing=spacing, growth=1.1, mu0=1.0)
+    lc = Lc(schemes={("*",): Codebook(4)}, steps=steps, spacing=spacing, growth=1.1, mu0=1.0)
     state = lc.attach(task.model(), task)
     solved: list[int] = []
     monkeypatch.setattr(Compression, "solve", lambda self, x, mu, augmented: solved.append(taken))
@@ -135,7 +135,7 @@ def test_each_c_step_visits_a_weight_a_few_times_only(
     """In numbers: each part of a scheme is solved for once, from the last solution, and its clusters move
     by a few steps, so that work is in proportion to the optimiser steps whatever the machine."""
     task = task.with_recipe(lr=1e-2)
-    lc = Lc(tasks={"*": scheme}, steps=20, spacing=1)
+    lc = Lc(schemes={"*": scheme}, steps=20, spacing=1)
     torch.manual_seed(0)
     state = lc.attach(task.model(), task)
     parts = len(scheme.parts) if isinstance(scheme, Sum) else 1
@@ -160,7 +160,7 @@ def test_each_c_step_visits_a_weight_a_few_times_only(
 
 
 def test_logging_an_epoch_packs_nothing(task: ac.Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    lc = Lc(tasks={"conv1": Codebook(4), "*": PruneL0(0.1)})
+    lc = Lc(schemes={"conv1": Codebook(4), "*": PruneL0(0.1)})
     state = lc.attach(task.model(), task)
 
     def build(*args: object) -> None:
@@ -185,7 +185,7 @@ def test_counted_bytes_are_those_of_the_stored_tensors(scheme: Scheme) -> None:
 
 
 def test_weights_that_are_not_finite_end_the_trial_by_name(task: ac.Task) -> None:
-    lc = Lc(tasks={("fc1", "fc2"): Codebook(2)}, steps=3)
+    lc = Lc(schemes={("fc1", "fc2"): Codebook(2)}, steps=3)
     state = lc.attach(task.model(), task)
     with torch.no_grad():
         state.model.fc2.weight[0, 0] = torch.nan
@@ -194,7 +194,7 @@ def test_weights_that_are_not_finite_end_the_trial_by_name(task: ac.Task) -> Non
 
 
 def test_steps_follow_the_augmented_lagrangian(task: ac.Task) -> None:
-    lc = Lc(tasks={"fc1": Codebook(2)}, mu0=0.5, growth=2.0, steps=3)
+    lc = Lc(schemes={"fc1": Codebook(2)}, mu0=0.5, growth=2.0, steps=3)
     model = task.model()
     state = lc.attach(model, task)
     one = state.compressions[0]
@@ -221,7 +221,7 @@ def test_steps_follow_the_augmented_lagrangian(task: ac.Task) -> None:
 
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])
 def test_mu_follows_the_size_of_the_weights(task: ac.Task, exponent: float) -> None:
-    lc = Lc(tasks={"conv2": RankSelection(), "*": Codebook(2)}, mu0=0.5, mu_exponent=exponent)
+    lc = Lc(schemes={"conv2": RankSelection(), "*": Codebook(2)}, mu0=0.5, mu_exponent=exponent)
     model = task.model()
     with torch.no_grad():
         model.fc1.weight.zero_()
@@ -244,7 +244,7 @@ def test_a_rising_mu_brings_weights_to_what_they_are_stored_as(task: ac.Task) ->
     task = task.with_recipe(lr=1e-2)
     distances = []
     for growth in (1.0, 2.0):
-        lc = Lc(tasks={("*",): Codebook(2)}, mu0=1e-3, growth=growth, steps=20)
+        lc = Lc(schemes={("*",): Codebook(2)}, mu0=1e-3, growth=growth, steps=20)
         torch.manual_seed(0)
         state = lc.attach(task.model(), task)
         Trainer(task, 20).fit(state.model, 20, CompressorHooks(lc, state))
@@ -263,7 +263,7 @@ SCHEMES: dict[str, Scheme] = {
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_the_stored_file_is_as_small_as_claimed(task: ac.Task, name: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    released, done, plan = compressed(task, Lc(tasks={"*": SCHEMES[name]}))
+    released, done, plan = compressed(task, Lc(schemes={"*": SCHEMES[name]}))
     assert done.proof < 1e-5
     assert {type(edit) for edit in plan} == {StoreEncoded}
     save_weights(task.model(), tmp_path / "dense.safetensors")
@@ -278,8 +278,8 @@ def test_the_stored_file_is_as_small_as_claimed(task: ac.Task, name: str, tmp_pa
 
 
 def test_low_rank_becomes_two_layers_and_a_rank_that_saves_nothing_stays_dense(task: ac.Task) -> None:
-    tasks = {"fc1": LowRank(3), "conv2": RankSelection(alpha=0.0)}
-    _, done, plan = compressed(task, Lc(tasks=tasks))
+    schemes = {"fc1": LowRank(3), "conv2": RankSelection(alpha=0.0)}
+    _, done, plan = compressed(task, Lc(schemes=schemes))
     assert plan == (Factorize("fc1", 0, 1, 3),)
     assert done.proof < 1e-4
     assert [tuple(layer.weight.shape) for layer in done.model.fc1] == [(3, 256), (40, 3)]
@@ -288,15 +288,15 @@ def test_low_rank_becomes_two_layers_and_a_rank_that_saves_nothing_stays_dense(t
 def test_rank_selection_lowers_ranks_as_alpha_rises(task: ac.Task) -> None:
     ranks = []
     for alpha in (1e-5, 1e-2):
-        _, _, plan = compressed(task, Lc(tasks={"fc1": RankSelection(alpha=alpha)}, mu0=1.0, growth=1.0))
+        _, _, plan = compressed(task, Lc(schemes={"fc1": RankSelection(alpha=alpha)}, mu0=1.0, growth=1.0))
         ranks.append(next((edit.rank for edit in plan if isinstance(edit, Factorize)), 40))
     assert ranks[1] < ranks[0]
 
 
 def test_a_config_comes_back_from_json(task: ac.Task) -> None:
-    config = Config(tasks={"a": Codebook(3) + PruneL0(0.1), ("b", "c"): Ternary()})
+    config = Config(schemes={"a": Codebook(3) + PruneL0(0.1), ("b", "c"): Ternary()})
     assert Config(**asdict(config)) == config
-    assert config.tasks == (
+    assert config.schemes == (
         Assignment(("a",), Codebook(3) + PruneL0(0.1)),
         Assignment(("b", "c"), Ternary(), joint=True),
     )
@@ -308,7 +308,10 @@ def test_a_config_comes_back_from_json(task: ac.Task) -> None:
     ({"mu_exponent": -1.0}, "mu_exponent must be at least 0 but got -1.0."),
     ({"spacing": 0}, "spacing must be at least 1 but got 0."),
     ({"steps": 0}, "steps must be at least 1 but got 0."),
-    ({"tasks": ()}, "tasks must name at least one layer but is empty."),
+    ({"schemes": ()}, "schemes must name at least one layer but is empty."),
+    ({"schemes": {}}, "schemes must name at least one layer but is empty."),
+    ({"schemes": Ternary()}, "schemes must map layers to schemes, as "),
+    ({"schemes": {"fc1": 4}}, "schemes must map layers to schemes such as Codebook(k=4) but 'fc1' has 4."),
 ])  # fmt: skip
 def test_config_refuses_values_out_of_range(options: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=re.escape(message)):
@@ -324,7 +327,7 @@ def test_encodings_must_be_carried_by_the_model(task: ac.Task) -> None:
 def test_models_in_double_precision_are_stored_in_it(task: ac.Task, scheme: Scheme) -> None:
     model = task.model().double()
     x = task.example().double()
-    lc = Lc(tasks={"*": scheme})
+    lc = Lc(schemes={"*": scheme})
     state = lc.attach(model, replace(task, train=[(x, torch.zeros(len(x), dtype=torch.long))]))
     done = materialize(lc.release(state), lc.plan(state), x)
     assert done.proof < 1e-9
@@ -332,14 +335,14 @@ def test_models_in_double_precision_are_stored_in_it(task: ac.Task, scheme: Sche
 
 
 def test_factors_and_codes_in_one_plan_leave_nothing_behind(task: ac.Task) -> None:
-    _, done, plan = compressed(task, Lc(tasks={"fc1": LowRank(3), "conv2": Codebook(2)}))
+    _, done, plan = compressed(task, Lc(schemes={"fc1": LowRank(3), "conv2": Codebook(2)}))
     assert {type(edit) for edit in plan} == {Factorize, StoreEncoded}
     assert not any("_autocompress_encoding" in vars(layer) for layer in done.model.modules())
 
 
 def test_parameters_are_what_the_stored_form_stands_for(task: ac.Task) -> None:
     whole = count_params(task.model())
-    _, done, _ = compressed(task, Lc(tasks={"*": Codebook(4)}))
+    _, done, _ = compressed(task, Lc(schemes={"*": Codebook(4)}))
     assert count_params(done.model) == whole
-    _, done, _ = compressed(task, Lc(tasks={"fc1": PruneL0(0.1)}))
+    _, done, _ = compressed(task, Lc(schemes={"fc1": PruneL0(0.1)}))
     assert count_params(done.model) == whole - 40 * 256 + round(0.1 * 40 * 256)
