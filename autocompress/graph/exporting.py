@@ -39,6 +39,20 @@ def plain_attention() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Single precision as the CPU has it on a GPU too, whose convolutions otherwise round to TF32."""
+    settings = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = "ieee"
+        yield
+    finally:
+        for setting, precision in zip(settings, before, strict=True):
+            setting.fp32_precision = precision
+
+
+@contextlib.contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
     """Eval mode, no gradients, plain attention, and the exporters' chatter off."""
     was_training = model.training
