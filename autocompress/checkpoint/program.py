@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export.passes import move_to_device_pass
 
 from autocompress.errors import CheckpointError, SettingsError, TrialError, one_line
-from autocompress.graph.exporting import FREE_BATCH, export, inference
+from autocompress.graph.exporting import FREE_BATCH, export, full_precision, inference
+from autocompress.graph.proof import TOLERANCE, relative_difference
 
 Program = Callable[[Tensor], Tensor]
 
@@ -161,6 +163,49 @@ def load_module(path: Path) -> nn.Module:
     module.eval = MethodType(_as_it_is, module)  # type: ignore[method-assign]
     module.train = MethodType(_inference_only, module)  # type: ignore[method-assign]
     return module
+
+
+def program_on(path: Path, device: torch.device, example: Tensor) -> tuple[Program, torch.device]:
+    """The program of a file on a device where it computes there what it does on the CPU; else on the CPU.
+
+    What is deployed and loaded by others is the file on the CPU; a device is only faster.
+
+    Args:
+        path: of the exported file.
+        device: where it should run.
+        example: inputs to compare on, `(B, ...)`, on the CPU.
+
+    Returns:
+        The program, and where its inputs must be.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    on_cpu = load_program(path), torch.device("cpu")
+    if device.type == "cpu" or path.suffix != ".pt2":
+        return on_cpu
+    try:
+        moved = _MovedProgram(path, device)
+        with torch.no_grad():
+            difference = relative_difference(on_cpu[0](example), moved(example.to(device)).cpu())
+    except (RuntimeError, NotImplementedError, ValueError):
+        # A call that names the CPU in a way that cannot be moved.
+        return on_cpu
+    return (moved, device) if difference <= TOLERANCE else on_cpu
+
+
+class _MovedProgram:
+    """A `.pt2` program on another device than it was exported on, in full single precision."""
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.module = move_to_device_pass(torch.export.load(path), str(device)).module()
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        with full_precision():
+            outputs: Tensor = self.module(inputs)
+        return outputs
 
 
 def _as_it_is(module: nn.Module) -> nn.Module:

@@ -39,6 +39,9 @@ class TensorBatches:
     shuffle: bool = False
     _shift: NDArray[np.float32] = field(init=False, repr=False)
     _std: NDArray[np.float32] = field(init=False, repr=False)
+    _moved: dict[torch.device, DeviceBatches] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.targets):
@@ -71,6 +74,80 @@ class TensorBatches:
     def subset(self, index: NDArray[np.int64], **changes: Any) -> TensorBatches:
         """Batches of some rows, with other fields replaced."""
         return replace(self, x=self.x[index], targets=self.targets[index], **changes)
+
+    def on_device(self, device: torch.device) -> TensorBatches | DeviceBatches:
+        """The same batches drawn on a device, to which the data are copied once in a process.
+
+        They come in another order than on the CPU, from the device's own generator.
+        """
+        if device.type == "cpu":
+            return self
+        if device not in self._moved:
+            self._moved[device] = DeviceBatches.of(self, device)
+        return self._moved[device]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What lies on a device of this process is no part of the data.
+        return {**self.__dict__, "_moved": {}}
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceBatches:
+    """Batches of tensors that lie on a device: no step copies anything to it or waits for it.
+
+    Args:
+        x: raw inputs; images as `(N, H, W, C)`, so that batches of them are channels-last.
+        targets: `(N,)`.
+        scale: of the normalisation `(raw · scale − shift) / std`.
+        shift: of it, `(1, C, 1, 1)` or `(1, features)`.
+        std: of it, of the same shape.
+        batch_size: of all batches but the last.
+        end: rows that are drawn in a pass.
+        shuffle: draw a new order each time.
+    """
+
+    x: Tensor
+    targets: Tensor
+    scale: float
+    shift: Tensor
+    std: Tensor
+    batch_size: int
+    end: int
+    shuffle: bool
+
+    @staticmethod
+    def of(batches: TensorBatches, device: torch.device) -> DeviceBatches:
+        """Copy the raw data of batches to a device, in their own precision."""
+        raw = batches.x.transpose(0, 2, 3, 1) if batches.x.ndim == 4 else batches.x
+
+        def moved(array: NDArray[Any]) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+        return DeviceBatches(
+            x=moved(raw),
+            targets=moved(batches.targets),
+            scale=float(np.float32(batches.spec.scale)),
+            shift=moved(batches._shift),
+            std=moved(batches._std),
+            batch_size=batches.batch_size,
+            end=batches._end(),
+            shuffle=batches.shuffle,
+        )
+
+    def __len__(self) -> int:
+        return math.ceil(self.end / self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(self.x), device=self.x.device) if self.shuffle else None
+        for start in range(0, self.end, self.batch_size):
+            stop = min(start + self.batch_size, self.end)
+            if order is None:
+                raw, targets = self.x[start:stop], self.targets[start:stop]
+            else:
+                index = order[start:stop]
+                raw, targets = self.x.index_select(0, index), self.targets.index_select(0, index)
+            images = raw.permute(0, 3, 1, 2) if raw.dim() == 4 else raw
+            yield (images.float() * self.scale - self.shift) / self.std, targets
 
 
 def channels_first(x: NDArray[Any]) -> NDArray[Any]:

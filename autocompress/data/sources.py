@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import torchvision
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from autocompress.errors import TaskError, one_line
 
@@ -20,6 +18,10 @@ TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CI
 
 def digits() -> Arrays:
     """scikit-learn's 1797 bundled 8×8 digits; a fixed, stratified fifth is the test split."""
+    # It takes a second to import, and most data sets need nothing of it.
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     bunch = load_digits()
     x, y = bunch.images.astype(np.uint8), bunch.target.astype(np.int64)
     split = train_test_split(x, y, test_size=0.2, random_state=0, stratify=y)

@@ -10,7 +10,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split
 from torch.utils.data import (
     DataLoader,
     IterableDataset,
@@ -193,6 +192,9 @@ def _chosen(
     count: int, size: int, seed: int, labels: NDArray[np.int64] | None
 ) -> tuple[NDArray[np.int64], bool]:
     """`size` of `count` rows in rising order, and whether they are in proportion to the classes."""
+    # It takes a second to import, and a task with a validation split needs nothing of it.
+    from sklearn.model_selection import train_test_split
+
     everything = np.arange(count)
     if labels is not None:
         _, number, frequencies = np.unique(labels, return_inverse=True, return_counts=True)

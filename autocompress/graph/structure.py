@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
@@ -91,16 +93,40 @@ class Trace:
 
 
 def graph_module(model: nn.Module, graph: fx.Graph, constants: Mapping[str, Tensor]) -> fx.GraphModule:
-    """A module that runs a graph with a model's layers and parameters.
+    """A module that runs a graph with a model's layers and parameters, where these are.
 
     Args:
         model: gains the constants as buffers.
-        graph: names layers and parameters as the model does.
+        graph: names layers and parameters as the model does; changed in place.
         constants: tensors that the graph has beside them.
     """
+    near = next(chain(model.parameters(), model.buffers()), None)
     for name, tensor in constants.items():
-        model.register_buffer(name, tensor.clone())
+        model.register_buffer(name, tensor.clone() if near is None else tensor.to(near.device, copy=True))
+    follow_input(graph)
     return fx.GraphModule(model, graph, type(model).__name__)
+
+
+def follow_input(graph: fx.Graph) -> None:
+    """Let a graph make its tensors where its input is, in place of the device that it was traced on.
+
+    `torch.export` writes that device into calls such as `arange` and `zeros`, the states of an LSTM among
+    them, and into assertions, which go.
+    """
+    source = next(node for node in graph.nodes if node.op == "placeholder")
+    device: fx.Node | None = None
+    for node in list(graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            graph.erase_node(node)
+            continue
+        given = [value for value in (*node.args, *node.kwargs.values()) if isinstance(value, torch.device)]
+        if not given:
+            continue
+        if device is None:
+            with graph.inserting_after(source):
+                device = graph.call_function(getattr, (source, "device"))
+        node.args = tuple(device if isinstance(value, torch.device) else value for value in node.args)
+        node.kwargs = {k: device if isinstance(v, torch.device) else v for k, v in node.kwargs.items()}
 
 
 @dataclass(frozen=True)

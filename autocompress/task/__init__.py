@@ -13,6 +13,7 @@ from autocompress.task.task import (
     ModelProfile,
     Recipe,
     Task,
+    on_device,
 )
 
 __all__ = [
@@ -28,4 +29,5 @@ __all__ = [
     "ModelProfile",
     "Recipe",
     "Task",
+    "on_device",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,22 @@ Batch = tuple[Tensor, Tensor]
 Batches = Iterable[Batch]
 MetricFn = Callable[[Tensor, Tensor], float]
 LossFn = Callable[[Tensor, Tensor], Tensor]
+
+
+@runtime_checkable
+class MovableBatches(Protocol):
+    """Batches that can be drawn where the model is, such as `TensorBatches`."""
+
+    def on_device(self, device: torch.device) -> Batches:
+        """The same batches, whose tensors lie on that device."""
+        ...
+
+
+def on_device(batches: Batches, device: torch.device) -> Batches:
+    """Batches drawn on a device where they can be; others as they are, to be copied one by one."""
+    return batches.on_device(device) if isinstance(batches, MovableBatches) else batches
+
+
 AUGMENTATIONS = ("none", "crop-flip", "crop-flip-erase")
 
 
@@ -46,6 +62,8 @@ class Recipe:
         label_smoothing: share of a target that is spread over all classes; of cross entropy alone.
         mixup: α of the Beta distribution that inputs are mixed by, two by two; 0 mixes none.
         mixed_precision: bfloat16 where PyTorch's autocast deems it safe.
+        compile: run models through `torch.compile` while they train, except where a method's gates change
+            them in each step. Compiling takes up to a minute for each model, so for long trainings.
     """
 
     epochs: int = 10
@@ -61,6 +79,7 @@ class Recipe:
     label_smoothing: float = 0.0
     mixup: float = 0.0
     mixed_precision: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs < 1:

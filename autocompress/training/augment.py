@@ -25,8 +25,16 @@ def random_crop(inputs: Tensor, padding: int) -> Tensor:
     rows = offsets[0] + torch.arange(height, device=inputs.device)
     columns = offsets[1] + torch.arange(width, device=inputs.device)
     images = torch.arange(count, device=inputs.device)[:, None, None]
-    # Indexed dimensions come first: (B, H, W, C).
-    return padded[images, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+    # Indexed dimensions come first: (B, H, W, C), so that channels-last images need no further copy.
+    shifted = padded[images, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return shifted.contiguous(memory_format=_layout(inputs))
+
+
+def _layout(inputs: Tensor) -> torch.memory_format:
+    """How images lie in memory; channels first where both would do."""
+    if inputs.is_contiguous() or not inputs.is_contiguous(memory_format=torch.channels_last):
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 def random_flip(inputs: Tensor) -> Tensor:
@@ -68,5 +76,5 @@ def mixed(inputs: Tensor, alpha: float) -> tuple[Tensor, Tensor, float]:
     if not inputs.is_floating_point():
         raise TaskError(f"mixup must be 0 where inputs are not floating-point but they are {inputs.dtype}.")
     share = float(torch.distributions.Beta(alpha, alpha).sample())
-    order = torch.randperm(len(inputs)).to(inputs.device)
+    order = torch.randperm(len(inputs), device=inputs.device)
     return share * inputs + (1 - share) * inputs[order], order, share

@@ -26,7 +26,9 @@ def greatest_norm(task: Task, reference: bool = False) -> float:
 def backward(loss: Tensor, penalty: Tensor, model: nn.Module, clip: float) -> None:
     """Gradients of both, of which the loss's is clipped: what a penalty is to reach, it must reach."""
     if math.isinf(clip):
-        (loss + penalty).backward()  # type: ignore[no-untyped-call]
+        # A penalty without a gradient may lie on another device.
+        both = loss + penalty if penalty.requires_grad else loss
+        both.backward()  # type: ignore[no-untyped-call]
         return
     loss.backward(retain_graph=penalty.requires_grad)  # type: ignore[no-untyped-call]  # may share it
     torch.nn.utils.clip_grad_norm_(model.parameters(), clip)

@@ -8,17 +8,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from autocompress.errors import DivergedError, TaskError
 from autocompress.methods.base import Finished, Session
-from autocompress.task import Batch, Batches, LossFn, Recipe, Task
+from autocompress.task import Batch, Batches, LossFn, Recipe, Task, on_device
 from autocompress.task.losses import ignored_label, is_cross_entropy
 from autocompress.training.augment import augmented, mixed
 from autocompress.training.clipping import backward, greatest_norm
 from autocompress.training.distillation import Distillation
+
+# Steps between two looks at a loss that is not on the CPU, one in a second or so.
+_BETWEEN_CHECKS = 50
 
 EpochReport = Callable[[Mapping[str, float]], None]
 
@@ -93,10 +98,6 @@ class Trainer:
     reference: bool = False
     history: list[dict[str, float]] = field(default_factory=list)
     clock: Clock = field(default_factory=Clock)
-    _smoothed: LossFn = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self._smoothed = smoothed(self.task.loss, self.task.recipe.label_smoothing)
 
     def fit(self, model: nn.Module, epochs: int, session: Session | None = None) -> None:
         """Train in place for some epochs, with a method's session or by itself.
@@ -107,65 +108,125 @@ class Trainer:
         if epochs < 1:
             return
         session = session or Plain(model)
-        if isinstance(self.task.loss, nn.Module):
-            self.task.loss.to(next(model.parameters()).device)
-        recipe = self.task.recipe
+        recipe, device = self.task.recipe, device_of(model)
+        batches = on_device(self.task.train, device)
         optimizer = make_optimizer(session, recipe, self.lr_scale)
-        per_epoch = _length(self.task.train)
+        per_epoch = _length(batches)
         _set_memory_format(model, recipe, torch.channels_last)
-        step, steps = 0, epochs * per_epoch
-        before, total_steps = len(self.history) * per_epoch, self.epochs * per_epoch
+        step = Step(self, model, session, optimizer, device)
+        steps, steps_before = epochs * per_epoch, len(self.history) * per_epoch
+        total_steps, taken = self.epochs * per_epoch, 0
         for epoch in range(1, epochs + 1):
             with self.clock.running():
                 model.train()
-                total, count = 0.0, 0
-                for inputs, targets in self.task.train:
-                    set_lr(optimizer, recipe, min((before + step) / total_steps, 1.0))
-                    loss = self._step(model, optimizer, session, inputs, targets)
-                    step += 1
-                    total, count = total + float(loss), count + 1
-                    if not math.isfinite(total):
-                        raise DivergedError(f"the training loss became {float(loss)} in epoch {epoch}.")
+                losses = _Losses(epoch, device)
+                for inputs, targets in batches:
+                    set_lr(optimizer, recipe, min((steps_before + taken) / total_steps, 1.0))
+                    losses.add(step(inputs, targets))
+                    taken += 1
                     with self.clock.method():
-                        session.after_step(min(step / steps, 1.0))
-                entry = {"epoch": float(len(self.history) + 1), "loss": total / max(count, 1)}
+                        session.after_step(min(taken / steps, 1.0))
+                entry = {"epoch": float(len(self.history) + 1), "loss": losses.mean()}
                 with self.clock.method():
                     entry |= session.after_epoch(epoch / epochs)
             self.history.append(entry)
             self.report(entry | {"seconds": self.clock.seconds})
         _set_memory_format(model, recipe, torch.contiguous_format)
 
-    def _step(
+
+class Step:
+    """One optimiser step, and what of it stays the same from step to step."""
+
+    def __init__(
         self,
+        trainer: Trainer,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
         session: Session,
-        inputs: Tensor,
-        targets: Tensor,
-    ) -> Tensor:
-        """One optimiser step; the task's own loss, as trials weigh penalties and distillation differently."""
-        device, recipe = next(model.parameters()).device, self.task.recipe
-        optimizer.zero_grad(set_to_none=True)
-        inputs = augmented(inputs.to(device), recipe.augment)
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.mixed_precision):
-            loss, own = self._loss(model, inputs, targets.to(device))
-        backward(loss, session.penalty().to(device), model, greatest_norm(self.task, self.reference))
-        optimizer.step()
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+    ) -> None:
+        self.model, self.session, self.optimizer, self.device = model, session, optimizer, device
+        self.task, self.distillation = trainer.task, trainer.distillation
+        self.recipe = trainer.task.recipe
+        self.forward = _compiled(model) if self.recipe.compile else model
+        self.loss_of = _on(smoothed(self.task.loss, self.recipe.label_smoothing), device)
+        self.clip = greatest_norm(self.task, trainer.reference)
+
+    def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Take it; the task's own loss, as trials weigh penalties and distillation differently."""
+        self.optimizer.zero_grad(set_to_none=True)
+        inputs = augmented(inputs.to(self.device, non_blocking=True), self.recipe.augment)
+        targets = targets.to(self.device, non_blocking=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.mixed_precision):
+            loss, own = self._loss(inputs, targets)
+        backward(loss, self.session.penalty(), self.model, self.clip)
+        self.optimizer.step()
         return own.detach()
 
-    def _loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _loss(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Of a batch, mixed two by two where the recipe says so: with what is learned from the reference,
         and without."""
-        loss_of = self._smoothed
-        if self.task.recipe.mixup:
-            inputs, order, share = mixed(inputs, self.task.recipe.mixup)
-            outputs = model(inputs)
-            own = share * loss_of(outputs, targets) + (1 - share) * loss_of(outputs, targets[order])
+        if self.recipe.mixup:
+            inputs, order, share = mixed(inputs, self.recipe.mixup)
+            outputs = self.forward(inputs)
+            own = share * self.loss_of(outputs, targets) + (1 - share) * self.loss_of(outputs, targets[order])
         else:
-            outputs = model(inputs)
-            own = loss_of(outputs, targets)
+            outputs = self.forward(inputs)
+            own = self.loss_of(outputs, targets)
         loss = own if self.distillation is None else self.distillation(self.task, inputs, outputs, own)
         return loss, own
+
+
+class _Losses:
+    """The losses of an epoch, added up where they are computed.
+
+    On the CPU each is looked at. On other devices that would wait for the step to end, so that the next one
+    could not be prepared meanwhile; there their sum is looked at once in a while, which is no less sure to
+    find one that is not finite.
+    """
+
+    def __init__(self, epoch: int, device: torch.device) -> None:
+        self.epoch, self.count = epoch, 0
+        self.between = 1 if device.type == "cpu" else _BETWEEN_CHECKS
+        self.total = torch.zeros((), dtype=torch.float64, device=device)
+
+    def add(self, loss: Tensor) -> None:
+        """Count a step's loss; raises DivergedError."""
+        self.total += loss.reshape(())
+        self.count += 1
+        if self.count % self.between == 0:
+            self._check(loss)
+
+    def mean(self) -> float:
+        """Of all steps; 0 where there were none; raises DivergedError."""
+        self._check(self.total)
+        return float(self.total) / max(self.count, 1)
+
+    def _check(self, shown: Tensor) -> None:
+        if not math.isfinite(float(self.total)):
+            value = float(shown) if not math.isfinite(float(shown)) else float(self.total)
+            raise DivergedError(f"the training loss became {value} in epoch {self.epoch}.")
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's parameters are."""
+    return next(model.parameters()).device
+
+
+def _on(loss: LossFn, device: torch.device) -> LossFn:
+    """A loss whose tensors are on a device: the user's own where they are already, else a copy."""
+    if not isinstance(loss, nn.Module):
+        return loss
+    elsewhere = any(tensor.device != device for tensor in chain(loss.parameters(), loss.buffers()))
+    return copy.deepcopy(loss).to(device) if elsewhere else loss
+
+
+def _compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The model through `torch.compile`; as it is where hooks give it other tensors in each step."""
+    if any(module._forward_pre_hooks or module._forward_hooks for module in model.modules()):
+        return model
+    compiled: Callable[[Tensor], Tensor] = torch.compile(model)
+    return compiled
 
 
 def smoothed(loss: LossFn, share: float) -> LossFn:
@@ -184,14 +245,17 @@ def smoothed(loss: LossFn, share: float) -> LossFn:
 
 def make_optimizer(session: Session, recipe: Recipe, lr_scale: float) -> torch.optim.Optimizer:
     """The recipe's optimiser over a session's parameter groups."""
-    groups = []
+    groups: list[dict[str, Any]] = []
     for group in session.param_groups():
         peak = recipe.lr * lr_scale * group.lr_scale
         decay = recipe.weight_decay if group.weight_decay is None else group.weight_decay
         groups.append({"params": group.params, "lr": peak, "peak": peak, "weight_decay": decay})
+    # All parameters in a few kernels; None is PyTorch's own choice.
+    fused = all(p.is_cuda for group in groups for p in group["params"]) or None
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
-    return torch.optim.AdamW(groups)
+        momentum = recipe.momentum
+        return torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0, fused=fused)
+    return torch.optim.AdamW(groups, fused=fused)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, recipe: Recipe, progress: float) -> None:
@@ -207,6 +271,10 @@ def set_lr(optimizer: torch.optim.Optimizer, recipe: Recipe, progress: float) ->
 
 def predictions(model: Callable[[Tensor], Tensor], batches: Batches) -> Iterator[Batch]:
     """Outputs, as floats, and targets of one batch after the other, on the CPU.
+
+    Args:
+        model: takes the inputs of a batch where they are.
+        batches: to predict.
 
     Raises:
         TaskError: an output is not a tensor of real numbers.
@@ -265,9 +333,9 @@ def reestimate_batch_norm(model: nn.Module, batches: Batches, count: int) -> Non
         norm.reset_running_stats()
         norm.momentum = None
         norm.train()
-    device = next(model.parameters()).device
+    device = device_of(model)
     with torch.no_grad():
-        for _, (inputs, _targets) in zip(range(count), batches, strict=False):
+        for _, (inputs, _targets) in zip(range(count), on_device(batches, device), strict=False):
             model(inputs.to(device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

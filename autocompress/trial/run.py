@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autocompress.checkpoint.program import weight_bytes
+from autocompress.checkpoint.program import program_on, weight_bytes
 from autocompress.checkpoint.rebuilding import rebuild_from
 from autocompress.checkpoint.store import UNQUANTISED, Checkpoint, Writer
 from autocompress.errors import TaskError
@@ -23,7 +23,7 @@ from autocompress.measure import Measured, Subject, measure
 from autocompress.measure.latency import LatencySettings
 from autocompress.score import TAU
 from autocompress.surgery import Edit, check_equal
-from autocompress.task import Task
+from autocompress.task import Task, on_device
 from autocompress.training.distillation import Distillation
 from autocompress.training.loop import Trainer
 from autocompress.trial.config import TrialConfig
@@ -99,7 +99,8 @@ def run_trial(
         folder: checkpoint folder, which appears whole or not at all.
         measuring: what to measure on which artefact.
         report: receives each epoch's entry.
-        device: on which to train; artefacts are measured on the CPU.
+        device: on which to train, and to run the artefact for its task metrics where it computes there what
+            it does on the CPU; latency is that of the CPU.
 
     Raises:
         DivergedError: the loss or a metric became NaN or infinite.
@@ -124,7 +125,7 @@ def run_trial(
         edits += compressed.edits
     trainer.fit(model, config.epochs - compressing)
     stored = _Stored(config, reference, difference, tuple(edits))
-    checkpoint = _store(folder, model, task, measuring or Measuring(), trainer, stored)
+    checkpoint = _store(folder, model, task, measuring or Measuring(), trainer, stored, torch.device(device))
     return TrialResult(
         checkpoint.manifest["metrics"],
         trainer.history,
@@ -170,7 +171,8 @@ def train_reference(
         trainer.fit(model, epochs)
     config = TrialConfig(epochs=epochs, seed=seed)
     plain = UNQUANTISED.get(measuring.artifact, measuring.artifact)
-    return _store(folder, model, task, replace(measuring, artifact=plain), trainer, _Stored(config))
+    measuring = replace(measuring, artifact=plain)
+    return _store(folder, model, task, measuring, trainer, _Stored(config), torch.device(device))
 
 
 @dataclass(frozen=True)
@@ -184,12 +186,18 @@ class _Stored:
 
 
 def _store(
-    folder: Path, model: nn.Module, task: Task, measuring: Measuring, trainer: Trainer, stored: _Stored
+    folder: Path,
+    model: nn.Module,
+    task: Task,
+    measuring: Measuring,
+    trainer: Trainer,
+    stored: _Stored,
+    device: torch.device,
 ) -> Checkpoint:
     """Export a model, measure it as loaded again from the file, and commit the checkpoint."""
     writer = Writer(folder)
     try:
-        measured = _measured(writer, model, task, stored, measuring, trainer)
+        measured = _measured(writer, model, task, stored, measuring, trainer, device)
         return writer.commit(
             {
                 "task": task.name,
@@ -217,6 +225,7 @@ def _measured(
     stored: _Stored,
     measuring: Measuring,
     trainer: Trainer,
+    device: torch.device,
 ) -> Measured:
     """Export, check that edits and weights rebuild the model, and measure what is loaded from the file."""
     model = model.to("cpu").eval()
@@ -227,8 +236,9 @@ def _measured(
     check_equal(rebuilt, model, example, "rebuilding the model from edits and weights")
     reference = stored.reference
     file = checkpoint.artifact_file(measuring.artifact)
+    program, near = program_on(file, device, example)
     subject = Subject(
-        program=checkpoint.program(measuring.artifact),
+        program=program,
         program_file=file,
         model=model,
         bytes=file.stat().st_size,
@@ -238,7 +248,9 @@ def _measured(
         reference_metrics=reference.metrics if reference else {},
         tau=measuring.tau,
     )
-    return measure(subject, task, measuring.metrics, measuring.latency, trainer.clock)
+    assert task.val is not None
+    judged = replace(task, val=on_device(task.val, near))
+    return measure(subject, judged, measuring.metrics, measuring.latency, trainer.clock)
 
 
 def load_state(model: nn.Module, state: Mapping[str, NDArray[Any] | Tensor]) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import autocompress as ac
 from autocompress.methods.alcn import Alcn
 from autocompress.training.clipping import backward, greatest_norm
-from autocompress.training.loop import Plain, Trainer, make_optimizer
+from autocompress.training.loop import Plain, Step, Trainer, make_optimizer
 from autocompress.trial.run import Measuring, train_reference
 
 
@@ -71,7 +71,7 @@ def test_clipping_holds_the_loss_and_not_the_penalty(residual_task: ac.Task) -> 
     before = [p.detach().clone() for p in model.parameters()]
     wanted = [p.grad * clipped for p in model.parameters()]
     wanted[0] += 100
-    trainer = Trainer(task, 1)
-    trainer._step(model, make_optimizer(hooks, task.recipe, 1.0), hooks, inputs, targets)
+    optimizer = make_optimizer(hooks, task.recipe, 1.0)
+    Step(Trainer(task, 1), model, hooks, optimizer, torch.device("cpu"))(inputs, targets)
     for old, new, gradient in zip(before, model.parameters(), wanted, strict=True):
         torch.testing.assert_close(new.detach(), old - task.recipe.lr * gradient, rtol=1e-4, atol=1e-6)

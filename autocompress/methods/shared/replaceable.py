@@ -22,7 +22,10 @@ def replaceable(model: nn.Module, names: list[str], example: Tensor) -> list[str
     trial = copy.deepcopy(model)
     for name in names:
         trial.set_submodule(name, stand_in(trial.get_submodule(name)))
-    with torch.no_grad(), plain_attention(), torch.random.fork_rng():
+    device = example.device
+    generators = [] if device.index is None else [device.index]
+    forked = torch.random.fork_rng(generators, device_type=device.type)
+    with torch.no_grad(), plain_attention(), forked:
         try:
             same = relative_difference(model.eval()(example), trial.eval()(example)) <= TOLERANCE
             # Last, because it moves what batch norm remembers.
