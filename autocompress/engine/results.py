@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from pathlib import Path
 
+from autocompress.checkpoint import open_checkpoint
 from autocompress.checkpoint.store import kept_trials, trial_folder
 from autocompress.engine.folder import RunFolder
 from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError, TaskError
 from autocompress.measure import Constraint, Objective
-from autocompress.report import write_report
+from autocompress.report import history_picture, write_report
 from autocompress.result import LEAST_PROBABILITY, ParetoModel, SearchResult, ratios
 from autocompress.study import STUDY_NAME, SearchStudy, sqlite_url
 
@@ -94,6 +96,18 @@ def load_run(path: str | Path) -> SearchResult:
     folder = RunFolder(Path(path))
     study, objectives = open_study(folder)
     return build_result(folder, study, objectives)
+
+
+def draw_histories(result: SearchResult, study: SearchStudy) -> None:
+    """Draw how the ratios of each point that is or may be on the front evolved, where no picture shows it
+    yet, for optuna-dashboard."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for point in [*result.front, *result.contenders]:
+            if point.trial == 0 or study.has_picture(point.trial):
+                continue
+            history = open_checkpoint(point.path, verify=False).manifest["history"]
+            picture = Path(scratch) / f"ratios-{point.trial}.png"
+            study.add_picture(point.trial, history_picture(history, f"trial {point.trial}", picture))
 
 
 def report(result: SearchResult, folder: RunFolder | None = None, study: SearchStudy | None = None) -> Path:
