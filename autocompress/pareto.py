@@ -46,9 +46,7 @@ def front_probabilities(
         tolerances: as for `non_dominated`.
     """
     points, drawn = np.asarray(costs, dtype=np.float64), np.asarray(replicates, dtype=np.float64)
-    given = _given(tolerances, points)
-    on_front = [~_dominated(drawn[:, resample], given) for resample in range(drawn.shape[1])]
-    share: Floats = np.mean(on_front, axis=0)
+    share: Floats = 1 - _dominated(np.moveaxis(drawn, 1, 0), _given(tolerances, points)).mean(0)
     return share
 
 
@@ -57,12 +55,13 @@ def _given(tolerances: ArrayLike | None, points: Floats) -> Floats:
 
 
 def _dominated(points: Floats, tolerances: Floats) -> NDArray[np.bool_]:
-    """Whether some other point dominates each, `(points,)`."""
-    dominated = np.zeros(len(points), dtype=bool)
-    for index, (point, tolerance) in enumerate(zip(points, tolerances, strict=True)):
+    """Whether some other point dominates each; `(..., points, objectives)` → `(..., points)`."""
+    dominated = np.zeros(points.shape[:-1], dtype=bool)
+    for index, tolerance in enumerate(tolerances):
         most = np.maximum(tolerances, tolerance)
-        better = (points < point - most).any(1) & (points <= point + most).all(1)
-        dominated[index] = better.any()
+        point = points[..., index, None, :]
+        better = (points < point - most).any(-1) & (points <= point + most).all(-1)
+        dominated[..., index] = better.any(-1)
     return dominated
 
 

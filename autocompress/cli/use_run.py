@@ -117,10 +117,13 @@ def report(run: Run) -> None:
 def dashboard(run: Run, port: Annotated[int, Whole(help="On 127.0.0.1.")] = 8080) -> None:
     """Show RUN's study, running or finished, in optuna-dashboard."""
     from autocompress.engine.folder import RunFolder
-    from autocompress.engine.results import open_study
+    from autocompress.engine.results import build_result, draw_histories, open_study
     from autocompress.report.dashboard import serve_dashboard
 
-    study, _ = open_study(RunFolder(run))
+    folder = RunFolder(run)
+    study, objectives = open_study(folder)
+    # Of a search that still runs, nobody has drawn any yet.
+    draw_histories(build_result(folder, study, objectives), study)
     print(f"http://127.0.0.1:{port}  (Ctrl-C ends it)", flush=True)
     serve_dashboard(study.study, study.artifacts, port)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from autocompress.distribute import Job
 from autocompress.engine.halving import Halving
 from autocompress.engine.prepare import Prepared
 from autocompress.errors import SettingsError, one_line
-from autocompress.report import Progress, TrialEnd, history_picture
+from autocompress.report import Progress, TrialEnd
 from autocompress.result import LEAST_PROBABILITY
 from autocompress.study import SearchStudy
 from autocompress.trial import Stage, TrialConfig, TrialResult
@@ -55,6 +55,7 @@ class SearchDriver:
         self.seconds: dict[int, float] = {}
         self.first_start: float | None = None
         self.last_end = 0.0
+        self.slots = _Slots()
         self.pipeline = plugins.pipeline()
         study.begin_with(prepared.starts)
 
@@ -73,6 +74,7 @@ class SearchDriver:
                 self.failed(trial.number, f"its search space failed: {one_line(error)}")
                 continue
             self.configs[trial.number] = config
+            self.slots.begin(trial.number)
             self.progress.trial_epoch(trial.number, 0, config.epochs)
             return Job(trial.number, config)
         return None
@@ -89,7 +91,7 @@ class SearchDriver:
         return True
 
     def completed(self, number: int, result: TrialResult) -> None:
-        self._ended(result.step_seconds)
+        self._ended(number, result.step_seconds, complete=True)
         attributes = {
             "config": self.configs.pop(number).to_json(),
             "errors": dict(result.errors),
@@ -100,10 +102,7 @@ class SearchDriver:
             "step_seconds": round(result.step_seconds, 3),
             "method_seconds": round(result.method_seconds, 3),
         }
-        with tempfile.TemporaryDirectory() as scratch:
-            picture = Path(scratch) / f"ratios-{number}.png"
-            history_picture(result.history, f"trial {number}", picture)
-            feasible = self.study.complete(number, result.metrics, self.reference, attributes, picture)
+        feasible = self.study.complete(number, result.metrics, self.reference, attributes)
         self._show_end(number, "complete", self._kept(number, feasible), result.metrics)
 
     def _kept(self, number: int, feasible: bool) -> str:
@@ -120,7 +119,7 @@ class SearchDriver:
         return remark
 
     def stopped(self, number: int) -> None:
-        self._ended(self.seconds.get(number, 0.0))
+        self._ended(number, self.seconds.get(number, 0.0))
         self.configs.pop(number, None)
         reason = self.reasons.pop(number, "stopped")
         if self.late:
@@ -130,7 +129,7 @@ class SearchDriver:
         self._show_end(number, "pruned", reason)
 
     def failed(self, number: int, reason: str) -> None:
-        self._ended(self.seconds.get(number, 0.0))
+        self._ended(number, self.seconds.get(number, 0.0))
         self.configs.pop(number, None)
         self.study.fail(number, reason)
         self._show_end(number, "fail", reason)
@@ -150,9 +149,16 @@ class SearchDriver:
         wall = self.last_end - self.first_start
         return (wall * workers - self.step_seconds) / self.step_seconds, wall, self.step_seconds
 
-    def _ended(self, step_seconds: float) -> None:
+    def outside(self) -> float | None:
+        """Seconds that a trial took outside of steps, on average over those that were not their worker's
+        first: from the end of the one before it to its own. None where there were none.
+        """
+        return self.slots.outside / self.slots.trials if self.slots.trials else None
+
+    def _ended(self, number: int, step_seconds: float, complete: bool = False) -> None:
         self.step_seconds += step_seconds
         self.last_end = time.perf_counter()
+        self.slots.end(number, self.last_end, step_seconds if complete else None)
 
     def _show_end(
         self, number: int, state: str, remark: str, metrics: Mapping[str, float] | None = None
@@ -173,3 +179,34 @@ class SearchDriver:
             distill_temperature=proposal.distill_temperature,
             seed=self.prepared.settings.seed,
         )
+
+
+@dataclass
+class _Slots:
+    """What workers do between one trial and the next, as the driver sees it: a trial that is asked for
+    takes the place of one that ended.
+
+    Args:
+        outside: seconds outside of steps, of complete trials that had one before them.
+        trials: how many these are.
+        free: when each place that is free became so.
+        begun: running trial → when its place became free; None for the first one of a worker.
+    """
+
+    outside: float = 0.0
+    trials: int = 0
+    free: deque[float] = field(default_factory=deque)
+    begun: dict[int, float | None] = field(default_factory=dict)
+
+    def begin(self, number: int) -> None:
+        self.begun[number] = self.free.popleft() if self.free else None
+
+    def end(self, number: int, now: float, step_seconds: float | None) -> None:
+        """A trial ended; the seconds that it spent in steps are None where it did not complete."""
+        if number not in self.begun:
+            return
+        begun = self.begun.pop(number)
+        self.free.append(now)
+        if begun is not None and step_seconds is not None:
+            self.outside += now - begun - step_seconds
+            self.trials += 1

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
 
+from autocompress.checkpoint import open_checkpoint
 from autocompress.checkpoint.store import kept_trials, trial_folder
 from autocompress.data import BUILT_IN, load_task
 from autocompress.engine.folder import RunFolder
 from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError, TaskError
 from autocompress.measure import Constraint, Objective
-from autocompress.report import write_report
+from autocompress.report import history_picture, write_report
 from autocompress.result import LEAST_PROBABILITY, ParetoModel, SearchResult, ratios
 from autocompress.study import STUDY_NAME, SearchStudy, sqlite_url
 
@@ -126,6 +128,18 @@ def _model_maker(folder: RunFolder) -> Callable[[], nn.Module] | None:
         return task.model()
 
     return make
+
+
+def draw_histories(result: SearchResult, study: SearchStudy) -> None:
+    """Draw how the ratios of each point that is or may be on the front evolved, where no picture shows it
+    yet, for optuna-dashboard."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for point in [*result.front, *result.contenders]:
+            if point.trial == 0 or study.has_picture(point.trial):
+                continue
+            history = open_checkpoint(point.path, verify=False).manifest["history"]
+            picture = Path(scratch) / f"ratios-{point.trial}.png"
+            study.add_picture(point.trial, history_picture(history, f"trial {point.trial}", picture))
 
 
 def report(result: SearchResult, folder: RunFolder | None = None, study: SearchStudy | None = None) -> Path:

@@ -22,7 +22,7 @@ from autocompress.engine.folder import RunFolder
 from autocompress.engine.halving import Halving
 from autocompress.engine.identity import identity
 from autocompress.engine.prepare import Prepared, prepare
-from autocompress.engine.results import build_result, report, study_name
+from autocompress.engine.results import build_result, draw_histories, report, study_name
 from autocompress.engine.settings import Settings
 from autocompress.errors import SearchFailedError, refuse_unknown
 from autocompress.report import ConsoleProgress, Progress
@@ -212,18 +212,20 @@ class _Search:
         else:
             # Estimates stand until the run is continued, and the test split is for what then is the front.
             result = build_result(self.folder, study, self.prepared.objectives, self.prepared.task.model)
-        measured = driver.overhead(self.workers)
+        measured, outside = driver.overhead(self.workers), driver.outside()
         result = replace(
             result,
             overhead=None if measured is None else measured[0],
             interrupted=not finished,
         )
+        draw_histories(result, study)
         report(result, self.folder, study)
         if measured is not None:
             self.progress.note(
                 f"overhead {measured[0]:.1%}: {measured[1]:.1f} s wall × "
                 f"{self.workers} workers for "
                 f"{measured[2]:.1f} s inside training and evaluation steps"
+                + ("" if outside is None else f"; {outside:.2f} s a trial outside of steps")
             )
         return result
 

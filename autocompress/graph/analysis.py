@@ -17,9 +17,11 @@ from autocompress.graph.exporting import export
 from autocompress.graph.grouping import build_analysis
 from autocompress.graph.proof import prove_groups
 from autocompress.graph.structure import Analysis
+from autocompress.graph.structure_key import StructureKey, structure_key
 from autocompress.graph.tracing import Tracer
 
-_CACHE: OrderedDict[str, Analysis] = OrderedDict()
+# A trial analyses the reference, and what each of its stages begins with, before and after it is trained.
+_CACHE: OrderedDict[StructureKey, Analysis] = OrderedDict()
 _CACHE_SIZE = 16
 
 
@@ -38,21 +40,24 @@ def analyse(model: nn.Module, example: Tensor) -> Analysis:
     except RuntimeError as error:
         raise TraceError(f"the model must be copyable but: {one_line(error)}") from error
     inputs = example.to("cpu")
-    exported = _exported(subject, inputs)
-    graph = exported.graph
-    # The graph itself is the key: models of one class may differ by a flag that no shape shows.
-    shapes = [(name, tuple(t.shape)) for name, t in subject.state_dict().items()]
-    key = f"{graph}|{shapes}|{subject}"
+    key = structure_key(subject, inputs)
+    if key is None:
+        return _analysed(subject, inputs)
     if key not in _CACHE:
-        states = _states(subject)
-        constants = _name_constants(exported, states)
-        tracer = Tracer()
-        tracer.run(graph, states)
-        found = build_analysis(subject, tracer, graph, constants)
-        _CACHE[key] = prove_groups(subject, inputs, found)
+        _CACHE[key] = _analysed(subject, inputs)
         if len(_CACHE) > _CACHE_SIZE:
             _CACHE.popitem(last=False)
+    _CACHE.move_to_end(key)
     return _CACHE[key]
+
+
+def _analysed(subject: nn.Module, inputs: Tensor) -> Analysis:
+    exported = _exported(subject, inputs)
+    states = _states(subject)
+    constants = _name_constants(exported, states)
+    tracer = Tracer()
+    tracer.run(exported.graph, states)
+    return prove_groups(subject, inputs, build_analysis(subject, tracer, exported.graph, constants))
 
 
 def _exported(model: nn.Module, example: Tensor) -> fx.GraphModule:

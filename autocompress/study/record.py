@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import uuid
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from optuna.artifacts import FileSystemArtifactStore
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autocompress.errors import SettingsError, one_line
@@ -21,6 +23,7 @@ from autocompress.pareto import front_probabilities, non_dominated
 from autocompress.study.samplers import make_sampler
 
 INTERRUPTED = "interrupted"
+_ARTIFACTS = "dashboard:artifacts"  # prefix of what optuna-dashboard keeps of a trial at its study
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 # Joint sampling of conditional parameters and metric names are what Optuna calls experimental.
@@ -129,7 +132,6 @@ class SearchStudy:
         metrics: Mapping[str, float],
         reference: Mapping[str, float],
         attributes: Mapping[str, Any],
-        picture: Path | None = None,
     ) -> bool:
         """Record a finished trial; whether it satisfies every constraint."""
         trial = self.live[number]
@@ -139,11 +141,38 @@ class SearchStudy:
         recorded = self._attributes(metrics, attributes, violations)
         for name, value in recorded.items():
             trial.set_user_attr(name, value)
-        if picture is not None and self.artifacts is not None:
-            upload_artifact(artifact_store=self.artifacts, file_path=str(picture), study_or_trial=trial)
         self.study.tell(trial, [metrics[o.metric] for o in self.objectives])
         del self.live[number]
         return bool(recorded["feasible"])
+
+    def has_picture(self, number: int) -> bool:
+        """Whether optuna-dashboard shows a picture with a trial."""
+        return self._picture_key(number) in self.study._storage.get_study_system_attrs(self.study._study_id)
+
+    def add_picture(self, number: int, picture: Path) -> None:
+        """Let optuna-dashboard show a PNG file with a finished trial.
+
+        Attributes of finished trials are final, and `optuna.artifacts` writes no others; the dashboard looks
+        for the artifacts of a trial among the attributes of its study as well.
+        """
+        if self.artifacts is None:
+            return
+        key = self._picture_key(number)
+        artifact = key.rpartition(":")[2]
+        described = {
+            "artifact_id": artifact,
+            "filename": picture.name,
+            "mimetype": "image/png",
+            "encoding": None,
+        }
+        with picture.open("rb") as content:
+            self.artifacts.write(artifact, content)
+        self.study._storage.set_study_system_attr(self.study._study_id, key, json.dumps(described))
+
+    def _picture_key(self, number: int) -> str:
+        # One name for a trial's picture, whichever process draws it.
+        artifact = uuid.uuid5(uuid.NAMESPACE_OID, f"{self.study.study_name}/{number}")
+        return f"{_ARTIFACTS}:{self.study.get_trials(deepcopy=False)[number]._trial_id}:{artifact}"
 
     def fail(self, number: int, reason: str, *, interrupted: bool = False) -> None:
         """Record a failed trial with its reason; an interrupted one is enqueued again."""
