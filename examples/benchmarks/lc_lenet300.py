@@ -22,13 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from autocompress.data.tasks import load_weights
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 import autocompress as ac
 from autocompress.checkpoint.store import Writer
-from autocompress.data.tasks import load_weights
 from autocompress.measure import measure_split
 from autocompress.methods.lc import Codebook, Lc, LowRank, PruneL0, RankSelection, Scheme
 from autocompress.methods.lc.kmeans import kmeans, nearest
@@ -37,9 +37,9 @@ from autocompress.models.registry import model_factory
 from autocompress.training.loop import Trainer
 from autocompress.trial import compress_stage, load_state, seed_everything
 
-Tasks = dict[str | tuple[str, ...], Scheme]
-# Name → tasks, published test error in %.
-SETUPS: dict[str, tuple[Tasks, float]] = {
+Schemes = dict[str | tuple[str, ...], Scheme]
+# Name → schemes, published test error in %.
+SETUPS: dict[str, tuple[Schemes, float]] = {
     "reference, not compressed": ({}, 2.13),
     "quantize all, k = 2": ({"*": Codebook(2)}, 2.56),
     "quantize fc1 and fc3, k = 2": ({"fc1": Codebook(2), "fc3": Codebook(2)}, 2.26),
@@ -94,29 +94,29 @@ def lenet300(root: Path) -> ac.Task:
     )
 
 
-def compressed(task: ac.Task, tasks: Tasks, epochs: int, seed: int) -> nn.Module:
+def compressed(task: ac.Task, schemes: Schemes, epochs: int, seed: int) -> nn.Module:
     """The published network compressed; with no epochs directly, without any training."""
     seed_everything(seed, task)
     model = task.model()
     assert task.weights is not None
     load_state(model, task.weights)
-    if not tasks:
+    if not schemes:
         return model
     # 40 L steps, as published; μ rises faster (from 9e-5 by 1.1 there) because they are shorter. The
     # last fifth of the epochs trains levels, values and factors as they are stored. On 10,000 training
     # images that neither k = 2 nor a reference of its own had seen, no other schedule tried did better.
-    compressor = Lc(tasks=tasks, mu0=2e-4, growth=1.2, steps=40)
+    method = Lc(schemes=schemes, mu0=2e-4, growth=1.2, steps=40)
     trainer = Trainer(task, epochs)
     compressing = round(0.8 * epochs)
-    model, _, _ = compress_stage(model, task, compressor, trainer, compressing)
+    model = compress_stage(model, task, method, trainer, compressing).model
     trainer.fit(model, epochs - compressing)
     return model
 
 
-def run(task: ac.Task, tasks: Tasks, epochs: int, seed: int) -> tuple[float, int, float]:
+def run(task: ac.Task, schemes: Schemes, epochs: int, seed: int) -> tuple[float, int, float]:
     """Test error in %, stored bytes and minutes."""
     start = time.perf_counter()
-    with stored(compressed(task, tasks, epochs, seed), task) as (program, size):
+    with stored(compressed(task, schemes, epochs, seed), task) as (program, size):
         assert task.test is not None
         error = 100 * (1 - measure_split(program, task.test, task)["accuracy"])
     return error, size, (time.perf_counter() - start) / 60
@@ -194,9 +194,9 @@ def main() -> None:
     for column in columns:
         table.add_column(column)
     for name in arguments.setups:
-        tasks, published = SETUPS[name]
-        untrained = run(task, tasks, 0, arguments.seed)[0]
-        error, size, minutes = run(task, tasks, arguments.epochs, arguments.seed)
+        schemes, published = SETUPS[name]
+        untrained = run(task, schemes, 0, arguments.seed)[0]
+        error, size, minutes = run(task, schemes, arguments.epochs, arguments.seed)
         met = "yes" if error <= published + 1e-9 else "no"
         share, time_taken = f"{size / dense:.3f}", f"{minutes:.1f}"
         table.add_row(

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from lc_lenet300 import Tasks, compressed, lenet300, stored
+from lc_lenet300 import Schemes, compressed, lenet300, stored
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -28,7 +28,7 @@ import autocompress as ac
 from autocompress.methods.lc import Codebook, PruneL0
 from autocompress.training.loop import predict
 
-DIRECT: dict[str, Tasks] = {
+DIRECT: dict[str, Schemes] = {
     "sum": {
         "fc1": Codebook(4) + PruneL0(0.022),
         "fc2": Codebook(8) + PruneL0(0.01),
@@ -38,7 +38,7 @@ DIRECT: dict[str, Tasks] = {
     "pruning": {("*",): PruneL0(0.08)},
     "pruning by layer": {"fc1": PruneL0(0.068), "fc2": PruneL0(0.12), "fc3": PruneL0(0.4)},
 }
-TRAINED: dict[str, Tasks] = {
+TRAINED: dict[str, Schemes] = {
     "sum": {
         "fc1": Codebook(2) + PruneL0(0.006),
         "fc2": Codebook(4) + PruneL0(0.02),
@@ -51,9 +51,9 @@ TRAINED: dict[str, Tasks] = {
 console = Console(width=130)
 
 
-def measured(task: ac.Task, tasks: Tasks, epochs: int, seed: int) -> tuple[float, float, float, int]:
+def measured(task: ac.Task, schemes: Schemes, epochs: int, seed: int) -> tuple[float, float, float, int]:
     """Training loss, training error and test error in %, and stored bytes of the program as loaded."""
-    with stored(compressed(task, tasks, epochs, seed), task) as (program, size):
+    with stored(compressed(task, schemes, epochs, seed), task) as (program, size):
         assert task.test is not None
         outputs, targets = predict(program, task.train)
         loss, wrong = task.loss(outputs, targets).item(), error_of(outputs, targets)
@@ -83,12 +83,12 @@ def main() -> None:
     for column in ("setup", "training loss", "training error %", "test error %", "bytes"):
         table.add_column(column)
     for name in arguments.setups:
-        tasks = (TRAINED if arguments.epochs else DIRECT)[name]
+        schemes = (TRAINED if arguments.epochs else DIRECT)[name]
         rows = []
         # Nothing is drawn without training.
         for seed in arguments.seeds if arguments.epochs else [0]:
             start = time.perf_counter()
-            rows.append(measured(task, tasks, arguments.epochs, seed))
+            rows.append(measured(task, schemes, arguments.epochs, seed))
             loss, wrong, error, size = rows[-1]
             minutes = (time.perf_counter() - start) / 60
             console.log(
