@@ -67,8 +67,9 @@ class WeightCode(nn.Module):
             )
         try:
             return WeightCode.kinds[kind].empty(shape, **sizes)
-        except TypeError as error:
-            raise CheckpointError(f"code of kind {kind!r} is not readable: {one_line(error)}") from error
+        except (TypeError, KeyError) as error:
+            reason = f"it lacks {error}" if isinstance(error, KeyError) else one_line(error)
+            raise CheckpointError(f"code of kind {kind!r} is not readable: {reason}") from error
 
     @property
     @abstractmethod

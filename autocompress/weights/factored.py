@@ -97,9 +97,10 @@ def factor_pair(layer: nn.Module, folding: Folding, left: Tensor, right: Tensor)
     else:
         pair = FactorPair(*_convolutions(one, folding, left, right, bias))
     pair.folding = folding
-    for parameter in pair.parameters():
-        # What the user has frozen stays so.
-        parameter.requires_grad_(one.weight.requires_grad)
+    # What the user has frozen stays so.
+    pair.requires_grad_(one.weight.requires_grad)
+    if one.bias is not None:
+        pair[1].bias.requires_grad_(one.bias.requires_grad)
     return _with_sizes(pair, layer)
 
 

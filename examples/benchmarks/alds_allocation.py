@@ -32,9 +32,9 @@ from torch import nn
 import autocompress as ac
 from autocompress.data import load_task
 from autocompress.graph.costs import count_params
-from autocompress.methods.alds.config import MEASURES, Alds, Config, Measure
+from autocompress.methods.alds import Alds, Config
 from autocompress.methods.alds.decomposition import Decomposer
-from autocompress.surgery import materialize
+from autocompress.methods.alds.spectra import MEASURES, Measure
 from autocompress.training.loop import Trainer
 from autocompress.weights.factored import folding_of
 
@@ -108,10 +108,7 @@ def allocations(tasks: dict[str, ac.Task]) -> None:
 
 
 def decomposed(task: ac.Task, config: Config) -> nn.Module:
-    compressor = Alds(config)
-    state = compressor.attach(reference(task), task)
-    plan = compressor.plan(state)
-    return materialize(compressor.release(state), plan, task.example()).model
+    return Alds(config).start(reference(task), task).finish().model
 
 
 def without_retraining(task: ac.Task) -> None:

@@ -28,11 +28,11 @@ from torch import Tensor
 import autocompress as ac
 from autocompress.data import TensorBatches, load_task
 from autocompress.graph.costs import count_params, layer_macs
-from autocompress.methods.autoplastic.config import Autoplastic, AutoplasticState, Config
+from autocompress.methods.autoplastic import Autoplastic, Config
+from autocompress.methods.autoplastic.session import AutoplasticSession
 from autocompress.models.autoplastic import AutoplasticNet
-from autocompress.surgery import materialize
 from autocompress.training.loop import Trainer
-from autocompress.trial import CompressorHooks, seed_everything
+from autocompress.trial import seed_everything
 
 IMAGES = 10_000
 PUBLISHED = Config(
@@ -60,9 +60,8 @@ def fewer(batches: ac.Batches, count: int) -> TensorBatches:
     return replace(batches, x=batches.x[:count], targets=batches.targets[:count])
 
 
-def attached(task: ac.Task, config: Config) -> tuple[Autoplastic, AutoplasticState]:
-    compressor = Autoplastic(config)
-    return compressor, compressor.attach(reference(task), task)
+def started(task: ac.Task, config: Config) -> AutoplasticSession:
+    return Autoplastic(config).start(reference(task), task)
 
 
 def log(entry: Mapping[str, float]) -> None:
@@ -79,29 +78,28 @@ def log(entry: Mapping[str, float]) -> None:
 def network(root: str, rule: str, epochs: int) -> None:
     task = load_task("cifar10", model="autoplastic", root=root)
     task = replace(task, model=AutoplasticNet, recipe=RECIPE, train=fewer(task.train, IMAGES))
-    compressor, state = attached(task, FROM_SCRATCH[rule])
-    Trainer(task, epochs, report=log).fit(state.model, epochs, CompressorHooks(compressor, state))
-    gated = accuracy(state.model, task)
-    plan = compressor.plan(state)
-    done = materialize(compressor.release(state), plan, task.example())
+    session = started(task, FROM_SCRATCH[rule])
+    Trainer(task, epochs, report=log).fit(session.model, epochs, session)
+    gated = accuracy(session.model, task)
+    exported = session.finish().model
     table = Table(title=f"The paper's network, rule {rule}, {IMAGES:,} images, {epochs} epochs")
     for column in ("model", "test accuracy", "parameters", "MACs"):
         table.add_column(column)
-    sizes = [(m, count_params(m), layer_macs(m, task.example())[""]) for m in (AutoplasticNet(), done.model)]
+    sizes = [(m, count_params(m), layer_macs(m, task.example())[""]) for m in (AutoplasticNet(), exported)]
     for name, right, (_, params, macs) in zip(
-        ("gated", "exported"), (gated, accuracy(done.model, task)), sizes, strict=True
+        ("gated", "exported"), (gated, accuracy(exported, task)), sizes, strict=True
     ):
         table.add_row(name, f"{right:.1%}", f"{params:,}", f"{macs:,}")
     console.print(table)
 
 
-def shut(compressor: Autoplastic, state: AutoplasticState, order: Tensor) -> None:
+def shut(session: AutoplasticSession, order: Tensor) -> None:
     """Shut the quarter of all channels that comes first in `order`, `(U,)`."""
     with torch.no_grad():
-        values = compressor.values(state)
+        values = session.values()
         c = values.c.clone()
         c[order.argsort()[: len(order) // 4]] = 0.0
-        state.switches.turn(values._replace(c=c))
+        session.switches.turn(values._replace(c=c))
 
 
 def ranking(root: str, epochs: int) -> None:
@@ -112,16 +110,16 @@ def ranking(root: str, epochs: int) -> None:
     task = replace(whole, train=fewer(whole.train, IMAGES), test=fewer(whole.test or [], IMAGES // 2))
     for rule, config in RULES.items():
         for seed in range(3):
-            compressor, state = attached(task, config)
+            session = started(task, config)
             seed_everything(seed, task)
-            Trainer(task, epochs, lr_scale=0.5).fit(state.model, epochs, CompressorHooks(compressor, state))
-            assert state.hook is not None
-            state.hook.remove()
-            found = [accuracy(state.model, task)]
-            for order in (state.raw.c.detach(), torch.rand_like(state.raw.c)):
-                shut(compressor, state, order)
-                found.append(accuracy(state.model, task))
-            cells = [rule, str(seed), *(f"{right:.1%}" for right in found), f"{found[1] - found[2]:+.1%}"]
+            Trainer(task, epochs, lr_scale=0.5).fit(session.model, epochs, session)
+            session.hook.remove()
+            accuracies = [accuracy(session.model, task)]
+            for order in (session.raw.c.detach(), torch.rand_like(session.raw.c)):
+                shut(session, order)
+                accuracies.append(accuracy(session.model, task))
+            difference = f"{accuracies[1] - accuracies[2]:+.1%}"
+            cells = [rule, str(seed), *(f"{right:.1%}" for right in accuracies), difference]
             console.log("  ".join(cells))
             table.add_row(*cells)
     console.print(table)

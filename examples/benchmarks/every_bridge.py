@@ -27,7 +27,8 @@ from autocompress.graph import TOLERANCE, Analysis, analyse, why_illegal
 from autocompress.graph.bridging import Bridge, bridge, tap
 from autocompress.graph.exporting import export
 from autocompress.graph.proof import relative_difference
-from autocompress.surgery.translators import KINDS, Kind, Translator, fit
+from autocompress.methods.depth.translator import fit
+from autocompress.surgery.translators import KINDS, Kind, Translator
 
 MODELS: dict[str, Callable[[int], nn.Module]] = {
     "mobilenet_v2": lambda size: tv.mobilenet_v2(num_classes=10),

@@ -105,10 +105,10 @@ def compressed(task: ac.Task, schemes: Schemes, epochs: int, seed: int) -> nn.Mo
     # 40 L steps, as published; μ rises faster (from 9e-5 by 1.1 there) because they are shorter. The
     # last fifth of the epochs trains levels, values and factors as they are stored. On 10,000 training
     # images that neither k = 2 nor a reference of its own had seen, no other schedule tried did better.
-    compressor = Lc(schemes=schemes, mu0=2e-4, growth=1.2, steps=40)
+    method = Lc(schemes=schemes, mu0=2e-4, growth=1.2, steps=40)
     trainer = Trainer(task, epochs)
     compressing = round(0.8 * epochs)
-    model, _, _ = compress_stage(model, task, compressor, trainer, compressing)
+    model = compress_stage(model, task, method, trainer, compressing).model
     trainer.fit(model, epochs - compressing)
     return model
 

@@ -24,7 +24,6 @@ import autocompress as ac
 from autocompress.checkpoint.store import Writer
 from autocompress.measure import measure_split
 from autocompress.methods.lc import Codebook, Lc, PruneL0, Scheme
-from autocompress.surgery import materialize
 from autocompress.training.loop import Trainer, reestimate_batch_norm
 from autocompress.trial import compress_stage
 
@@ -63,13 +62,12 @@ def main() -> None:
         dense = judged(reference(task), task, folder)[1]
         for name, schemes in SETUPS.items():
             start = time.perf_counter()
-            compressor = Lc(schemes=schemes)
-            state = compressor.attach(reference(task), task)
-            direct = materialize(compressor.release(state), compressor.plan(state), task.example()).model
+            method = Lc(schemes=schemes)
+            direct = method.start(reference(task), task).finish().model
             reestimate_batch_norm(direct, task.train, 50)
             cells = [name, f"{judged(direct, task, folder)[0]:.2%}"]
             trainer = Trainer(task, arguments.epochs + arguments.finetune)
-            model, _, _ = compress_stage(reference(task), task, compressor, trainer, arguments.epochs)
+            model = compress_stage(reference(task), task, method, trainer, arguments.epochs).model
             accuracy, size = judged(model, task, folder)
             cells.append(f"{accuracy:.2%}")
             trainer.fit(model, arguments.finetune)

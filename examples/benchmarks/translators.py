@@ -23,8 +23,9 @@ from torch import nn
 import autocompress as ac
 from autocompress.graph import analyse
 from autocompress.graph.bridging import bridge, tap
-from autocompress.methods.depth.config import KINDS, Config, Depth
+from autocompress.methods.depth import Config, Depth
 from autocompress.methods.depth.translator import relative_error
+from autocompress.surgery.translators import KINDS
 from autocompress.training.loop import Trainer, reestimate_batch_norm
 
 WAYS = ("closed form", "random", "5 local epochs")
@@ -56,8 +57,8 @@ def row(task: ac.Task, pair: tuple[int, int], kind: Any, way: str) -> list[str]:
     taps = tapped(task, pair)
     model = reference(task)
     start = time.perf_counter()
-    state = Depth(Config(cuts=(pair,), translator=kind)).attach(model, task)
-    translator = state.model.get_submodule(f"translator_{pair[0]}_{pair[1]}")
+    session = Depth(Config(cuts=(pair,), translator=kind)).start(model, task)
+    translator = session.model.get_submodule(f"translator_{pair[0]}_{pair[1]}")
     if way != "closed form":
         start = time.perf_counter()
         for layer in translator.modules():
@@ -71,10 +72,10 @@ def row(task: ac.Task, pair: tuple[int, int], kind: Any, way: str) -> list[str]:
     with torch.no_grad():
         a, b = taps(images)
         error = relative_error(translator(a), b)
-    before = accuracy(state.model, task)
-    Trainer(task, 1).fit(state.model, 1)
-    reestimate_batch_norm(state.model, task.train, 50)
-    after = accuracy(state.model, task)
+    before = accuracy(session.model, task)
+    Trainer(task, 1).fit(session.model, 1)
+    reestimate_batch_norm(session.model, task.train, 50)
+    after = accuracy(session.model, task)
     return [f"{pair[0]}, {pair[1]}", way, f"{error:.3f}", f"{before:.1%}", f"{after:.1%}", f"{seconds:.1f}"]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,9 @@ from torch import nn
 
 from autocompress.checkpoint import export_onnx, export_program, load_program
 from autocompress.checkpoint.weights import save_weights
-from autocompress.weights.decoders import Sparse, decode_weights, encode_weight
-from autocompress.weights.encodings import Encoding, Factored, Pruned, Quantized, Summed
+from autocompress.errors import CheckpointError
+from autocompress.weights.decoders import Sparse, WeightCode, decode_weights, encode_weight, weight_code
+from autocompress.weights.encodings import Encoding, Factored, Pruned, Quantized, Summed, moved
 from autocompress.weights.folding import Folding
 from autocompress.weights.packing import codes_per_byte, digits, pack
 
@@ -106,13 +109,13 @@ def test_onnx_runtime_looks_up_codes_that_are_too_many_to_be_folded(tmp_path: Pa
 
 def test_training_moves_levels_and_values_but_not_what_is_tied() -> None:
     shape = (6, 8)
-    for kind, moved in (("quantized", True), ("pruned", True), ("scaled", True), ("fixed", False)):
+    for kind, trains in (("quantized", True), ("pruned", True), ("scaled", True), ("fixed", False)):
         layer = nn.Linear(8, 6, bias=False)
         encode_weight(layer, encodings(shape)[kind])
         before = layer.weight.detach().clone()
         used = [p for p in layer.parameters() if p.numel()]
-        assert bool(used) == moved
-        if not moved:
+        assert bool(used) == trains
+        if not trains:
             continue
         layer(torch.randn(5, 8)).square().mean().backward()
         torch.optim.SGD(layer.parameters(), 0.1).step()
@@ -175,3 +178,60 @@ def test_training_adds_no_values_to_sparse_weights() -> None:
     layer(torch.randn(5, 200)).square().mean().backward()
     torch.optim.SGD(layer.parameters(), 0.1).step()
     assert int((layer.weight != 0).sum()) == 5
+
+
+def specified() -> dict[str, Encoding]:
+    """Each kind of encoding, and sums of sums, of a weight `(6, 8, 3, 3)`."""
+    made = encodings((6, 8, 3, 3))
+    made["sum of sums"] = Summed((Summed((made["fixed"], made["product"])), made["scaled"]))
+    made["all zeros"] = Pruned(torch.zeros(6 * 8 * 9))
+    return made
+
+
+@pytest.mark.parametrize("kind", sorted(specified()))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_spec_and_the_stored_tensors_are_the_code_again(kind: str, dtype: torch.dtype) -> None:
+    shape = (6, 8, 3, 3)
+    code = weight_code(moved(specified()[kind], torch.zeros(0, dtype=dtype)), shape)
+    again = WeightCode.from_spec(json.loads(json.dumps(code.spec)), shape).to(dtype)
+    assert again.spec == code.spec
+    assert again.numbers == code.numbers
+    again.load_state_dict(code.state_dict())
+    assert code().dtype == dtype
+    assert code().shape == shape
+    for training in (False, True):
+        assert torch.equal(again.train(training)(), code.train(training)())
+    names = [(name, p.shape, p.dtype) for name, p in code.named_parameters()]
+    assert names == [(name, p.shape, p.dtype) for name, p in again.named_parameters()]
+
+
+@pytest.mark.parametrize("kind", ["scaled", "quantized", "pruned", "product", "sum of sums"])
+def test_a_code_made_of_its_spec_trains_like_the_one_it_came_from(kind: str) -> None:
+    shape = (6, 8, 3, 3)
+    code = weight_code(specified()[kind], shape)
+    again = WeightCode.from_spec(code.spec, shape)
+    again.load_state_dict(code.state_dict())
+    direction = torch.randn(shape)
+    for one in (code, again):
+        (one.train()() * direction).sum().backward()
+    gradients = zip(code.parameters(), again.parameters(), strict=True)
+    assert all(torch.equal(a.grad, b.grad) and bool(a.grad.any()) for a, b in gradients)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"kind": "hologram"}, "kind of a weight's code must be one of codes, sparse, product, sum"),
+        ({}, "but got None (a plug-in that is not installed here?)"),
+        ({"kind": "codes", "tied": "free"}, "code of kind 'codes' is not readable: it lacks 'k'"),
+        ({"kind": "codes", "k": 2}, "it lacks 'tied'"),
+        ({"kind": "sparse"}, "code of kind 'sparse' is not readable: it lacks 'values'"),
+        ({"kind": "product", "scheme": 0, "groups": 1}, "it lacks 'rank'"),
+        ({"kind": "sum"}, "it lacks 'parts'"),
+        ({"kind": "sum", "parts": [{"kind": "hologram"}]}, "must be one of codes, sparse, product, sum"),
+        ({"kind": "codes", "k": "two", "tied": "free"}, "code of kind 'codes' is not readable"),
+    ],
+)
+def test_specs_that_cannot_be_read_are_refused(spec: dict[str, object], message: str) -> None:
+    with pytest.raises(CheckpointError, match=re.escape(message)):
+        WeightCode.from_spec(spec, (6, 8))

@@ -110,3 +110,11 @@ def test_factors_of_a_frozen_layer_are_frozen() -> None:
     frozen, free = nn.Linear(6, 6).requires_grad_(False), nn.Linear(6, 6)
     assert [p.requires_grad for p in factorize_layer(frozen, 0, 1, 2).parameters()] == [False] * 3
     assert [p.requires_grad for p in factorize_layer(free, 0, 1, 2).parameters()] == [True] * 3
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(6, 6), nn.Conv2d(6, 6, 3)], ids=["linear", "conv2d"])
+def test_a_bias_is_frozen_or_not_by_itself(layer: nn.Module) -> None:
+    layer.bias.requires_grad_(False)
+    assert [p.requires_grad for p in factorize_layer(layer, 0, 1, 2).parameters()] == [True, True, False]
+    layer.requires_grad_(False).bias.requires_grad_(True)
+    assert [p.requires_grad for p in factorize_layer(layer, 0, 1, 2).parameters()] == [False, False, True]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -12,17 +13,18 @@ import torch
 from torch import Tensor, nn
 
 import autocompress as ac
-from autocompress.errors import SettingsError, TrialError
+from autocompress.errors import CheckpointError, SettingsError, TrialError
 from autocompress.graph import analyse
 from autocompress.graph.costs import count_params, layer_macs
 from autocompress.graph.layers import weight_layers
-from autocompress.methods.alds.config import MEASURES, Alds, Config, Measure
-from autocompress.methods.alds.spectra import digest
+from autocompress.methods.alds import Alds, Config
+from autocompress.methods.alds.session import AldsSession
+from autocompress.methods.alds.spectra import MEASURES, Measure, digest
+from autocompress.methods.base import Finished
 from autocompress.sharing import sharing
-from autocompress.surgery import materialize
-from autocompress.surgery.edits import Factorize
+from autocompress.surgery import Factorize, apply, check_equal, edits_from_json
 from autocompress.training.loop import Trainer
-from autocompress.trial import CompressorHooks
+from autocompress.weights.factored import recompose
 
 
 class Convolutions(nn.Module):
@@ -45,28 +47,32 @@ def task(residual_task: ac.Task) -> ac.Task:
     return replace(residual_task, model=Convolutions)
 
 
+def trained(task: ac.Task, config: Config, epochs: int = 2) -> AldsSession:
+    torch.manual_seed(0)
+    session = Alds(config).start(task.model(), task)
+    Trainer(task, epochs).fit(session.model, epochs, session)
+    return session
+
+
 def compressed(
     task: ac.Task, config: Config, epochs: int = 2
 ) -> tuple[nn.Module, float, tuple[Factorize, ...]]:
-    torch.manual_seed(0)
-    compressor = Alds(config)
-    state = compressor.attach(task.model(), task)
-    Trainer(task, epochs).fit(state.model, epochs, CompressorHooks(compressor, state))
-    plan = compressor.plan(state)
-    done = materialize(compressor.release(state), plan, task.example())
-    return done.model, done.proof, plan  # type: ignore[return-value]
+    """The compact model, how far it is from the trained one, and its edits."""
+    finished = trained(task, config, epochs).finish()
+    difference = check_equal(finished.model, finished.expected, task.example(), "ALDS")
+    return finished.model, difference, finished.edits  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("measure", MEASURES)
 @pytest.mark.parametrize("cost", ["macs", "params"])
 def test_the_budget_is_met_physically(task: ac.Task, measure: Measure, cost: str) -> None:
-    model, proof, plan = compressed(task, Config(keep=0.5, cost=cost, measure=measure))
+    model, difference, edits = compressed(task, Config(keep=0.5, cost=cost, measure=measure))
     x = task.example()
     whole, small = (
         (layer_macs(m, x)[""] if cost == "macs" else count_params(m)) for m in (task.model(), model)
     )
-    assert plan
-    assert proof < 1e-4
+    assert edits
+    assert difference < 1e-4
     assert 0.4 < small / whole <= 0.5
 
 
@@ -74,60 +80,116 @@ def test_the_budget_is_met_physically(task: ac.Task, measure: Measure, cost: str
     "options", [{"lambda_rank": 0.3}, {"cascade": 3}, {"lambda_rank": 0.1, "cascade": 2}]
 )
 def test_dense_training_ends_in_exact_factors(task: ac.Task, options: dict[str, float]) -> None:
-    model, proof, plan = compressed(task, Config(keep=0.5, cost="params", **options), epochs=3)
-    assert plan
-    assert proof < 1e-4
+    model, difference, edits = compressed(task, Config(keep=0.5, cost="params", **options), epochs=3)
+    assert edits
+    assert difference < 1e-4
     assert count_params(model) <= 0.5 * count_params(task.model())
+    for edit in edits:
+        first = model.get_submodule(edit.layer)[0]
+        assert next(first.parameters()).requires_grad
+
+
+def rebuilt(finished: Finished, fresh: nn.Module, example: Tensor) -> nn.Module:
+    """A fresh model after the session's edits, as read from JSON, with the tensors of the finished one."""
+    edits = edits_from_json(json.loads(json.dumps([edit.to_json() for edit in finished.edits])))
+    assert edits == finished.edits
+    again = apply(fresh, edits, example)
+    again.load_state_dict(finished.model.state_dict())
+    return again
+
+
+@pytest.mark.parametrize("refit", [True, False])
+def test_the_factors_that_come_out_are_those_that_were_trained(task: ac.Task, refit: bool) -> None:
+    session = trained(task, Config(keep=0.5, cost="params", refit=refit))
+    before = {name: tensor.clone() for name, tensor in session.model.state_dict().items()}
+    finished = session.finish()
+    after = finished.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert any(name.startswith("head.0.") for name in before)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"lambda_rank": 0.3}, {"cascade": 3}, {"lambda_rank": 0.1, "cascade": 2}]
+)
+def test_edits_and_tensors_rebuild_the_finished_model_exactly(
+    task: ac.Task, options: dict[str, float]
+) -> None:
+    finished = trained(task, Config(keep=0.4, cost="params", **options), epochs=3).finish()
+    again, x = rebuilt(finished, task.model(), task.example()), task.example()
+    with torch.no_grad():
+        assert torch.equal(again.eval()(x), finished.model.eval()(x))
+    assert all(p.requires_grad for model in (again, finished.model) for p in model.parameters())
+
+
+@pytest.mark.parametrize("options", [{}, {"lambda_rank": 0.3}])
+def test_frozen_layers_stay_frozen_as_factors(task: ac.Task, options: dict[str, float]) -> None:
+    def make() -> nn.Module:
+        model = Convolutions()
+        model.second.weight.requires_grad_(False)
+        model.first.bias.requires_grad_(False)
+        return model
+
+    finished = trained(replace(task, model=make), Config(keep=0.3, cost="params", **options)).finish()
+    assert {"first", "second"} <= {edit.layer for edit in finished.edits}
+    for model in (finished.model, rebuilt(finished, make(), task.example())):
+        frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+        assert frozen == {"first.1.bias", "second.0.weight", "second.1.weight"}
+
+
+def test_models_in_double_precision_are_factorised_in_it(task: ac.Task) -> None:
+    batches = [(x.double(), y) for x, y in task.train]
+    task = replace(task, model=lambda: Convolutions().double(), train=batches, val=batches, input=None)
+    finished = trained(task, Config(keep=0.5, cost="params")).finish()
+    again, x = rebuilt(finished, task.model(), task.example()), task.example()
+    assert {p.dtype for p in again.parameters()} == {torch.float64}
+    with torch.no_grad():
+        assert torch.equal(again.eval()(x), finished.model.eval()(x))
 
 
 def test_the_penalty_is_the_share_of_singular_values_that_are_cut(task: ac.Task) -> None:
-    compressor = Alds(Config(keep=0.5, cost="params", schemes="first", max_slices=1, lambda_rank=0.7))
-    state = compressor.attach(task.model(), task)
+    config = Config(keep=0.5, cost="params", schemes="first", max_slices=1, lambda_rank=0.7)
+    session = Alds(config).start(task.model(), task)
     shares = []
-    for name, choice in state.allocation.choices.items():
-        weight = state.model.get_submodule(name).weight.detach()
-        groups = getattr(state.model.get_submodule(name), "groups", 1)
+    for name, choice in session.allocation.choices.items():
+        weight = session.model.get_submodule(name).weight.detach()
+        groups = getattr(session.model.get_submodule(name), "groups", 1)
         values = [np.linalg.svd(w.flatten(1).numpy(), compute_uv=False) for w in weight.chunk(groups)]
         shares.append(sum(v[choice.rank :].sum() for v in values) / sum(v.sum() for v in values))
-    assert compressor.penalty(state).item() == pytest.approx(0.7 * np.mean(shares), rel=1e-4)
+    assert session.penalty().item() == pytest.approx(0.7 * np.mean(shares), rel=1e-4)
 
 
 def test_the_penalty_brings_ranks_down(task: ac.Task) -> None:
     errors = []
     task = task.with_recipe(lr=1e-2)
     for strength in (1e-6, 30.0):
-        torch.manual_seed(0)
-        compressor = Alds(Config(keep=0.5, cost="params", lambda_rank=strength))
-        state = compressor.attach(task.model(), task)
-        Trainer(task, 12).fit(state.model, 12, CompressorHooks(compressor, state))
-        compressor.plan(state)
-        errors.append(state.allocation.error)
+        session = trained(task, Config(keep=0.5, cost="params", lambda_rank=strength), epochs=12)
+        session.finish()
+        errors.append(session.allocation.error)
     assert errors[1] < 0.8 * errors[0]
 
 
 def test_epsilon_bounds_every_layers_error(task: ac.Task) -> None:
-    compressor = Alds(Config(epsilon=0.3, measure="frobenius", refit=False))
     model = task.model()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    state = compressor.attach(model, task)
-    assert state.allocation.choices
-    released = dict(compressor.release(state).named_parameters())
-    for name in state.allocation.choices:
-        old, new = before[f"{name}.weight"], released[f"{name}.weight"].detach()
+    session = Alds(Config(epsilon=0.3, measure="frobenius", refit=False)).start(model, task)
+    assert session.allocation.choices
+    for name in session.allocation.choices:
+        pair = session.model.get_submodule(name)
+        old, new = before[f"{name}.weight"], recompose(pair, pair.folding).detach()
         assert 0 < float((old - new).norm() / old.norm()) <= 0.3 + 1e-6
 
 
 def test_rank_caps_bound_the_ranks_of_their_part_of_the_model(task: ac.Task) -> None:
-    compressor = Alds(Config(keep=0.5, cost="params", rank_caps=(0.25, 1.0)))
-    state = compressor.attach(task.model(), task)
-    for name, choice in state.allocation.choices.items():
+    session = Alds(Config(keep=0.5, cost="params", rank_caps=(0.25, 1.0))).start(task.model(), task)
+    for name, choice in session.allocation.choices.items():
         if name in ("first", "second"):
-            assert choice.rank <= max(1, 0.25 * state.decomposer.full_rank(name, choice))
+            assert choice.rank <= max(1, 0.25 * session.decomposer.full_rank(name, choice))
 
 
 def test_a_budget_that_cannot_be_met_is_told_with_the_least_that_can(task: ac.Task) -> None:
     with pytest.raises(TrialError, match=re.escape("keep must be at least 0.")):
-        Alds(Config(keep=0.01)).attach(task.model(), task)
+        Alds(Config(keep=0.01)).start(task.model(), task)
 
 
 class Shared(nn.Module):
@@ -153,9 +215,9 @@ def test_layers_whose_weight_is_used_elsewhere_are_left_alone(residual_task: ac.
     assert reasons.get("a", reasons.get("b")) == "its weight is shared with another layer"
     assert reasons["c"] == "its weight is used outside its own forward"
     assert reasons["d"] is None
-    _, proof, plan = compressed(task, Config(keep=0.6, cost="params"))
-    assert proof < 1e-4
-    assert {edit.layer for edit in plan} <= {"enter", "d", "head"}
+    _, difference, edits = compressed(task, Config(keep=0.6, cost="params"))
+    assert difference < 1e-4
+    assert {edit.layer for edit in edits} <= {"enter", "d", "head"}
 
 
 @pytest.mark.parametrize(("options", "message"), [
@@ -173,10 +235,13 @@ def test_config_refuses_values_out_of_range(options: dict[str, object], message:
 
 def test_factorize_refuses_what_does_not_fit(task: ac.Task) -> None:
     model = task.model()
-    with pytest.raises(TrialError, match="layer must be a linear or convolution layer but got 'norm'"):
-        materialize(model, (Factorize("norm", 0, 1, 1),), task.example())
-    with pytest.raises(TrialError, match="rank be in"):
-        materialize(model, (Factorize("head", 0, 1, 6),), task.example())
+    for layer in ("norm", "", "nowhere"):
+        with pytest.raises(CheckpointError, match=f"a linear or convolution layer but got '{layer}'"):
+            apply(model, (Factorize(layer, 0, 1, 1),), task.example())
+    with pytest.raises(CheckpointError, match=re.escape("rank be in [1, 5] but got 1 and 6")):
+        apply(model, (Factorize("head", 0, 1, 6),), task.example())
+    with pytest.raises(CheckpointError, match="slices must divide 12 channels"):
+        apply(model, (Factorize("grouped", 0, 5, 1),), task.example())
 
 
 def test_models_without_such_layers_are_unsupported() -> None:
@@ -205,18 +270,17 @@ def test_costs_count_every_position_and_call(residual_task: ac.Task) -> None:
     layers = {one.name: one for one in weight_layers(model, analyse(model, x), macs)}
     assert {name: one.macs for name, one in layers.items()} == {name: macs[name] for name in layers}
     assert layers["twice"].macs == 2 * 8 * 32 * 32
-    small, proof, _ = compressed(task, Config(keep=0.5))
-    assert proof < 1e-4
+    small, difference, _ = compressed(task, Config(keep=0.5))
+    assert difference < 1e-4
     assert layer_macs(small, x)[""] <= 0.5 * macs[""]
 
 
 def test_the_penalty_ends_at_zero(task: ac.Task) -> None:
-    compressor = Alds(Config(keep=0.5, cost="params", lambda_rank=1.0))
-    state = compressor.attach(task.model(), task)
-    optimizer = torch.optim.Adam(state.model.parameters(), lr=1e-2)
+    session = Alds(Config(keep=0.5, cost="params", lambda_rank=1.0)).start(task.model(), task)
+    optimizer = torch.optim.Adam(session.model.parameters(), lr=1e-2)
     for _ in range(300):
         optimizer.zero_grad()
-        loss = compressor.penalty(state)
+        loss = session.penalty()
         loss.backward()
         optimizer.step()
     assert 0 <= loss.item() < 0.05
@@ -241,10 +305,10 @@ class Peeking(nn.Module):
 
 def test_layers_that_the_models_code_looks_into_are_left_alone(residual_task: ac.Task) -> None:
     task = replace(residual_task, model=Peeking)
-    _, proof, plan = compressed(task, Config(keep=0.9, cost="params"))
-    assert proof < 1e-4
-    assert {edit.layer for edit in plan} <= {"plain", "head"}
-    assert plan
+    _, difference, edits = compressed(task, Config(keep=0.9, cost="params"))
+    assert difference < 1e-4
+    assert {edit.layer for edit in edits} <= {"plain", "head"}
+    assert edits
 
 
 class Encoder(nn.Module):
@@ -273,15 +337,14 @@ def test_factors_in_a_transformer_pass_its_fused_kernel_of_inference(residual_ta
 
 
 def test_spectra_of_weights_that_training_made_are_not_shared(task: ac.Task, tmp_path: Path) -> None:
-    compressor = Alds(Config(keep=0.6, cost="params", cascade=2))
     with sharing(tmp_path):
-        state = compressor.attach(task.model(), task)
+        session = Alds(Config(keep=0.6, cost="params", cascade=2)).start(task.model(), task)
         first = len(list(tmp_path.glob("*.pickle")))
         with torch.no_grad():
-            for parameter in state.model.parameters():
+            for parameter in session.model.parameters():
                 parameter.mul_(1.1)
-        compressor.after_step(state, 0.5)
-        compressor.plan(state)
+        session.after_step(0.5)
+        session.finish()
     assert first > 0
     assert len(list(tmp_path.glob("*.pickle"))) == first
 

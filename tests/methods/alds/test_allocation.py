@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from autocompress.methods import _spectra
+from autocompress.methods.alds import spectra
 from autocompress.methods.alds.allocation import LayerOptions, Option, allocate
 from autocompress.methods.alds.patches import layer_inputs, patch_moments
 from autocompress.methods.alds.spectra import _DENSE, MEASURES, Measure, Spectrum, project, spectrum
@@ -168,7 +168,7 @@ def test_spectra_of_a_reference_are_computed_once_a_run(
     with sharing(tmp_path):
         mine = spectrum(weight, folding, measure, moments)
         # As another worker process would start.
-        monkeypatch.setattr(_spectra, "_cache", OrderedDict())
+        monkeypatch.setattr(spectra, "_cache", OrderedDict())
         monkeypatch.setattr(Spectrum, "__post_init__", lambda *_: pytest.fail("computed again"))
         theirs = spectrum(weight, folding, measure, moments)
     assert [theirs.error(r, measure) for r in range(13)] == [mine.error(r, measure) for r in range(13)]

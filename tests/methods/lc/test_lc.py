@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import re
 from dataclasses import asdict, replace
 
@@ -12,25 +14,26 @@ from torch import Tensor, nn
 
 import autocompress as ac
 from autocompress.checkpoint.weights import save_weights
-from autocompress.errors import DivergedError, SettingsError, TrialError
+from autocompress.errors import CheckpointError, DivergedError, SettingsError, TrialError
 from autocompress.graph.costs import count_params
+from autocompress.methods.base import Finished
 from autocompress.methods.lc import (
     Assignment,
+    Binary,
     Codebook,
     Config,
     Lc,
     LowRank,
     PruneL0,
     RankSelection,
+    ScaledBinary,
     Scheme,
     Ternary,
 )
 from autocompress.methods.lc.compression import Compression, stored_bytes
 from autocompress.methods.lc.scheme import Sum, View
-from autocompress.surgery import materialize
-from autocompress.surgery.edits import Factorize, StoreEncoded
+from autocompress.surgery import Encode, Factorize, apply, check_equal, edits_from_json
 from autocompress.training.loop import Trainer
-from autocompress.trial import CompressorHooks
 from autocompress.weights.decoders import weight_code
 
 
@@ -53,18 +56,18 @@ def task(residual_task: ac.Task) -> ac.Task:
     return replace(residual_task, model=Network)
 
 
-def compressed(task: ac.Task, lc: Lc, epochs: int = 2):  # type: ignore[no-untyped-def]
+def compressed(task: ac.Task, lc: Lc, epochs: int = 2) -> tuple[Finished, float]:
+    """What a session ends with, and how far the compact model is from the trained one."""
     torch.manual_seed(0)
-    state = lc.attach(task.model(), task)
-    Trainer(task, epochs).fit(state.model, epochs, CompressorHooks(lc, state))
-    plan = lc.plan(state)
-    released = lc.release(state)
-    return released, materialize(released, plan, task.example()), plan
+    session = lc.start(task.model(), task)
+    Trainer(task, epochs).fit(session.model, epochs, session)
+    finished = session.finish()
+    return finished, check_equal(finished.model, finished.expected, task.example(), "LC")
 
 
 def names(lc: Lc, task: ac.Task) -> list[tuple[str, ...]]:
-    state = lc.attach(task.model(), task)
-    return [tuple(layer.name for layer in one.layers) for one in state.compressions]
+    session = lc.start(task.model(), task)
+    return [tuple(layer.name for layer in one.layers) for one in session.compressions]
 
 
 @pytest.mark.parametrize(("schemes", "expected"), [
@@ -86,18 +89,18 @@ def test_layers_are_named_by_name_pattern_or_class(
 def test_names_that_match_nothing_are_told_with_those_that_would(task: ac.Task) -> None:
     message = "schemes must name layers among conv1, conv2, fc1, fc2 but got fc9."
     with pytest.raises(TrialError, match=re.escape(message)):
-        Lc(schemes={"fc9": Codebook(2)}).attach(task.model(), task)
+        Lc(schemes={"fc9": Codebook(2)}).start(task.model(), task)
 
 
 def test_sgd_does_not_diverge_however_fast_mu_grows(task: ac.Task) -> None:
     task = task.with_recipe(optimizer="sgd", lr=0.05, weight_decay=0.0)
     lc = Lc(schemes={"*": Codebook(4)}, mu0=0.1, growth=4.0, steps=20)
     torch.manual_seed(0)
-    state = lc.attach(task.model(), task)
+    session = lc.start(task.model(), task)
     trainer = Trainer(task, 4, lr_scale=2.0)
-    trainer.fit(state.model, 4, CompressorHooks(lc, state))
-    assert state.mu > 1e6
-    assert all(state.mu_of(one) == 0.5 / 0.05 for one in state.compressions)
+    trainer.fit(session.model, 4, session)
+    assert session.mu > 1e6
+    assert all(session.mu_of(one) == 0.5 / 0.05 for one in session.compressions)
     assert all(value < 0.2 for name, value in trainer.history[-1].items() if name.startswith("distance/"))
 
 
@@ -114,15 +117,15 @@ def test_c_steps_are_few_beside_optimiser_steps(
     expected: int,
 ) -> None:
     lc = Lc(schemes={("*",): Codebook(4)}, steps=steps, spacing=spacing, growth=1.1, mu0=1.0)
-    state = lc.attach(task.model(), task)
+    session = lc.start(task.model(), task)
     solved: list[int] = []
     monkeypatch.setattr(Compression, "solve", lambda self, x, mu, augmented: solved.append(taken))
     for taken in range(1, optimiser_steps + 1):
-        lc.after_step(state, taken / optimiser_steps)
+        session.after_step(taken / optimiser_steps)
     assert len(solved) == expected
     assert solved[-1] == optimiser_steps  # what is stored is solved for at the very end
     assert min(np.diff([0, *solved])) >= min(spacing, optimiser_steps // max(8, expected))
-    assert 1.1 ** (steps / 2 - 1) <= state.mu <= 1.1 ** (steps - 1) * 1.001  # μ rises all the same
+    assert 1.1 ** (steps / 2 - 1) <= session.mu <= 1.1 ** (steps - 1) * 1.001  # μ rises all the same
 
 
 @pytest.mark.parametrize("scheme", [
@@ -137,7 +140,7 @@ def test_each_c_step_visits_a_weight_a_few_times_only(
     task = task.with_recipe(lr=1e-2)
     lc = Lc(schemes={"*": scheme}, steps=20, spacing=1)
     torch.manual_seed(0)
-    state = lc.attach(task.model(), task)
+    session = lc.start(task.model(), task)
     parts = len(scheme.parts) if isinstance(scheme, Sum) else 1
     visits = {"solve": 0, "histogram": 0}
     for cls in {type(part) for part in (scheme.parts if isinstance(scheme, Sum) else (scheme,))}:
@@ -154,20 +157,20 @@ def test_each_c_step_visits_a_weight_a_few_times_only(
         raise AssertionError("a later C step must start from the last levels")
 
     monkeypatch.setattr("autocompress.methods.lc.kmeans._histogram", histogram)
-    Trainer(task, 10).fit(state.model, 10, CompressorHooks(lc, state))
-    weights = sum(len(one.dense) for one in state.compressions)
+    Trainer(task, 10).fit(session.model, 10, session)
+    weights = sum(len(one.dense) for one in session.compressions)
     assert visits["solve"] == 20 * parts * weights
 
 
 def test_logging_an_epoch_packs_nothing(task: ac.Task, monkeypatch: pytest.MonkeyPatch) -> None:
     lc = Lc(schemes={"conv1": Codebook(4), "*": PruneL0(0.1)})
-    state = lc.attach(task.model(), task)
+    session = lc.start(task.model(), task)
 
     def build(*args: object) -> None:
         raise AssertionError("a weight was packed to count its bytes")
 
     monkeypatch.setattr("autocompress.weights.decoders.weight_code", build)
-    log = lc.after_epoch(state, 0.5)
+    log = session.after_epoch(0.5)
     n = 3 * 16 * 9
     assert log["ratio/conv1"] == pytest.approx((n * 2 / 8 + 4 * 4) / (4 * n))
 
@@ -186,18 +189,18 @@ def test_counted_bytes_are_those_of_the_stored_tensors(scheme: Scheme) -> None:
 
 def test_weights_that_are_not_finite_end_the_trial_by_name(task: ac.Task) -> None:
     lc = Lc(schemes={("fc1", "fc2"): Codebook(2)}, steps=3)
-    state = lc.attach(task.model(), task)
+    session = lc.start(task.model(), task)
     with torch.no_grad():
-        state.model.fc2.weight[0, 0] = torch.nan
+        session.model.fc2.weight[0, 0] = torch.nan
     with pytest.raises(DivergedError, match="the weights of fc1, fc2 became NaN or infinite"):
-        lc.after_step(state, 1 / 3)
+        session.after_step(1 / 3)
 
 
 def test_steps_follow_the_augmented_lagrangian(task: ac.Task) -> None:
     lc = Lc(schemes={"fc1": Codebook(2)}, mu0=0.5, growth=2.0, steps=3)
     model = task.model()
-    state = lc.attach(model, task)
-    one = state.compressions[0]
+    session = lc.start(model, task)
+    one = session.compressions[0]
     w = model.fc1.weight
     direct = Codebook(2).solve(w.detach().reshape(-1), 1.0, one.view).dense()
     assert torch.allclose(one.dense, direct)
@@ -207,16 +210,16 @@ def test_steps_follow_the_augmented_lagrangian(task: ac.Task) -> None:
             w.add_(0.05 * torch.randn_like(w))
         x = w.detach().reshape(-1)
         target = one.dense + multipliers / mu
-        assert lc.penalty(state).item() == pytest.approx(
+        assert session.penalty().item() == pytest.approx(
             float(mu / 2 * (x - target).square().sum()), rel=1e-5
         )
-        lc.after_step(state, done / 3)
+        session.after_step(done / 3)
         expected = Codebook(2).solve(x - multipliers / mu, mu, one.view).dense()
         assert torch.allclose(one.dense, expected, atol=1e-6)
         multipliers = multipliers - mu * (x - expected)
         assert torch.allclose(one.multipliers, multipliers, atol=1e-6)
         mu = 0.5 * 2**done
-        assert state.mu == mu
+        assert session.mu == mu
 
 
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])
@@ -230,14 +233,14 @@ def test_mu_follows_the_size_of_the_weights(task: ac.Task, exponent: float) -> N
     size = np.sqrt(np.square(np.concatenate(weights)).mean())
     mus = [0.5 * (np.sqrt(np.square(w).mean()) / size) ** exponent for w in weights]
     mus[0] = mus[2] = 0.5  # α means the same everywhere; zeros have no size to go by
-    state = lc.attach(model, task)
-    assert [state.mu_of(one) for one in state.compressions] == pytest.approx(mus)
+    session = lc.start(model, task)
+    assert [session.mu_of(one) for one in session.compressions] == pytest.approx(mus)
     expected = 0.0
-    for mu, one, layer in zip(mus, state.compressions, layers, strict=True):
+    for mu, one, layer in zip(mus, session.compressions, layers, strict=True):
         expected += (
             mu / 2 * float((layer.weight.detach() - one.dense.reshape(layer.weight.shape)).square().sum())
         )
-    assert lc.penalty(state).item() == pytest.approx(expected, rel=1e-5)
+    assert session.penalty().item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_rising_mu_brings_weights_to_what_they_are_stored_as(task: ac.Task) -> None:
@@ -246,9 +249,9 @@ def test_a_rising_mu_brings_weights_to_what_they_are_stored_as(task: ac.Task) ->
     for growth in (1.0, 2.0):
         lc = Lc(schemes={("*",): Codebook(2)}, mu0=1e-3, growth=growth, steps=20)
         torch.manual_seed(0)
-        state = lc.attach(task.model(), task)
-        Trainer(task, 20).fit(state.model, 20, CompressorHooks(lc, state))
-        distances.append(lc.after_epoch(state, 1.0)["distance/conv1"])
+        session = lc.start(task.model(), task)
+        Trainer(task, 20).fit(session.model, 20, session)
+        distances.append(session.after_epoch(1.0)["distance/conv1"])
     assert distances[1] < 0.3 * distances[0]
 
 
@@ -263,14 +266,14 @@ SCHEMES: dict[str, Scheme] = {
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_the_stored_file_is_as_small_as_claimed(task: ac.Task, name: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    released, done, plan = compressed(task, Lc(schemes={"*": SCHEMES[name]}))
-    assert done.proof < 1e-5
-    assert {type(edit) for edit in plan} == {StoreEncoded}
+    finished, difference = compressed(task, Lc(schemes={"*": SCHEMES[name]}))
+    assert difference < 1e-5
+    assert {type(edit) for edit in finished.edits} == {Encode}
     save_weights(task.model(), tmp_path / "dense.safetensors")
-    save_weights(done.model, tmp_path / "small.safetensors")
+    save_weights(finished.model, tmp_path / "small.safetensors")
     dense, small = ((tmp_path / f"{n}.safetensors").stat().st_size for n in ("dense", "small"))
-    weights = sum(p.numel() for n, p in released.named_parameters() if p.dim() > 1)
-    rest = sum(t.numel() for t in released.state_dict().values()) - weights
+    weights = sum(p.numel() for n, p in finished.expected.named_parameters() if p.dim() > 1)
+    rest = sum(t.numel() for t in finished.expected.state_dict().values()) - weights
     bits = {"codebook": 2, "ternary": 2, "prune": 0.05 * 40, "sum": 1 + 0.02 * 40, "sum with low rank": 4}
     # Names, headers and levels take a little; everything else is the codes, values and other tensors.
     assert small <= weights * bits[name] / 8 * 1.1 + 4 * rest + 4000
@@ -279,17 +282,18 @@ def test_the_stored_file_is_as_small_as_claimed(task: ac.Task, name: str, tmp_pa
 
 def test_low_rank_becomes_two_layers_and_a_rank_that_saves_nothing_stays_dense(task: ac.Task) -> None:
     schemes = {"fc1": LowRank(3), "conv2": RankSelection(alpha=0.0)}
-    _, done, plan = compressed(task, Lc(schemes=schemes))
-    assert plan == (Factorize("fc1", 0, 1, 3),)
-    assert done.proof < 1e-4
-    assert [tuple(layer.weight.shape) for layer in done.model.fc1] == [(3, 256), (40, 3)]
+    finished, difference = compressed(task, Lc(schemes=schemes))
+    assert finished.edits == (Factorize("fc1", 0, 1, 3),)
+    assert difference < 1e-4
+    assert [tuple(layer.weight.shape) for layer in finished.model.fc1] == [(3, 256), (40, 3)]
 
 
 def test_rank_selection_lowers_ranks_as_alpha_rises(task: ac.Task) -> None:
     ranks = []
     for alpha in (1e-5, 1e-2):
-        _, _, plan = compressed(task, Lc(schemes={"fc1": RankSelection(alpha=alpha)}, mu0=1.0, growth=1.0))
-        ranks.append(next((edit.rank for edit in plan if isinstance(edit, Factorize)), 40))
+        lc = Lc(schemes={"fc1": RankSelection(alpha=alpha)}, mu0=1.0, growth=1.0)
+        edits = compressed(task, lc)[0].edits
+        ranks.append(next((edit.rank for edit in edits if isinstance(edit, Factorize)), 40))
     assert ranks[1] < ranks[0]
 
 
@@ -318,31 +322,86 @@ def test_config_refuses_values_out_of_range(options: dict[str, object], message:
         Config(**options)  # type: ignore[arg-type]
 
 
-def test_encodings_must_be_carried_by_the_model(task: ac.Task) -> None:
-    with pytest.raises(TrialError, match="that carries its encoding but got 'fc1'"):
-        materialize(task.model(), (StoreEncoded("fc1", "codebook"),), task.example())
+@pytest.mark.parametrize("layer", ["nowhere", "", "fc1.bias"])
+def test_only_a_layer_with_a_weight_can_be_encoded(task: ac.Task, layer: str) -> None:
+    with pytest.raises(CheckpointError, match=f"layer must be one that has a weight but got '{layer}'"):
+        Encode(layer, {"kind": "codes", "k": 2, "tied": "free"}).apply(task.model(), task.example())
 
 
 @pytest.mark.parametrize("scheme", [Codebook(4), PruneL0(0.02), LowRank(2) + PruneL0(0.01)])
 def test_models_in_double_precision_are_stored_in_it(task: ac.Task, scheme: Scheme) -> None:
-    model = task.model().double()
     x = task.example().double()
-    lc = Lc(schemes={"*": scheme})
-    state = lc.attach(model, replace(task, train=[(x, torch.zeros(len(x), dtype=torch.long))]))
-    done = materialize(lc.release(state), lc.plan(state), x)
-    assert done.proof < 1e-9
-    assert done.model(x).dtype == torch.float64
+    double = replace(task, train=[(x, torch.zeros(len(x), dtype=torch.long))])
+    finished = Lc(schemes={"*": scheme}).start(task.model().double(), double).finish()
+    assert check_equal(finished.model, finished.expected, x, "LC") < 1e-9
+    assert finished.model(x).dtype == torch.float64
+    again = rebuilt(finished, task.model().double(), x)
+    with torch.no_grad():
+        assert torch.equal(again.eval()(x), finished.model.eval()(x))
 
 
-def test_factors_and_codes_in_one_plan_leave_nothing_behind(task: ac.Task) -> None:
-    _, done, plan = compressed(task, Lc(schemes={"fc1": LowRank(3), "conv2": Codebook(2)}))
-    assert {type(edit) for edit in plan} == {Factorize, StoreEncoded}
-    assert not any("_autocompress_encoding" in vars(layer) for layer in done.model.modules())
+def rebuilt(finished: Finished, fresh: nn.Module, example: Tensor) -> nn.Module:
+    """A fresh model after the session's edits, as read from JSON, with the tensors of the finished one."""
+    edits = edits_from_json(json.loads(json.dumps([edit.to_json() for edit in finished.edits])))
+    assert edits == finished.edits
+    again = apply(fresh, edits, example)
+    again.load_state_dict(finished.model.state_dict())
+    return again
+
+
+MIXED: dict[str | tuple[str, ...], Scheme] = {
+    "fc1": LowRank(3), "conv2": Codebook(2), "conv1": Ternary() + PruneL0(0.05), "fc2": PruneL0(0.2),
+}  # fmt: skip
+
+
+def test_factors_and_codes_leave_the_trained_model_as_it_was(task: ac.Task) -> None:
+    finished, _ = compressed(task, Lc(schemes=MIXED))
+    assert {type(edit) for edit in finished.edits} == {Factorize, Encode}
+    plain = Network()
+    assert finished.expected.state_dict().keys() == plain.state_dict().keys()
+    layers = zip(finished.expected.modules(), plain.modules(), strict=True)
+    assert all(type(trained) is type(own) for trained, own in layers)
+
+
+@pytest.mark.parametrize(
+    "schemes",
+    [MIXED, {"*": Codebook(2) + (LowRank(1) + PruneL0(0.02))}, {"*": Binary()}, {"*": ScaledBinary()}],
+    ids=["mixed", "sum of three", "fixed", "scale"],
+)
+def test_edits_and_tensors_rebuild_the_finished_model_exactly(
+    task: ac.Task, schemes: dict[str | tuple[str, ...], Scheme]
+) -> None:
+    finished, _ = compressed(task, Lc(schemes=schemes))
+    again, x = rebuilt(finished, task.model(), task.example()), task.example()
+    for model in (again, finished.model):
+        model.eval()
+    with torch.no_grad():
+        assert torch.equal(again(x), finished.model(x))
+    trained = {name: p.requires_grad for name, p in finished.model.named_parameters()}
+    assert trained == {name: p.requires_grad for name, p in again.named_parameters()}
+    assert all(trained.values())
+
+
+def test_a_frozen_layer_stays_frozen_however_it_is_stored(task: ac.Task) -> None:
+    model = task.model()
+    frozen = ("fc1.weight", "conv2.weight", "conv1.bias", "fc2.bias")
+    for name in frozen:
+        model.get_parameter(name).requires_grad_(False)
+    fresh = copy.deepcopy(model)
+    session = Lc(schemes={**MIXED, "fc2": LowRank(2)}).start(model, task)
+    Trainer(task, 1).fit(session.model, 1, session)
+    finished = session.finish()
+    again = rebuilt(finished, fresh, task.example())
+    for rebuilt_or_not in (finished.model, again):
+        trained = {name: p.requires_grad for name, p in rebuilt_or_not.named_parameters()}
+        assert [name for name, trains in trained.items() if not trains] == [
+            "conv1.bias", "conv2.encoded_weight.levels", "fc1.0.weight", "fc1.1.weight", "fc2.1.bias",
+        ]  # fmt: skip
 
 
 def test_parameters_are_what_the_stored_form_stands_for(task: ac.Task) -> None:
     whole = count_params(task.model())
-    _, done, _ = compressed(task, Lc(schemes={"*": Codebook(4)}))
-    assert count_params(done.model) == whole
-    _, done, _ = compressed(task, Lc(schemes={"fc1": PruneL0(0.1)}))
-    assert count_params(done.model) == whole - 40 * 256 + round(0.1 * 40 * 256)
+    finished, _ = compressed(task, Lc(schemes={"*": Codebook(4)}))
+    assert count_params(finished.model) == whole
+    finished, _ = compressed(task, Lc(schemes={"fc1": PruneL0(0.1)}))
+    assert count_params(finished.model) == whole - 40 * 256 + round(0.1 * 40 * 256)
