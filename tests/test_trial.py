@@ -51,7 +51,7 @@ def test_stored_metrics_are_those_of_the_loaded_program(
     assert checkpoint.manifest["validation_rows"] == scores.rows == 96
     assert result.metrics["bytes"] == (tmp_path / "0001" / "model.pt2").stat().st_size
     assert result.metrics["params"] < 0.7 * reference.metrics["params"]
-    assert checkpoint.manifest["proof"]["max_relative_difference"] == result.proof < 1e-4
+    assert checkpoint.manifest["check"]["max_relative_difference"] == result.difference < 1e-4
     assert TrialConfig.from_json(checkpoint.manifest["config"]) == CONFIG
     assert 0 < result.step_seconds < result.seconds
 
