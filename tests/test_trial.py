@@ -22,7 +22,7 @@ from autocompress.trial import (
     TrialResult,
     compressing_epochs,
     load_state,
-    make_compressor,
+    make_method,
     run_trial,
     split_epochs,
     train_reference,
@@ -137,6 +137,6 @@ def test_configurations_out_of_range_are_refused(options: dict[str, object], mes
 
 def test_unknown_methods_and_fields_are_refused() -> None:
     with pytest.raises(SettingsError, match=r"methods must be among .*alcn.* but got 'nonsense'"):
-        make_compressor(Stage("nonsense", {}))
+        make_method(Stage("nonsense", {}))
     with pytest.raises(SettingsError, match="config of alcn is not usable"):
-        make_compressor(Stage("alcn", {"nonsense": 1}))
+        make_method(Stage("alcn", {"nonsense": 1}))
