@@ -22,7 +22,7 @@ from autocompress.trial import (
     TrialResult,
     compressing_epochs,
     load_state,
-    make_compressor,
+    make_method,
     run_trial,
     split_epochs,
     train_reference,
@@ -51,7 +51,7 @@ def test_stored_metrics_are_those_of_the_loaded_program(
     assert checkpoint.manifest["validation_rows"] == scores.rows == 96
     assert result.metrics["bytes"] == (tmp_path / "0001" / "model.pt2").stat().st_size
     assert result.metrics["params"] < 0.7 * reference.metrics["params"]
-    assert checkpoint.manifest["proof"]["max_relative_difference"] == result.proof < 1e-4
+    assert checkpoint.manifest["check"]["max_relative_difference"] == result.difference < 1e-4
     assert TrialConfig.from_json(checkpoint.manifest["config"]) == CONFIG
     assert 0 < result.step_seconds < result.seconds
 
@@ -137,6 +137,6 @@ def test_configurations_out_of_range_are_refused(options: dict[str, object], mes
 
 def test_unknown_methods_and_fields_are_refused() -> None:
     with pytest.raises(SettingsError, match=r"methods must be among .*alcn.* but got 'nonsense'"):
-        make_compressor(Stage("nonsense", {}))
+        make_method(Stage("nonsense", {}))
     with pytest.raises(SettingsError, match="config of alcn is not usable"):
-        make_compressor(Stage("alcn", {"nonsense": 1}))
+        make_method(Stage("alcn", {"nonsense": 1}))

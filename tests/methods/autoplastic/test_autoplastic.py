@@ -18,15 +18,15 @@ from autocompress.graph import analyse
 from autocompress.graph.bridging import bridge
 from autocompress.graph.costs import count_params
 from autocompress.graph.proof import relative_difference
-from autocompress.methods.autoplastic.config import Autoplastic, AutoplasticState, Config
+from autocompress.methods.autoplastic import Autoplastic
+from autocompress.methods.autoplastic.config import Config
+from autocompress.methods.autoplastic.session import AutoplasticSession
 from autocompress.methods.autoplastic.switches import Values
 from autocompress.models.autoplastic import AutoplasticNet
 from autocompress.models.mixing import Mixing, PooledAttention
 from autocompress.models.resnet_cifar import ResNetCifar
-from autocompress.surgery import materialize
-from autocompress.surgery.edits import DropBranch, KeepChannels
+from autocompress.surgery import DropBranches, KeepChannels, apply, check_equal
 from autocompress.training.loop import Trainer
-from autocompress.trial import CompressorHooks
 
 
 class Blocks(nn.Module):
@@ -52,29 +52,37 @@ def task(residual_task: ac.Task) -> ac.Task:
     return replace(residual_task, model=Blocks)
 
 
-def attached(model: nn.Module, task: ac.Task, **options: Any) -> tuple[Autoplastic, AutoplasticState]:
-    compressor = Autoplastic(Config(**options))
-    return compressor, compressor.attach(model, task)
+def begun(model: nn.Module, task: ac.Task, **options: Any) -> AutoplasticSession:
+    return Autoplastic(**options).start(model, task)
 
 
-def set_gates(state: AutoplasticState, config: Config, **shut: list[int]) -> None:
+def set_gates(session: AutoplasticSession, **shut: list[int]) -> None:
     """Half-open gates, those that are named shut; α by "alpha0" and "alpha1"."""
-    ends = (-20.0, 20.0) if config.rule == "gradient" else (0.0, 1.0)
+    ends = (-20.0, 20.0) if session.config.rule == "gradient" else (0.0, 1.0)
     with torch.no_grad():
         for name in ("p", "c"):
-            getattr(state.raw, name)[shut.get(name, [])] = ends[0]
-        state.raw.alpha[shut.get("alpha0", [])] = ends[0]
-        state.raw.alpha[shut.get("alpha1", [])] = ends[1]
+            getattr(session.raw, name)[shut.get(name, [])] = ends[0]
+        session.raw.alpha[shut.get("alpha0", [])] = ends[0]
+        session.raw.alpha[shut.get("alpha1", [])] = ends[1]
 
 
-def thresholded(compressor: Autoplastic, state: AutoplasticState, inputs: torch.Tensor) -> torch.Tensor:
+def thresholded(session: AutoplasticSession, inputs: torch.Tensor) -> torch.Tensor:
     """What the gated model computes with its final gates."""
-    assert state.hook is not None
-    state.hook.remove()
-    state.switches.turn(compressor.final(state))
+    session.hook.remove()
+    session.switches.turn(session.final())
     with torch.no_grad():
-        outputs: torch.Tensor = state.model.eval()(inputs)
+        outputs: torch.Tensor = session.model.eval()(inputs)
     return outputs
+
+
+def kept_units(session: AutoplasticSession) -> dict[str, list[int]]:
+    """The units that stay of each group that loses some."""
+    keep = session.switches.keep(session.final())
+    return {
+        name: units
+        for name, units in keep.items()
+        if len(units) < session.switches.analysis.group(name).width
+    }
 
 
 @pytest.mark.parametrize(
@@ -93,22 +101,27 @@ def test_blocks_and_channels_that_are_shut_are_gone_and_outputs_stay(
     images, targets = torch.randn(16, 3, size, size), torch.randint(0, 5, (16,))
     task = replace(residual_task, model=make, train=[(images, targets)], val=[(images, targets)], input=None)
     model = make()
-    compressor, state = attached(model, task, rule=rule)
-    Trainer(task, 1).fit(state.model, 1, CompressorHooks(compressor, state))
-    set_gates(state, compressor.config, p=[1, 3], c=list(range(0, len(state.raw.c), 4)))
-    plan = compressor.plan(state)
-    wanted = thresholded(compressor, state, images)
-    done = materialize(compressor.release(state), plan, task.example())
+    session = begun(model, task, rule=rule)
+    Trainer(task, 1).fit(session.model, 1, session)
+    set_gates(session, p=[1, 3], c=list(range(0, len(session.raw.c), 4)))
+    branches, cut_groups = dict(session.switches.branches), kept_units(session)
+    wanted = thresholded(session, images)
+    finished = session.finish()
     with torch.no_grad():
-        assert relative_difference(wanted, done.model.eval()(images)) < 1e-5
-    names = list(state.switches.branches)
-    assert [edit.gate for edit in plan if isinstance(edit, DropBranch)] == [names[1], names[3]]
-    assert sum(isinstance(edit, KeepChannels) for edit in plan) > 5
-    assert count_params(done.model) < 0.75 * count_params(make())
-    kept = {name for name, _ in done.model.named_modules()}
+        assert relative_difference(wanted, finished.model.eval()(images)) < 1e-5
+    names = list(branches)
+    dropped = [edit.gates for edit in finished.edits if isinstance(edit, DropBranches)]
+    assert dropped == [(names[1], names[3])]
+    assert len(cut_groups) > 5
+    assert sum(isinstance(edit, KeepChannels) for edit in finished.edits) == 1
+    assert count_params(finished.model) < 0.75 * count_params(make())
+    kept = {name for name, _ in finished.model.named_modules()}
     for gone in (names[1], names[3]):
-        assert not kept & set(state.switches.branches[gone])
+        assert not kept & set(branches[gone])
     assert not any("gate" in name for name in kept)
+    rebuilt = apply(make(), finished.edits, task.example())
+    rebuilt.load_state_dict(finished.model.state_dict())
+    assert check_equal(rebuilt, finished.model, images, "rebuilding") < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -118,18 +131,17 @@ def test_a_path_whose_share_is_zero_leaves_none_of_its_operators(
     end: str, kept: str, gone: str, task: ac.Task
 ) -> None:
     torch.manual_seed(0)
-    compressor, state = attached(Blocks(), task)
-    set_gates(state, compressor.config, **{end: [0, 1]})
-    plan = compressor.plan(state)
+    session = begun(Blocks(), task)
+    set_gates(session, **{end: [0, 1]})
     images = torch.randn(5, 3, 8, 8)
-    wanted = thresholded(compressor, state, images)
-    done = materialize(compressor.release(state), plan, task.example())
+    wanted = thresholded(session, images)
+    compact = session.finish().model
     with torch.no_grad():
-        assert relative_difference(wanted, done.model.eval()(images)) < 1e-5
-    names = [name for name, _ in done.model.named_parameters()]
+        assert relative_difference(wanted, compact.eval()(images)) < 1e-5
+    names = [name for name, _ in compact.named_parameters()]
     assert any(f".{kept}." in name for name in names)
     assert not any(f".{gone}." in name or "share" in name for name in names)
-    program = torch.export.export(done.model.eval(), (images,))
+    program = torch.export.export(compact.eval(), (images,))
     operators = " ".join(str(node.target) for node in program.graph.nodes)
     assert ("softmax" in operators) == (kept == "attention")
     convolutions = operators.count("conv2d")
@@ -138,10 +150,10 @@ def test_a_path_whose_share_is_zero_leaves_none_of_its_operators(
 
 def test_shares_between_the_ends_are_folded_into_both_paths(task: ac.Task) -> None:
     torch.manual_seed(0)
-    compressor, state = attached(Blocks(), task, alpha_init=0.3)
+    session = begun(Blocks(), task, alpha_init=0.3)
     images = torch.randn(5, 3, 8, 8)
-    wanted = thresholded(compressor, state, images)
-    released = compressor.release(state)
+    wanted = thresholded(session, images)
+    released = session.release()
     with torch.no_grad():
         assert relative_difference(wanted, released.eval()(images)) < 1e-5
     assert not any("share" in name or "gate" in name for name, _ in released.named_modules())
@@ -149,41 +161,39 @@ def test_shares_between_the_ends_are_folded_into_both_paths(task: ac.Task) -> No
 
 def test_the_published_rule_moves_gates_once_an_epoch_as_its_equations_say(task: ac.Task) -> None:
     torch.manual_seed(0)
-    compressor, state = attached(Blocks(), task, rule="published", stability="absolute", c_max=0.995)
-    before = {n: p.detach().numpy().copy() for n, p in state.model.named_parameters() if p.dim() > 1}
-    hooks = CompressorHooks(compressor, state)
-    Trainer(task, 1).fit(state.model, 1, hooks)
-    after = {n: p.detach().numpy() for n, p in state.model.named_parameters()}
+    session = begun(Blocks(), task, rule="published", stability="absolute", c_max=0.995)
+    before = {n: p.detach().numpy().copy() for n, p in session.model.named_parameters() if p.dim() > 1}
+    Trainer(task, 1).fit(session.model, 1, session)
+    after = {n: p.detach().numpy() for n, p in session.model.named_parameters()}
     for gate, layers, found in zip(
-        ("first", "second"), state.switches.branches.values(), state.raw.p, strict=True
+        ("first", "second"), session.switches.branches.values(), session.raw.p, strict=True
     ):
         names = [f"{layer}.weight" for layer in layers if f"{layer}.weight" in before]
         assert any(name.startswith(gate) for name in names)
         s = np.exp(-np.sqrt(sum(((after[n] - before[n]) ** 2).sum() for n in names)))
         step = 0.005 * max(0.05, 1 - s) if s < 0.85 else -0.005 * max(0.05, s)
         assert found.item() == pytest.approx(0.9 + step, abs=1e-6)
-    assert state.memory is not None
-    for name, average in state.memory.averages.items():
+    assert session.memory is not None
+    for name, average in session.memory.averages.items():
         assert np.allclose(average.numpy(), 0.9 * before[name] + 0.1 * after[name], atol=1e-6)
 
 
 def test_alpha_is_trained_while_its_block_is_unstable(task: ac.Task) -> None:
     torch.manual_seed(0)
-    compressor, state = attached(Blocks(), task, rule="published", epsilon=0.0)
-    hooks = CompressorHooks(compressor, state)
-    Trainer(task, 1).fit(state.model, 1, hooks)
-    assert state.memory is not None
-    assert not state.memory.open.any()
-    moved = state.raw.alpha.detach().clone()
+    session = begun(Blocks(), task, rule="published", epsilon=0.0)
+    Trainer(task, 1).fit(session.model, 1, session)
+    assert session.memory is not None
+    assert not session.memory.open.any()
+    moved = session.raw.alpha.detach().clone()
     assert (moved != 0.6).all()
 
 
 def test_momentum_does_not_move_alpha_in_a_stable_block(task: ac.Task) -> None:
     torch.manual_seed(0)
-    compressor, state = attached(Blocks(), task, rule="published", epsilon=0.0)
+    session = begun(Blocks(), task, rule="published", epsilon=0.0)
     seen: list[list[float]] = []
-    report = lambda entry: seen.append(state.raw.alpha.tolist())  # noqa: E731
-    Trainer(task, 3, report=report).fit(state.model, 3, CompressorHooks(compressor, state))
+    report = lambda entry: seen.append(session.raw.alpha.tolist())  # noqa: E731
+    Trainer(task, 3, report=report).fit(session.model, 3, session)
     assert seen[0] != pytest.approx([0.6, 0.6], abs=1e-7)
     assert seen[1] == seen[2] == seen[0]
 
@@ -192,26 +202,25 @@ def test_a_greater_lambda_leaves_less(task: ac.Task) -> None:
     left = []
     for strength in (0.0, 10.0):
         torch.manual_seed(0)
-        compressor, state = attached(Blocks(), task, lambda_arch=strength, gate_lr_scale=100.0)
-        Trainer(task, 6).fit(state.model, 6, CompressorHooks(compressor, state))
-        left.append(float((compressor.final(state).c > 0).float().mean()))
+        session = begun(Blocks(), task, lambda_arch=strength, gate_lr_scale=100.0)
+        Trainer(task, 6).fit(session.model, 6, session)
+        left.append(float((session.final().c > 0).float().mean()))
     assert left[1] < 0.8 * left[0]
 
 
 def test_a_group_that_is_shut_keeps_its_most_open_unit_alive(task: ac.Task) -> None:
     torch.manual_seed(0)
-    compressor, state = attached(Blocks(), task)
-    set_gates(state, compressor.config, c=list(range(len(state.raw.c))))
+    session = begun(Blocks(), task)
+    set_gates(session, c=list(range(len(session.raw.c))))
     with torch.no_grad():
-        state.raw.c[5] = -10.0
-    plan = compressor.plan(state)
-    kept = {edit.group: edit.keep for edit in plan if isinstance(edit, KeepChannels)}
-    assert kept[state.switches.analysis.groups[0].name] == (5,)
+        session.raw.c[5] = -10.0
+    kept = kept_units(session)
+    assert kept[session.switches.analysis.groups[0].name] == [5]
     assert all(len(units) == 1 for units in kept.values())
-    done = materialize(compressor.release(state), plan, task.example())
-    assert done.proof < 1e-4
+    finished = session.finish()
+    check_equal(finished.model, finished.expected, task.example(), "surgery")
     with torch.no_grad():
-        first, second = done.model.eval()(torch.randn(2, 3, 8, 8))
+        first, second = finished.model.eval()(torch.randn(2, 3, 8, 8))
     assert not torch.allclose(first, second)
 
 
@@ -225,24 +234,24 @@ def test_a_branch_without_weights_counts_as_stable_under_the_published_rule(resi
             x = self.stem(x)
             return self.head((x + nn.functional.avg_pool2d(self.norm(x), 3, 1, 1)).mean((2, 3)))
 
-    compressor, state = attached(Pooled(), residual_task, rule="published")
-    Trainer(residual_task, 1).fit(state.model, 1, CompressorHooks(compressor, state))
-    assert state.raw.p.tolist() == pytest.approx([0.9 - 0.005])
+    session = begun(Pooled(), residual_task, rule="published")
+    Trainer(residual_task, 1).fit(session.model, 1, session)
+    assert session.raw.p.tolist() == pytest.approx([0.9 - 0.005])
 
 
 def test_mixing_blocks_are_found_after_another_stage(task: ac.Task) -> None:
     model = Blocks().eval()
     bridged = bridge(model, analyse(model, task.example()), [])
-    _, state = attached(bridged, task)
-    assert list(state.switches.mixings) == ["first", "second"]
-    _, plain = attached(Blocks(), task)
-    assert torch.allclose(state.switches.costs.p, plain.switches.costs.p)
+    session = begun(bridged, task)
+    assert list(session.switches.mixings) == ["first", "second"]
+    plain = begun(Blocks(), task)
+    assert torch.allclose(session.switches.costs.p, plain.switches.costs.p)
 
 
 def test_gates_start_where_the_settings_say(task: ac.Task) -> None:
-    compressor, state = attached(Blocks(), task, p_min=0.5, c_min=0.4, c_max=0.995, c_spread=0.0)
+    session = begun(Blocks(), task, p_min=0.5, c_min=0.4, c_max=0.995, c_spread=0.0)
     with torch.no_grad():
-        p, c, alpha = compressor.values(state)
+        p, c, alpha = session.values()
     assert p.tolist() == pytest.approx([0.9] * 2)
     assert c.tolist() == pytest.approx([0.7] * len(c))
     assert alpha.tolist() == pytest.approx([0.6] * 2)
@@ -259,27 +268,28 @@ def test_a_gate_that_stays_does_not_hinder_a_second_time(residual_task: ac.Task)
             return self.head((x + torch.relu(self.conv(x))).mean((2, 3)))
 
     torch.manual_seed(0)
-    compressor, state = attached(Late(), residual_task, rule="published")
-    released = compressor.release(state)
+    session = begun(Late(), residual_task, rule="published")
+    released = session.release()
     assert [name for name, _ in released.named_modules() if "gate" in name] == ["gate_add"]
-    again, state = attached(released, residual_task)
-    assert list(state.switches.branches) == ["gate_add_"]
-    assert materialize(again.release(state), again.plan(state), residual_task.example()).proof < 1e-4
+    again = begun(released, residual_task)
+    assert list(again.switches.branches) == ["gate_add_"]
+    finished = again.finish()
+    check_equal(finished.model, finished.expected, residual_task.example(), "surgery")
 
 
 def test_attention_that_is_added_starts_with_little_share_and_trains(residual_task: ac.Task) -> None:
     torch.manual_seed(0)
-    compressor, state = attached(residual_task.model(), residual_task, add_attention=True)
-    assert list(state.switches.mixings) == ["branch"]
-    assert state.switches.alphas().tolist() == pytest.approx([0.9])
-    Trainer(residual_task, 1).fit(state.model, 1, CompressorHooks(compressor, state))
-    plan = compressor.plan(state)
-    assert materialize(compressor.release(state), plan, residual_task.example()).proof < 1e-4
+    session = begun(residual_task.model(), residual_task, add_attention=True)
+    assert list(session.switches.mixings) == ["branch"]
+    assert session.switches.alphas().tolist() == pytest.approx([0.9])
+    Trainer(residual_task, 1).fit(session.model, 1, session)
+    finished = session.finish()
+    check_equal(finished.model, finished.expected, residual_task.example(), "surgery")
 
 
 def test_the_log_line_says_what_the_gates_are(task: ac.Task) -> None:
-    compressor, state = attached(Blocks(), task, p_init=0.75)
-    line = compressor.after_epoch(state, 0.0)
+    session = begun(Blocks(), task, p_init=0.75)
+    line = session.after_epoch(0.0)
     assert line["effective_layers"] == pytest.approx(1.5)
     assert line["alpha/first"] == pytest.approx(0.6, abs=1e-3)
     assert 0 < line["active_channels"] < 1
@@ -326,16 +336,14 @@ def test_settings_out_of_range_are_refused(options: dict[str, Any], message: str
 def test_gates_start_at_what_is_given(value: float, task: ac.Task) -> None:
     start = {"p_init": value, "c_init": value, "alpha_init": value}
     for options in ({"rule": "gradient", "p_min": 0.2, "c_min": 0.2}, {"rule": "published"}):
-        compressor, state = attached(Blocks(), task, c_spread=0.0, **start, **options)
-        for gates in compressor.values(state):
+        session = begun(Blocks(), task, c_spread=0.0, **start, **options)
+        for gates in session.values():
             assert gates.tolist() == pytest.approx([value] * len(gates), rel=1e-5)
 
 
 def test_the_published_rule_starts_at_either_end(task: ac.Task) -> None:
-    compressor, state = attached(
-        Blocks(), task, rule="published", p_init=1.0, c_init=0.0, alpha_init=0.0, c_max=0.9
-    )
-    values = compressor.values(state)
+    session = begun(Blocks(), task, rule="published", p_init=1.0, c_init=0.0, alpha_init=0.0, c_max=0.9)
+    values = session.values()
     assert [set(gates.tolist()) for gates in values] == [{1.0}, {0.0}, {0.0}]
 
 
@@ -344,14 +352,14 @@ def test_a_block_whose_share_no_logit_stands_for_is_refused(task: ac.Task) -> No
     with torch.no_grad():
         model.first.alpha.fill_(1.0)
     with pytest.raises(TrialError, match=r"α of mixing block 'first' must be in \(0, 1\) .* but is 1\.0"):
-        attached(model, task)
+        begun(model, task)
 
 
 def test_values_are_between_their_floors_and_ceilings(task: ac.Task) -> None:
-    compressor, state = attached(Blocks(), task, p_min=0.2, c_min=0.3, c_max=0.9)
-    set_gates(state, compressor.config, p=[0], c=[0])
+    session = begun(Blocks(), task, p_min=0.2, c_min=0.3, c_max=0.9)
+    set_gates(session, p=[0], c=[0])
     with torch.no_grad():
-        values: Values = compressor.values(state)
+        values: Values = session.values()
     assert values.p[0] == pytest.approx(0.2, abs=1e-4)
     assert values.c.min() == pytest.approx(0.3, abs=1e-4)
     assert values.c.max() <= 0.9
