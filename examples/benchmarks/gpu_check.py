@@ -48,17 +48,17 @@ from autocompress.errors import AutocompressError, one_line
 from autocompress.graph import analyse
 from autocompress.graph.costs import profile
 from autocompress.graph.proof import relative_difference
+from autocompress.methods.base import Session
 from autocompress.models.resnet_cifar import ResNetCifar
 from autocompress.models.small_cnn import SmallCnn
 from autocompress.task import InputSpec, ModelProfile, Recipe, Task
-from autocompress.training.loop import Plain, Trainer, TrainingHooks
+from autocompress.training.loop import Plain, Trainer
 from autocompress.trial import (
-    CompressorHooks,
     Measuring,
     Reference,
     Stage,
     TrialConfig,
-    make_compressor,
+    make_method,
     run_trial,
     seed_everything,
     train_reference,
@@ -393,17 +393,15 @@ def timed(
     """`Trainer` by itself, or with a method attached."""
     seed_everything(0)
     model = task.model().to(device)
-    hooks: TrainingHooks = Plain(model)
+    session: Session = Plain(model)
     if method:
-        compressor = make_compressor(Stage(method, dict(config or {})))
-        state = compressor.attach(model, task)
-        model, hooks = state.model, CompressorHooks(compressor, state)
+        session = make_method(Stage(method, dict(config or {}))).start(model, task)
     ends = [time.perf_counter()]
     epochs = sizes.timed_epochs + 1
     trainer = Trainer(task, epochs + 1, report=lambda entry: ends.append(time.perf_counter()))
-    trainer.fit(model, epochs, hooks)
+    trainer.fit(session.model, epochs, session)
     with waits_counted(device) as seen:
-        trainer.fit(model, 1, hooks)
+        trainer.fit(session.model, 1, session)
     steps = len(task.train)  # type: ignore[arg-type]
     return Run(
         [end - begin for begin, end in pairwise(ends[: epochs + 1])],

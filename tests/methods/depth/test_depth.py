@@ -21,8 +21,9 @@ from autocompress.graph import CutPoint, analyse, why_illegal
 from autocompress.graph.bridging import bridge
 from autocompress.graph.proof import relative_difference
 from autocompress.methods.depth import Config, Depth
-from autocompress.methods.depth.translator import KINDS, Pool, Translator, fit, refine
+from autocompress.methods.depth.translator import affine_ridge, fit, refine
 from autocompress.surgery import materialize
+from autocompress.surgery.translators import KINDS, Pool, Translator
 from tests.graph.zoo import MODELS
 
 
