@@ -1,23 +1,22 @@
 """A search space of one's own: only small ratios, everything else fixed."""
 
 import os
-from pathlib import Path
+
+import optuna
 
 import autocompress as ac
 
-SPACE = """
-from autocompress.methods.alcn import Config
 
-
-def suggest(trial, profile):
+def small(trial: optuna.Trial, profile: ac.ModelProfile) -> object:
     ratio = trial.suggest_float("small.initial_ratio", 0.05, 0.3)
-    return Config(initial_ratio=ratio, lambda_sparse=0.1)
-"""
+    return ac.Alcn.Config(initial_ratio=ratio, lambda_sparse=0.1)
 
-Path("small_models.py").write_text(SPACE)
+
+small.starts = lambda profile: [{"small.initial_ratio": 0.3}]  # first the mildest; optional
+
 result = ac.search(
     "digits",
-    spaces=["small_models.py"],
+    spaces=[small],
     constraints=["bytes<=0.3*ref"],
     trials=int(os.environ.get("EXAMPLE_TRIALS", "12")),
     epochs=6,

@@ -30,7 +30,7 @@ def run(code: str, cwd: Path) -> None:
 
 def test_readme_python_runs(tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 5
     run("\n".join(blocks), tmp_path)
 
 

@@ -10,16 +10,13 @@ little: ONNX Runtime computes 16 channels at once.
 
 from __future__ import annotations
 
-from typing import Any
-
 import optuna
 
-from autocompress.methods import depth
-from autocompress.task import ModelProfile
+import autocompress as ac
 
 
-def suggest(trial: optuna.Trial, profile: ModelProfile) -> Any:
+def suggest(trial: optuna.Trial, profile: ac.ModelProfile) -> object:
     """Two blocks of the first stage and one later one."""
     early = trial.suggest_int("fast.early", 0, 1)
     late = trial.suggest_categorical("fast.late", [4, 5, 7])
-    return depth.Config(cuts=((early, early + 2), (late, late + 1)), translator="linear")
+    return ac.Depth.Config(cuts=((early, early + 2), (late, late + 1)), translator="linear")
