@@ -22,13 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from autocompress.data.tasks import load_weights
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 import autocompress as ac
 from autocompress.checkpoint.store import Writer
+from autocompress.data.tasks import load_weights
 from autocompress.measure import measure_split
 from autocompress.methods.lc import Codebook, Lc, LowRank, PruneL0, RankSelection, Scheme
 from autocompress.methods.lc.kmeans import kmeans, nearest
