@@ -118,7 +118,7 @@ def run(task: ac.Task, schemes: Schemes, epochs: int, seed: int) -> tuple[float,
     start = time.perf_counter()
     with stored(compressed(task, schemes, epochs, seed), task) as (program, size):
         assert task.test is not None
-        error = 100 * (1 - measure_split(program, task.test, task)["accuracy"])
+        error = 100 * (1 - measure_split(program, task.test, task).values["accuracy"])
     return error, size, (time.perf_counter() - start) / 60
 
 

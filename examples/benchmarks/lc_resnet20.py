@@ -41,7 +41,7 @@ def judged(model: nn.Module, task: ac.Task, folder: Path) -> tuple[float, int]:
         stored = writer.write(model.eval(), task.example(), "pt2")
         assert task.test is not None
         size = stored.artifact_file("pt2").stat().st_size
-        return measure_split(stored.load(), task.test, task)["accuracy"], size
+        return measure_split(stored.load(), task.test, task).values["accuracy"], size
     finally:
         writer.discard()
 

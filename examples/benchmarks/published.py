@@ -36,4 +36,4 @@ def reference(task: ac.Task) -> nn.Module:
 def accuracy(model: nn.Module, task: ac.Task) -> float:
     """Of a model on the test split, in [0, 1]."""
     assert task.test is not None
-    return measure_split(model.eval(), task.test, task)["accuracy"]
+    return measure_split(model.eval(), task.test, task).values["accuracy"]

@@ -67,7 +67,6 @@ class DepthSession(Session):
         self.model = self.bridged
         left, total = (layer_macs(one, example.to(like.device))[""] for one in (self.model, model))
         self.share = left / max(1, total)
-        self.trained = {name: p.requires_grad for name, p in self.model.named_parameters()}
         if config.freeze == "backbone":
             own = {one.name for one in self.bridges}
             for name, parameter in self.model.named_parameters():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,13 +19,16 @@ from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer,
 import autocompress as ac
 from autocompress.checkpoint import export_program, load_program
 from autocompress.errors import SettingsError, TrialError
-from autocompress.graph import CutPoint, analyse, why_illegal
-from autocompress.graph.bridging import bridge
+from autocompress.graph import Analysis, CutPoint, analyse, why_illegal
+from autocompress.graph.bridging import OUTPUT, bridge, layers_between
 from autocompress.graph.proof import relative_difference
+from autocompress.methods.base import Finished
 from autocompress.methods.depth import Config, Depth
+from autocompress.methods.depth.config import Freeze
 from autocompress.methods.depth.translator import affine_ridge, fit, refine
-from autocompress.surgery import materialize
+from autocompress.surgery import BridgeLayers, apply, check_equal, edits_from_json
 from autocompress.surgery.translators import KINDS, Pool, Translator
+from autocompress.training.loop import Trainer
 from tests.graph.zoo import MODELS
 
 
@@ -102,12 +107,30 @@ SMALL = {
 }
 
 
+def gone(analysis: Analysis, start: str, end: str) -> set[str]:
+    """Layers that run between these cut points and nowhere else."""
+    outside = set(layers_between(analysis, end, OUTPUT))
+    first = next(node.name for node in analysis.trace.graph.nodes)
+    outside |= set(layers_between(analysis, first, start))
+    return set(layers_between(analysis, start, end)) - outside
+
+
+def rebuilt(finished: Finished, fresh: nn.Module, example: Tensor) -> nn.Module:
+    """A fresh model after the session's edits, as read from JSON, with the tensors of the finished one."""
+    edits = edits_from_json(json.loads(json.dumps([edit.to_json() for edit in finished.edits])))
+    assert edits == finished.edits
+    again = apply(fresh, edits, example)
+    again.load_state_dict(finished.model.state_dict())
+    return again
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_bridged_models_run_train_and_lose_the_layers_between(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     make, side = SMALL[name]
     task = random_task(make, side)
-    cuts = analyse(make().eval(), task.example()).cut_points
+    analysis = analyse(make().eval(), task.example())
+    cuts = analysis.cut_points
     legal = [
         (a, b)
         for a in range(len(cuts))
@@ -117,19 +140,21 @@ def test_bridged_models_run_train_and_lose_the_layers_between(name: str, tmp_pat
     assert legal
     # All pairs of small models, a spread of them for those with hundreds.
     for pair in legal[:: max(1, len(legal) // 12)]:
-        compressor = Depth(Config(cuts=(pair,), translator=KINDS[sum(pair) % 4]))
-        state = compressor.attach(make(), task)
-        plan = compressor.plan(state)
-        done = materialize(compressor.release(state), plan, task.example())
-        kept = {n.rpartition(".")[0] for n, _ in done.model.named_parameters()}
-        assert not kept & set(plan[0].layers)
-        assert done.proof < 1e-6
-        done.model.train()(task.example()).square().mean().backward()
-        assert all(p.grad is not None for p in done.model.parameters() if p.dim() > 1)
-    export_program(done.model, task.example(), tmp_path / "model.pt2")
+        finished = Depth(Config(cuts=(pair,), translator=KINDS[sum(pair) % 4])).start(make(), task).finish()
+        ends = tuple(cuts[i].node for i in pair)
+        kept = {n.rpartition(".")[0] for n, _ in finished.model.named_parameters()}
+        assert not kept & gone(analysis, *ends)
+        assert check_equal(finished.model, finished.expected, task.example(), "depth") < 1e-6
+        finished.model.train()(task.example()).square().mean().backward()
+        assert all(p.grad is not None for p in finished.model.parameters() if p.dim() > 1)
+    # Reading the graph of a fresh model takes longest, so the last pair alone is rebuilt.
+    again = rebuilt(finished, make(), task.example())
+    with torch.no_grad():
+        assert torch.equal(again.eval()(task.example()), finished.model.eval()(task.example()))
+    export_program(finished.model, task.example(), tmp_path / "model.pt2")
     x = torch.randn(3, 3, side, side)
     with torch.no_grad():
-        expected = done.model.eval()(x)
+        expected = finished.model.eval()(x)
         assert relative_difference(expected, load_program(tmp_path / "model.pt2")(x)) < 1e-5
 
 
@@ -176,30 +201,35 @@ class Repeating(nn.Module):
 @pytest.mark.parametrize(("cuts", "kept"), [(((0, 1),), True), (((0, 3),), False)])
 def test_a_layer_goes_with_its_last_use(cuts: tuple[tuple[int, int], ...], kept: bool) -> None:
     task = random_task(Repeating)
-    compressor = Depth(Config(cuts=cuts))
-    state = compressor.attach(task.model(), task)
-    plan = compressor.plan(state)
-    assert plan[0].layers == (() if kept else ("again",))
-    done = materialize(compressor.release(state), plan, task.example())
-    assert hasattr(done.model, "again") == kept
+    session = Depth(Config(cuts=cuts)).start(task.model(), task)
+    assert hasattr(session.model, "again")
+    finished = session.finish()
+    assert hasattr(finished.model, "again") == kept
+    assert hasattr(rebuilt(finished, task.model(), task.example()), "again") == kept
 
 
 def test_several_pairs_that_meet_are_fitted_one_after_the_other(residual_task: ac.Task) -> None:
     task = random_task(MODELS["transformer_encoder"])
-    compressor = Depth(Config(cuts=((0, 1), (1, 3), (4, 5))))
-    state = compressor.attach(task.model(), task)
-    assert len(compressor.plan(state)) == len(state.errors) == 3
-    assert all(0 <= error < 1 for error in state.errors.values())
+    session = Depth(Config(cuts=((0, 1), (1, 3), (4, 5)))).start(task.model(), task)
+    assert len(session.errors) == 3
+    assert all(0 <= error < 1 for error in session.errors.values())
+    (edit,) = session.finish().edits
+    assert isinstance(edit, BridgeLayers)
+    assert [ends.name for ends in edit.ends] == list(session.errors)
     with pytest.raises(TrialError, match=r"cuts must be below the model's 6 cut points but got 9"):
-        Depth(Config(cuts=((1, 9),))).attach(task.model(), task)
+        Depth(Config(cuts=((1, 9),))).start(task.model(), task)
 
 
 def test_models_in_double_precision_are_bridged_in_it(residual_task: ac.Task) -> None:
     batches = [(x.double(), y) for x, y in residual_task.train]
     task = replace(residual_task, train=batches, val=batches, input=None)
-    model = task.model().double()
-    state = Depth(Config(cuts=((0, 1),))).attach(model, task)
-    assert state.model(task.example()).dtype == torch.float64
+    session = Depth(Config(cuts=((0, 1),))).start(task.model().double(), task)
+    assert session.model(task.example()).dtype == torch.float64
+    finished, x = session.finish(), task.example()
+    again = rebuilt(finished, task.model().double(), x)
+    assert {p.dtype for p in again.parameters()} == {torch.float64}
+    with torch.no_grad():
+        assert torch.equal(again.eval()(x), finished.model.eval()(x))
 
 
 def test_translators_of_an_earlier_pass_stay_what_they_are(residual_task: ac.Task) -> None:
@@ -208,26 +238,66 @@ def test_translators_of_an_earlier_pass_stay_what_they_are(residual_task: ac.Tas
         return nn.Sequential(nn.Flatten(), *wide, nn.Linear(192, 5))
 
     task = replace(residual_task, model=make)
-    first = Depth(Config(cuts=((0, 2), (3, 4)))).attach(make(), task)
-    again = Depth(Config(cuts=((3, 4),))).attach(first.model, task)
-    names = [str(node.target) for node in again.model.graph.nodes if "translator" in str(node.target)]
-    assert len(names) == len(set(names)) == len({id(again.model.get_submodule(name)) for name in names})
+    first = Depth(Config(cuts=((0, 2), (3, 4)))).start(make(), task).finish()
+    second = Depth(Config(cuts=((3, 4),))).start(first.model, task).finish()
+    graph: Any = second.model.graph
+    names = [str(node.target) for node in graph.nodes if "translator" in str(node.target)]
+    assert len(names) == len(set(names)) == len({id(second.model.get_submodule(name)) for name in names})
+    both = Finished(second.model, first.edits + second.edits, second.expected)
+    again, x = rebuilt(both, make(), task.example()), task.example()
+    with torch.no_grad():
+        assert torch.equal(again.eval()(x), second.model.eval()(x))
 
 
 def test_a_frozen_backbone_trains_translators_and_the_new_head_alone() -> None:
     task = random_task(MODELS["conv1d"])
-    model = task.model()
-    compressor = Depth(Config(cuts=(), freeze="backbone", head_width=6))
-    state = compressor.attach(model, task)
-    trained = {n for n, p in state.model.named_parameters() if p.requires_grad}
+    session = Depth(Config(cuts=(), freeze="backbone", head_width=6)).start(task.model(), task)
+    trained = trained_names(session.model)
     assert trained == {
         f"translator_head.{n}" for n in ("hidden.weight", "hidden.bias", "last.weight", "last.bias")
     }
-    done = materialize(compressor.release(state), compressor.plan(state), task.example())
-    assert done.model(task.example()).shape == (2, 5)
-    assert not any(n.startswith("head.") for n, _ in done.model.named_parameters())
+    before = {name: p.detach().clone() for name, p in session.model.named_parameters()}
+    Trainer(task, 2).fit(session.model, 1, session)
+    finished, x = session.finish(), task.example()
+    assert finished.model(x).shape == (2, 5)
+    assert not any(n.startswith("head.") for n, _ in finished.model.named_parameters())
     # Fine-tuning leaves the backbone alone too.
-    assert {n for n, p in done.model.named_parameters() if p.requires_grad} == trained
+    assert trained_names(finished.model) == trained
+    Trainer(task, 2).fit(finished.model, 1)
+    moved = {name for name, p in finished.model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == trained
+    # The trial is over where the model is rebuilt, so all that the user did not freeze trains again.
+    again = rebuilt(finished, task.model(), x)
+    assert trained_names(again) == {name for name, _ in finished.model.named_parameters()}
+    with torch.no_grad():
+        assert torch.equal(again.eval()(x), finished.model.eval()(x))
+
+
+def trained_names(model: nn.Module) -> set[str]:
+    return {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("freeze", ["none", "backbone"])
+@pytest.mark.parametrize("head_width", [0, 6])
+def test_what_the_user_froze_stays_frozen(residual_task: ac.Task, freeze: Freeze, head_width: int) -> None:
+    def make() -> nn.Module:
+        model = residual_task.model()
+        model.get_parameter("stem.weight").requires_grad_(False)
+        return model
+
+    task = replace(residual_task, model=make)
+    config = Config(cuts=((0, 1),), freeze=freeze, head_width=head_width)
+    session = Depth(config).start(make(), task)
+    Trainer(task, 1).fit(session.model, 1, session)
+    finished, x = session.finish(), task.example()
+    own = {name for name, _ in finished.model.named_parameters() if name.startswith("translator_")}
+    free = {name for name, _ in finished.model.named_parameters()} - {"stem.weight"}
+    assert own
+    assert trained_names(finished.model) == (own if freeze == "backbone" else free)
+    again = rebuilt(finished, make(), x)
+    assert trained_names(again) == free
+    with torch.no_grad():
+        assert torch.equal(again.eval()(x), finished.model.eval()(x))
 
 
 def test_channels_are_removed_from_what_depth_leaves(residual_task: ac.Task) -> None:
