@@ -1,4 +1,4 @@
-"""A model, data and metric of one's own; then the same compressor alone, without a search."""
+"""A model, data and metric of one's own; then a method alone, without a search."""
 
 import os
 
@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import autocompress as ac
-from autocompress.methods.alcn import Alcn, Config
+from autocompress.methods.alcn import Alcn
 
 
 def loader(seed: int) -> DataLoader:
@@ -43,5 +43,5 @@ result = ac.search(
 for point in result.front:
     print(f"trial {point.trial}: error {point.test_metrics['error']:.3f}, {point.metrics['macs']} MACs")
 
-alone = ac.compress(make_model(), task, Alcn(Config(initial_ratio=0.3)))
+alone = ac.compress(make_model(), task, Alcn(initial_ratio=0.3))
 print("alone:", [layer.out_features for layer in alone.model if isinstance(layer, nn.Linear)])

@@ -85,18 +85,17 @@ def test_loaded_run_is_the_finished_one(finished: ac.SearchResult) -> None:
 def test_a_point_of_a_named_task_is_a_module_that_computes_what_its_file_does(
     finished: ac.SearchResult, digits: ac.Task
 ) -> None:
+    inputs = digits.example(8)
     for point in ac.load_run(finished.out).front:
-        module = point.module()
         with torch.no_grad():
-            assert torch.allclose(
-                module.eval()(digits.example(8)), point.load()(digits.example(8)), atol=1e-5
-            )
+            assert torch.allclose(point.module().eval()(inputs), point.load()(inputs), atol=1e-5)
 
 
 def test_a_model_of_the_front_trains_on_and_is_where_another_search_starts(
     residual_task: ac.Task, tmp_path: Path
 ) -> None:
-    task = replace(residual_task, name="mine")
+    # Called like a built-in task, whose model is another one.
+    task = replace(residual_task, name="digits")
     options = {"trials": 2, "workers": 1, "methods": ["alcn"], "constraints": [], "progress": ac.Progress()}
     result = ac.search(task, out=tmp_path / "first", **options)
     point = next(point for point in result.front if point.trial)
@@ -115,8 +114,8 @@ def test_a_model_of_the_front_trains_on_and_is_where_another_search_starts(
     smaller = [other for other in further.front if other.trial]
     assert all(other.metrics["params"] <= point.metrics["params"] for other in smaller)
     rebuilt = ac.rebuild(point.module(), smaller[0].path)
+    inputs = task.example(8)
     with torch.no_grad():
-        inputs = task.example(8)
         assert torch.allclose(rebuilt.eval()(inputs), smaller[0].load()(inputs), atol=1e-5)
 
 
