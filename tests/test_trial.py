@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torchmetrics.classification import MulticlassF1Score
 
 import autocompress as ac
 from autocompress.checkpoint import open_checkpoint
-from autocompress.errors import DivergedError, SettingsError, TaskError
+from autocompress.errors import CheckpointError, DivergedError, ProofError, SettingsError, TaskError
 from autocompress.measure import measure_split
+from autocompress.surgery import KeepChannels
 from autocompress.trial import (
     Measuring,
     Reference,
@@ -140,3 +143,33 @@ def test_unknown_methods_and_fields_are_refused() -> None:
         make_method(Stage("nonsense", {}))
     with pytest.raises(SettingsError, match="config of alcn is not usable"):
         make_method(Stage("alcn", {"nonsense": 1}))
+
+
+def test_a_trial_whose_edits_lose_a_tensor_fails(
+    residual_task: ac.Task, reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = KeepChannels.to_json
+
+    def forgetful(edit: KeepChannels) -> dict[str, Any]:
+        return {**described(edit), "kept": described(edit)["kept"][1:]}
+
+    monkeypatch.setattr(KeepChannels, "to_json", forgetful)
+    with pytest.raises(CheckpointError, match=r"must be of a Residual like this one but: .*size mismatch"):
+        run_trial(residual_task, reference, CONFIG, tmp_path / "runs" / "0001")
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_trial_whose_edits_make_another_model_of_the_same_tensors_fails(
+    residual_task: ac.Task, reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carried_out = KeepChannels.apply
+
+    def careless(edit: KeepChannels, model: nn.Module, example: Tensor) -> nn.Module:
+        edited: Any = carried_out(edit, model, example)
+        edited.norm.eps = 10.0
+        return edited
+
+    monkeypatch.setattr(KeepChannels, "apply", careless)
+    with pytest.raises(ProofError, match="rebuilding the model from edits and weights must leave outputs"):
+        run_trial(residual_task, reference, CONFIG, tmp_path / "runs" / "0001")
+    assert list((tmp_path / "runs").iterdir()) == []

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from autocompress import plugins
 from autocompress.checkpoint.store import EDITS, WEIGHTS, open_checkpoint
 from autocompress.checkpoint.weights import load_weights_into
-from autocompress.errors import CheckpointError, one_line
+from autocompress.errors import CheckpointError
 from autocompress.surgery import apply, edits_from_json
 
 
@@ -47,11 +47,20 @@ def rebuild_from(model: nn.Module, folder: Path, example: Tensor) -> nn.Module:
     """
     plugins.compressors()  # whose rooms bring their kinds of edits and codes
     try:
-        edits = edits_from_json(json.loads((folder / EDITS).read_text()))
+        described = json.loads((folder / EDITS).read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"checkpoint '{folder}' must have edits but: {_reason(error)}") from error
+    edits = edits_from_json(described)
+    try:
         rebuilt = apply(model, edits, example)
         load_weights_into(rebuilt, folder / WEIGHTS)
-    except (OSError, ValueError, AttributeError, RuntimeError, KeyError) as error:
+    except (CheckpointError, OSError, ValueError, AttributeError, RuntimeError, LookupError) as error:
         raise CheckpointError(
-            f"checkpoint '{folder}' must be of a {type(model).__name__} like this one but: {one_line(error)}"
+            f"checkpoint '{folder}' must be of a {type(model).__name__} like this one but: {_reason(error)}"
         ) from error
     return rebuilt
+
+
+def _reason(error: Exception) -> str:
+    """A message in one line: PyTorch says what does not fit in the lines after the first."""
+    return " ".join(str(error).split())[:300]

@@ -118,7 +118,9 @@ def load_run(path: str | Path) -> SearchResult:
 def _model_maker(folder: RunFolder) -> Callable[[], nn.Module] | None:
     """What makes the model of a run's task, where the run was made with a task's name."""
     settings = Settings.from_json(folder.read()["settings"])
-    if settings.task.partition(":")[0] not in BUILT_IN and ":" not in settings.task:
+    # A run of a built-in task has a model's name; a `Task` object may be called like one.
+    built_in = settings.task.partition(":")[0] in BUILT_IN
+    if (settings.model is None) if built_in else (":" not in settings.task):
         return None
 
     def make() -> nn.Module:

@@ -104,7 +104,8 @@ def run_trial(
 
     Raises:
         DivergedError: the loss or a metric became NaN or infinite.
-        ProofError: the compact model does not equal the masked one.
+        ProofError: the compact model does not equal the masked one, or edits and weights make another one.
+        CheckpointError: edits and weights do not make the compact model again.
         TrialError: the model cannot be exported.
     """
     start = time.perf_counter()

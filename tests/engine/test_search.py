@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
@@ -22,6 +23,7 @@ from autocompress.engine.halving import Halving
 from autocompress.engine.replay import replay
 from autocompress.measure import measure_split
 from autocompress.pareto import dominates
+from autocompress.training.loop import Trainer
 
 
 def test_front_points_dominate_each_other_nowhere_and_are_smaller(finished: ac.SearchResult) -> None:
@@ -81,6 +83,43 @@ def test_run_folder_holds_what_the_contract_says(finished: ac.SearchResult) -> N
 def test_loaded_run_is_the_finished_one(finished: ac.SearchResult) -> None:
     assert ac.load_run(finished.out).to_json() == finished.to_json()
     assert len(finished.to_frame()) == 5
+
+
+def test_a_point_of_a_named_task_is_a_module_that_computes_what_its_file_does(
+    finished: ac.SearchResult, digits: ac.Task
+) -> None:
+    inputs = digits.example(8)
+    for point in ac.load_run(finished.out).front:
+        with torch.no_grad():
+            assert torch.allclose(point.module().eval()(inputs), point.load()(inputs), atol=1e-5)
+
+
+def test_a_model_of_the_front_trains_on_and_is_where_another_search_starts(
+    residual_task: ac.Task, tmp_path: Path
+) -> None:
+    # Called like a built-in task, whose model is another one.
+    task = replace(residual_task, name="digits")
+    options = {"trials": 2, "workers": 1, "methods": ["alcn"], "constraints": [], "progress": ac.Progress()}
+    result = ac.search(task, out=tmp_path / "first", **options)
+    point = next(point for point in result.front if point.trial)
+    module = point.module()
+    assert type(module) is type(residual_task.model())
+    assert sum(p.numel() for p in module.parameters()) == point.metrics["params"]
+    (loaded,) = (other for other in ac.load_run(tmp_path / "first").front if other.trial == point.trial)
+    with pytest.raises(
+        ac.UsageError, match=rf"use ac\.rebuild\(MyModel\(\), '{re.escape(str(point.path))}'\)"
+    ):
+        loaded.module()
+    Trainer(task, 1).fit(module, 1)
+    again = replace(task, model=lambda: copy.deepcopy(module), weights=module.state_dict(), name="again")
+    further = ac.search(again, out=tmp_path / "second", **options)
+    assert further.reference.metrics["params"] == point.metrics["params"]
+    smaller = [other for other in further.front if other.trial]
+    assert all(other.metrics["params"] <= point.metrics["params"] for other in smaller)
+    rebuilt = ac.rebuild(point.module(), smaller[0].path)
+    inputs = task.example(8)
+    with torch.no_grad():
+        assert torch.allclose(rebuilt.eval()(inputs), smaller[0].load()(inputs), atol=1e-5)
 
 
 def test_the_same_seed_and_one_worker_give_the_same_front(finished: ac.SearchResult, tmp_path: Path) -> None:
