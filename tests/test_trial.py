@@ -53,7 +53,7 @@ def test_stored_metrics_are_those_of_the_loaded_program(
     assert checkpoint.manifest["errors"] == result.errors == scores.errors
     assert checkpoint.manifest["replicates"] == result.replicates == scores.replicates
     assert checkpoint.manifest["validation_rows"] == scores.rows == 96
-    assert result.metrics["bytes"] == (tmp_path / "0001" / "weights.safetensors").stat().st_size
+    assert result.metrics["bytes"] == (tmp_path / "0001" / "model.pt2").stat().st_size
     assert result.metrics["params"] < 0.7 * reference.metrics["params"]
     assert checkpoint.manifest["proof"]["max_relative_difference"] == result.proof < 1e-4
     assert TrialConfig.from_json(checkpoint.manifest["config"]) == CONFIG
@@ -101,8 +101,8 @@ def test_a_model_that_is_shut_out_is_measured_without_a_file(
 
     result = run_trial(residual_task, reference, CONFIG, tmp_path / "0002", shut_out=shut_out)
     assert not (tmp_path / "0002").exists()
-    assert result.estimated == ("bytes", "weight_bytes")
-    assert written.estimated == ()
+    assert result.estimated == ["bytes", "weight_bytes"]
+    assert written.estimated == []
     sizes = {"bytes", "weight_bytes"}
     assert {k: v for k, v in result.metrics.items() if k not in sizes} == {
         k: v for k, v in written.metrics.items() if k not in sizes

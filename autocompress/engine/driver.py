@@ -98,7 +98,7 @@ class SearchDriver:
             "errors": dict(result.errors),
             "replicates": {name: list(drawn) for name, drawn in result.replicates.items()},
             "validation_rows": result.validation_rows,
-            "estimated": list(result.estimated),
+            "estimated": result.estimated,
             "proof": result.proof,
             "seconds": round(result.seconds, 3),
             "step_seconds": round(result.step_seconds, 3),

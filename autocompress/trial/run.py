@@ -82,7 +82,7 @@ class TrialResult:
     errors: Mapping[str, float] = field(default_factory=dict)
     replicates: Mapping[str, list[float]] = field(default_factory=dict)
     validation_rows: int = 0
-    estimated: Sequence[str] = ()
+    estimated: list[str] = field(default_factory=list)
 
 
 # Whether a candidate cannot be kept, by the least that its metrics can be, and by their replicates.
@@ -162,7 +162,7 @@ def _result(
         measured.known_errors,
         measured.replicates,
         measured.rows,
-        estimated,
+        list(estimated),
     )
 
 

@@ -37,7 +37,7 @@ def test_stored_metrics_agree_with_the_loaded_program(finished: ac.SearchResult,
         program = point.load()
         assert measure_split(program, digits.val, digits)["accuracy"] == point.metrics["accuracy"]
         assert measure_split(program, digits.test, digits)["accuracy"] == point.test_metrics["accuracy"]
-        assert (point.path / "weights.safetensors").stat().st_size == point.metrics["bytes"]
+        assert (point.path / "model.pt2").stat().st_size == point.metrics["bytes"]
 
 
 def test_manifest_says_how_raw_inputs_become_the_programs(finished: ac.SearchResult, digits: ac.Task) -> None:
