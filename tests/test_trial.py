@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from torchmetrics.classification import MulticlassF1Score
 import autocompress as ac
 from autocompress.checkpoint import open_checkpoint
 from autocompress.errors import CheckpointError, DivergedError, ProofError, SettingsError, TaskError
+from autocompress.graph import analysis
 from autocompress.measure import measure_split
 from autocompress.surgery import KeepChannels
 from autocompress.trial import (
@@ -57,6 +60,69 @@ def test_stored_metrics_are_those_of_the_loaded_program(
     assert checkpoint.manifest["check"]["max_relative_difference"] == result.difference < 1e-4
     assert TrialConfig.from_json(checkpoint.manifest["config"]) == CONFIG
     assert 0 < result.step_seconds < result.seconds
+
+
+def test_a_trial_exports_once_and_analyses_once(
+    residual_task: ac.Task, reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of two trials of one structure: the reference was analysed by the first."""
+    run_trial(residual_task, reference, CONFIG, tmp_path / "0001")
+    calls: Counter[str] = Counter()
+
+    def count(owner: Any, name: str) -> None:
+        counted = getattr(owner, name)
+
+        def counting(*arguments: Any, **options: Any) -> Any:
+            calls[name] += 1
+            return counted(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    count(torch.export, "export")
+    count(torch.export, "load")
+    count(analysis, "prove_groups")
+    run_trial(residual_task, reference, replace(CONFIG, lr_scale=0.5), tmp_path / "0002")
+    assert calls == {"export": 1, "load": 1}
+    calls.clear()
+    stages = (Stage("alcn", {"initial_ratio": 0.5}), Stage("alds", {"keep": 0.6}))
+    run_trial(residual_task, reference, replace(CONFIG, stages=stages, epochs=3), tmp_path / "0003")
+    # What the second stage begins with is a model that nobody has seen.
+    assert calls == {"export": 2, "load": 1, "prove_groups": 1}
+
+
+def test_a_model_that_is_shut_out_is_measured_without_a_file(
+    residual_task: ac.Task, reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = run_trial(residual_task, reference, CONFIG, tmp_path / "0001")
+    asked: list[dict[str, float]] = []
+
+    def shut_out(metrics: Mapping[str, float], replicates: Mapping[str, Sequence[float]]) -> bool:
+        assert replicates == written.replicates
+        asked.append(dict(metrics))
+        return True
+
+    result = run_trial(residual_task, reference, CONFIG, tmp_path / "0002", shut_out=shut_out)
+    assert not (tmp_path / "0002").exists()
+    assert result.estimated == ["bytes", "weight_bytes"]
+    assert written.estimated == []
+    sizes = {"bytes", "weight_bytes"}
+    assert {k: v for k, v in result.metrics.items() if k not in sizes} == {
+        k: v for k, v in written.metrics.items() if k not in sizes
+    }
+    assert result.metrics["weight_bytes"] == written.metrics["weight_bytes"]
+    assert result.metrics["bytes"] == pytest.approx(written.metrics["bytes"], rel=0.1)
+    assert asked[0]["bytes"] == asked[0]["weight_bytes"] < written.metrics["bytes"]
+
+
+def test_who_is_not_shut_out_or_needs_its_file_has_one(
+    residual_task: ac.Task, reference: Reference, tmp_path: Path
+) -> None:
+    kept = run_trial(residual_task, reference, CONFIG, tmp_path / "0001", shut_out=lambda m, r: False)
+    onnx = replace(Measuring(), artifact="onnx")
+    assert not onnx.without_file
+    assert not Measuring(("accuracy", "latency")).without_file
+    assert open_checkpoint(tmp_path / "0001").manifest["metrics"] == kept.metrics
+    assert kept.metrics["bytes"] == (tmp_path / "0001" / "model.pt2").stat().st_size
 
 
 def test_acc_comp_has_the_error_of_its_accuracy(

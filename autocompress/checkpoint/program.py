@@ -6,6 +6,7 @@ import contextlib
 import io
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import MethodType
@@ -133,6 +134,19 @@ def weight_bytes(path: Path) -> int:
             if "/data/weights/" in entry.filename or "/data/constants/" in entry.filename
             if not entry.filename.endswith(".json")
         )
+
+
+def stored_tensor_bytes(model: nn.Module) -> int:
+    """Bytes that the parameters and buffers of a model will take in its `.pt2` file, as `weight_bytes` counts
+    them; what its code has of other tensors comes in addition."""
+    tensors = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    return sum(_deflated_size(tensor.detach().cpu().contiguous()) for tensor in tensors.values())
+
+
+def _deflated_size(tensor: Tensor) -> int:
+    deflate = zlib.compressobj(_DEFLATED["compresslevel"], zlib.DEFLATED, -zlib.MAX_WBITS)
+    content = tensor.flatten().view(torch.uint8).numpy().tobytes()
+    return len(deflate.compress(content)) + len(deflate.flush())
 
 
 def load_program(path: Path) -> Program:

@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from autocompress.rivals import Rivals
 from autocompress.trial import TrialConfig, TrialResult
 
 
 @dataclass(frozen=True)
 class Job:
-    """One trial to run."""
+    """One trial to run, and the points that its model must pass to be kept."""
 
     number: int
     config: TrialConfig
+    rivals: Rivals
 
 
 class Driver(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -30,7 +31,8 @@ class DriverSearcher(Searcher):  # type: ignore[misc]
             self.exhausted = True
             return Searcher.FINISHED
         self.numbers[trial_id] = job.number
-        return {"number": job.number, "config": job.config.to_json()}
+        # Bytes, which Tune passes on as they are, where it would walk through what it can look into.
+        return {"number": job.number, "config": job.config.to_json(), "rivals": pickle.dumps(job.rivals)}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from ray import tune
 
 from autocompress.checkpoint.store import trial_folder
 from autocompress.errors import AutocompressError, one_line
+from autocompress.rivals import Point, Rivals
 from autocompress.sharing import sharing
 from autocompress.task import Task
 from autocompress.trial import Measuring, Reference, TrialConfig, run_trial
@@ -41,7 +43,7 @@ def train(config: Mapping[str, Any], handle: list[Any]) -> None:
     """Ray's trainable: runs one trial and reports its epochs, then its result or its failure.
 
     Args:
-        config: `{"number": ..., "config": ...}`.
+        config: `{"number": ..., "config": ..., "rivals": ...}`.
         handle: the object reference of `Shared`, in a list so that Ray does not resolve it.
     """
     key = handle[0].hex()
@@ -52,6 +54,7 @@ def train(config: Mapping[str, Any], handle: list[Any]) -> None:
     torch.set_num_threads(shared.threads)
     # Workers have no console of their own: warnings there would only interleave with the display.
     warnings.simplefilter("ignore")
+    rivals: Rivals = pickle.loads(config["rivals"])
     try:
         with sharing(shared.computed):
             result = run_trial(
@@ -62,6 +65,7 @@ def train(config: Mapping[str, Any], handle: list[Any]) -> None:
                 shared.measuring,
                 report=lambda entry: _send("entry", dict(entry)),
                 device="cuda" if shared.use_gpu and torch.cuda.is_available() else "cpu",
+                shut_out=lambda metrics, replicates: rivals.shut_out(Point(metrics, replicates)),
             )
     except AutocompressError as error:
         # An expected failure ends the trial, not the worker process.

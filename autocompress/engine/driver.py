@@ -18,6 +18,7 @@ from autocompress.engine.prepare import Prepared
 from autocompress.errors import SettingsError, one_line
 from autocompress.report import Progress, TrialEnd
 from autocompress.result import LEAST_PROBABILITY
+from autocompress.rivals import Rivals
 from autocompress.study import SearchStudy
 from autocompress.trial import Stage, TrialConfig, TrialResult
 
@@ -76,7 +77,7 @@ class SearchDriver:
             self.configs[trial.number] = config
             self.slots.begin(trial.number)
             self.progress.trial_epoch(trial.number, 0, config.epochs)
-            return Job(trial.number, config)
+            return Job(trial.number, config, self._rivals())
         return None
 
     def epoch(self, number: int, entry: Mapping[str, float]) -> bool:
@@ -98,6 +99,7 @@ class SearchDriver:
             "replicates": {name: list(drawn) for name, drawn in result.replicates.items()},
             "validation_rows": result.validation_rows,
             "difference": result.difference,
+            "estimated": result.estimated,
             "seconds": round(result.seconds, 3),
             "step_seconds": round(result.step_seconds, 3),
             "method_seconds": round(result.method_seconds, 3),
@@ -105,11 +107,15 @@ class SearchDriver:
         feasible = self.study.complete(number, result.metrics, self.reference, attributes)
         self._show_end(number, "complete", self._kept(number, feasible), result.metrics)
 
+    def _rivals(self) -> Rivals:
+        return self.study.rivals(self.reference, {0, *kept_trials(self.trials)}, LEAST_PROBABILITY)
+
     def _kept(self, number: int, feasible: bool) -> str:
         """Keep a checkpoint if it may be on the front, else delete it; what is to be said of the trial."""
         remark = "" if feasible else "out of bounds"
-        kept = {0, number, *kept_trials(self.trials)}
-        if feasible:
+        kept = {0, *kept_trials(self.trials)}
+        # A model that was shut out has no checkpoint.
+        if feasible and number in kept:
             if number in {trial.number for trial in self.study.front(self.reference, kept)}:
                 return "on the front"
             if self.study.front_probabilities(self.reference, kept)[number] >= LEAST_PROBABILITY:

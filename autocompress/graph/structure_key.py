@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import FunctionType, ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -47,7 +48,7 @@ def structure_key(model: nn.Module, example: Tensor) -> StructureKey | None:
 
 
 class _StructurePickler(pickle.Pickler):
-    """Writes shapes for a model's states, and identities for code."""
+    """Writes shapes for a model's states, numbers for its other tensors, and identities for code."""
 
     def __init__(self, file: io.BytesIO, model: nn.Module) -> None:
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
@@ -58,6 +59,10 @@ class _StructurePickler(pickle.Pickler):
     def persistent_id(self, obj: Any) -> Any:
         if id(obj) in self.numbers:
             return self.numbers[id(obj)], tuple(obj.shape), str(obj.dtype)
+        if isinstance(obj, Tensor):
+            # Storages are pickled under names of their own, so the numbers themselves are written.
+            content = obj.detach().cpu().flatten().view(torch.uint8).numpy().tobytes()
+            return content, tuple(obj.shape), str(obj.dtype)
         if isinstance(obj, (type, FunctionType, ModuleType)):
             self.referents.append(obj)
             return id(obj)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,8 +30,8 @@ class Subject:
     """What is measured.
 
     Args:
-        program: the artefact, loaded from its file.
-        program_file: that file.
+        program: the artefact, loaded from its file; the model itself where it has none.
+        program_file: that file; None where only latency would need it.
         model: the compact module it was exported from, for counts.
         bytes: size of that file.
         weight_bytes: what tensors take of it.
@@ -41,7 +42,7 @@ class Subject:
     """
 
     program: Callable[[Tensor], Tensor]
-    program_file: Path
+    program_file: Path | None
     model: nn.Module
     bytes: int
     weight_bytes: int
@@ -66,6 +67,11 @@ class Measured:
     errors: dict[str, float]
     replicates: dict[str, list[float]]
     rows: int
+
+    @property
+    def known_errors(self) -> dict[str, float]:
+        """Those that are known; JSON has no NaN."""
+        return {name: error for name, error in self.errors.items() if math.isfinite(error)}
 
 
 def known_metrics(task: Task) -> dict[str, str]:
@@ -99,6 +105,7 @@ def measure(
     values["params"] = count_params(subject.model)
     values["macs"] = layer_macs(subject.model, subject.example).get("", 0)
     if "latency" in wanted:
+        assert subject.program_file is not None
         with clock.running():
             found = measure_latency(subject.program_file, subject.reference, subject.example, latency)
         if subject.reference is None:

@@ -18,8 +18,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autocompress.errors import SettingsError, one_line
 from autocompress.measure import Constraint, Objective
-from autocompress.measure.resampling import REPLICATES
 from autocompress.pareto import front_probabilities, non_dominated
+from autocompress.rivals import Point, Rivals, costs_of, drawn_costs
 from autocompress.study.samplers import make_sampler
 
 INTERRUPTED = "interrupted"
@@ -218,8 +218,8 @@ class SearchStudy:
             among: numbers of the trials that count; None is all.
         """
         candidates = self._candidates(reference, among)
-        costs, tolerances = self._costs(candidates)
-        chosen = non_dominated(costs, tolerances)
+        costs = costs_of([point for _, point in candidates], self.objectives)
+        chosen = non_dominated(costs, self._tolerances(candidates))
         return [candidates[i][0] for i in sorted(chosen, key=lambda i: list(costs[i]))]
 
     def front_probabilities(
@@ -234,43 +234,43 @@ class SearchStudy:
         candidates = self._candidates(reference, among)
         if not candidates:
             return {}
-        costs, tolerances = self._costs(candidates)
-        replicates = np.repeat(costs[:, None], REPLICATES, axis=1)
-        for position, (trial, _) in enumerate(candidates):
-            drawn = trial.user_attrs["details"].get("replicates", {})
-            for column, objective in enumerate(self.objectives):
-                values = drawn.get(objective.metric, [])
-                if len(values) == REPLICATES:
-                    replicates[position, :, column] = np.asarray(values) * _sign(objective)
-        shares = front_probabilities(costs, replicates, tolerances)
+        points = [point for _, point in candidates]
+        costs, drawn = costs_of(points, self.objectives), drawn_costs(points, self.objectives)
+        shares = front_probabilities(costs, drawn, self._tolerances(candidates))
         numbers = [trial.number for trial, _ in candidates]
         return dict(zip(numbers, shares.tolist(), strict=True))
 
+    def rivals(self, reference: Mapping[str, float], among: Collection[int], least: float) -> Rivals:
+        """What a candidate is up against now, among some trials."""
+        names = {objective.metric for objective in self.objectives}
+        points = tuple(
+            Point(point.metrics, {name: drawn for name, drawn in point.replicates.items() if name in names})
+            for _, point in self._candidates(reference, among)
+        )
+        return Rivals(self.objectives, self.constraints, reference, points, least)
+
     def _candidates(
         self, reference: Mapping[str, float], among: Collection[int] | None
-    ) -> list[tuple[FrozenTrial, Mapping[str, float]]]:
-        """Complete trials that satisfy every constraint by what was measured last, and that metrics."""
+    ) -> list[tuple[FrozenTrial, Point]]:
+        """Complete trials that satisfy every constraint by what was measured last."""
         final, dropped = self.final_metrics(), self.dropped()
-        candidates: list[tuple[FrozenTrial, Mapping[str, float]]] = []
+        candidates: list[tuple[FrozenTrial, Point]] = []
         for trial in self.complete_trials():
             if trial.number in dropped or (among is not None and trial.number not in among):
                 continue
             metrics = {**trial.user_attrs["metrics"], **final.get(trial.number, {})}
             if all(c.violation(metrics, reference) <= 0 for c in self.constraints):
-                candidates.append((trial, metrics))
+                drawn = trial.user_attrs["details"].get("replicates", {})
+                candidates.append((trial, Point(metrics, drawn)))
         return candidates
 
-    def _costs(
-        self, candidates: Sequence[tuple[FrozenTrial, Mapping[str, float]]]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Objectives, all to be minimised, and what of a difference is noise; `(trials, objectives)` both."""
-        shape = (len(candidates), len(self.objectives))
-        costs = [[_sign(o) * metrics[o.metric] for o in self.objectives] for _, metrics in candidates]
+    def _tolerances(self, candidates: Sequence[tuple[FrozenTrial, Point]]) -> NDArray[np.float64]:
+        """What of a difference in each objective is noise; `(trials, objectives)`."""
         spreads = [
-            [_spread(o.metric, metrics) * metrics[o.metric] for o in self.objectives]
-            for _, metrics in candidates
+            [_spread(o.metric, point.metrics) * point.metrics[o.metric] for o in self.objectives]
+            for _, point in candidates
         ]
-        return np.reshape(costs, shape), np.reshape(spreads, shape)
+        return np.reshape(spreads, (len(candidates), len(self.objectives)))
 
     def dropped(self) -> dict[int, str]:
         """Trials that failed their final check, with the reason; they are on no front."""
@@ -317,10 +317,6 @@ class SearchStudy:
     def _enqueue(self, trial: FrozenTrial) -> None:
         if trial.params:
             self.study.enqueue_trial(trial.params)
-
-
-def _sign(objective: Objective) -> float:
-    return -1.0 if objective.maximised else 1.0
 
 
 def _spread(metric: str, metrics: Mapping[str, float]) -> float:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autocompress.checkpoint.program import program_on, weight_bytes
+from autocompress.checkpoint.program import program_on, stored_tensor_bytes, weight_bytes
 from autocompress.checkpoint.rebuilding import rebuild_from
 from autocompress.checkpoint.store import UNQUANTISED, Checkpoint, Writer
 from autocompress.errors import TaskError
@@ -53,6 +52,11 @@ class Measuring:
     latency: LatencySettings = field(default_factory=LatencySettings)
     tau: float = TAU
 
+    @property
+    def without_file(self) -> bool:
+        """Whether all that is wanted can be measured, or told within bounds, of a model without a file."""
+        return self.artifact == "pt2" and "latency" not in self.metrics
+
 
 @dataclass(frozen=True)
 class TrialResult:
@@ -68,6 +72,7 @@ class TrialResult:
         errors: standard errors of task metrics and `acc_comp`; a metric whose error is not known has none.
         replicates: of the same metrics, over resamples of the validation rows that all trials share.
         validation_rows: how many they are.
+        estimated: metrics that were not measured, because the model was not exported.
     """
 
     metrics: Mapping[str, float]
@@ -79,6 +84,11 @@ class TrialResult:
     errors: Mapping[str, float] = field(default_factory=dict)
     replicates: Mapping[str, list[float]] = field(default_factory=dict)
     validation_rows: int = 0
+    estimated: list[str] = field(default_factory=list)
+
+
+# Whether a candidate cannot be kept, by the least that its metrics can be, and by their replicates.
+ShutOut = Callable[[Mapping[str, float], Mapping[str, Sequence[float]]], bool]
 
 
 def run_trial(
@@ -89,8 +99,12 @@ def run_trial(
     measuring: Measuring | None = None,
     report: Callable[[Mapping[str, float]], None] = lambda entry: None,
     device: str = "cpu",
+    shut_out: ShutOut | None = None,
 ) -> TrialResult:
     """Compress the reference by a configuration, write the checkpoint and measure it as loaded.
+
+    A model that cannot be kept is measured as it is, without a file: exporting it and loading it again would
+    take as long as all the rest of a small trial but its training.
 
     Args:
         task: with a validation split.
@@ -101,6 +115,7 @@ def run_trial(
         report: receives each epoch's entry.
         device: on which to train, and to run the artefact for its task metrics where it computes there what
             it does on the CPU; latency is that of the CPU.
+        shut_out: says of which models there need be no checkpoint; None writes each.
 
     Raises:
         DivergedError: the loss or a metric became NaN or infinite.
@@ -125,19 +140,58 @@ def run_trial(
         model, difference = compressed.model, max(difference, compressed.difference)
         edits += compressed.edits
     trainer.fit(model, config.epochs - compressing)
+    measuring = measuring or Measuring()
+    if shut_out is not None and measuring.without_file:
+        model = model.to("cpu").eval()
+        unexported = _without_file(model, task, reference, measuring, trainer)
+        if shut_out(unexported.metrics, unexported.replicates):
+            estimated = ("bytes", "weight_bytes")
+            return _result(_estimated(unexported, reference), trainer, difference, start, estimated)
     stored = _Stored(config, reference, difference, tuple(edits))
-    checkpoint = _store(folder, model, task, measuring or Measuring(), trainer, stored, torch.device(device))
+    measured = _store(folder, model, task, measuring, trainer, stored, torch.device(device))[1]
+    return _result(measured, trainer, difference, start)
+
+
+def _result(
+    measured: Measured, trainer: Trainer, difference: float, start: float, estimated: Sequence[str] = ()
+) -> TrialResult:
     return TrialResult(
-        checkpoint.manifest["metrics"],
+        measured.metrics,
         trainer.history,
         difference,
         time.perf_counter() - start,
         trainer.clock.seconds,
         trainer.clock.method_seconds,
-        checkpoint.manifest["errors"],
-        checkpoint.manifest["replicates"],
-        checkpoint.manifest["validation_rows"],
+        measured.known_errors,
+        measured.replicates,
+        measured.rows,
+        list(estimated),
     )
+
+
+def _without_file(
+    model: nn.Module, task: Task, reference: Reference, measuring: Measuring, trainer: Trainer
+) -> Measured:
+    """Measure a model that is not exported; its bytes are its tensors', the least that they can be."""
+    tensors = stored_tensor_bytes(model)
+    subject = Subject(
+        program=model,
+        program_file=None,
+        model=model,
+        bytes=tensors,
+        weight_bytes=tensors,
+        example=task.example(),
+        reference=reference.program,
+        reference_metrics=reference.metrics,
+        tau=measuring.tau,
+    )
+    return measure(subject, task, measuring.metrics, measuring.latency, trainer.clock)
+
+
+def _estimated(measured: Measured, reference: Reference) -> Measured:
+    """With bytes as if the graph took as many in the file as the reference's does."""
+    graph = reference.metrics["bytes"] - reference.metrics["weight_bytes"]
+    return replace(measured, metrics={**measured.metrics, "bytes": measured.metrics["bytes"] + graph})
 
 
 def _distillation(task: Task, reference: Reference, config: TrialConfig, device: str) -> Distillation | None:
@@ -173,7 +227,7 @@ def train_reference(
     config = TrialConfig(epochs=epochs, seed=seed)
     plain = UNQUANTISED.get(measuring.artifact, measuring.artifact)
     measuring = replace(measuring, artifact=plain)
-    return _store(folder, model, task, measuring, trainer, _Stored(config), torch.device(device))
+    return _store(folder, model, task, measuring, trainer, _Stored(config), torch.device(device))[0]
 
 
 @dataclass(frozen=True)
@@ -194,19 +248,18 @@ def _store(
     trainer: Trainer,
     stored: _Stored,
     device: torch.device,
-) -> Checkpoint:
+) -> tuple[Checkpoint, Measured]:
     """Export a model, measure it as loaded again from the file, and commit the checkpoint."""
     writer = Writer(folder)
     try:
         measured = _measured(writer, model, task, stored, measuring, trainer, device)
-        return writer.commit(
+        checkpoint = writer.commit(
             {
                 "task": task.name,
                 "model": task.model_name,
                 "config": stored.config.to_json(),
                 "metrics": measured.metrics,
-                # JSON has no NaN, which stands for an error that is not known.
-                "errors": {name: e for name, e in measured.errors.items() if math.isfinite(e)},
+                "errors": measured.known_errors,
                 "replicates": measured.replicates,
                 "validation_rows": measured.rows,
                 "input": task.input_spec().to_json(),
@@ -215,6 +268,7 @@ def _store(
                 "history": trainer.history,
             }
         )
+        return checkpoint, measured
     finally:
         writer.discard()
 

@@ -16,6 +16,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from optuna_dashboard.artifact._backend import list_trial_artifacts
 
 import autocompress as ac
 from autocompress.checkpoint import open_checkpoint
@@ -57,15 +58,36 @@ def test_manifest_says_how_raw_inputs_become_the_programs(finished: ac.SearchRes
     assert spec["shape"] == [None, 1, 8, 8]
 
 
-def test_trial_0_is_the_reference_and_each_trial_has_its_picture(finished: ac.SearchResult) -> None:
+def test_trial_0_is_the_reference(finished: ac.SearchResult) -> None:
     trials = finished.study.trials
     assert trials[0].values == [finished.reference.metrics["accuracy"], finished.reference.metrics["bytes"]]
     assert len(trials) == 5
-    for trial in trials[1:]:
-        assert any("artifact" in key for key in trial.system_attrs)
-    pictures = list((finished.out / "artifacts").iterdir())
-    assert len(pictures) == 4
-    assert all(p.read_bytes().startswith(b"\x89PNG") for p in pictures)
+
+
+def test_the_dashboard_shows_a_picture_of_each_kept_trial(finished: ac.SearchResult) -> None:
+    study = finished.study
+    of_study = study._storage.get_study_system_attrs(study._study_id)
+    kept = [p.trial for p in [*finished.front, *finished.contenders] if p.trial]
+    assert kept
+    for number in kept:
+        trial = study.trials[number]
+        (picture,) = list_trial_artifacts(of_study, trial.system_attrs, trial)
+        assert picture["mimetype"] == "image/png"
+        assert picture["filename"] == f"ratios-{number}.png"
+        content = (finished.out / "artifacts" / picture["artifact_id"]).read_bytes()
+        assert content.startswith(b"\x89PNG")
+    assert len(list((finished.out / "artifacts").iterdir())) == len(kept)
+
+
+def test_only_trials_without_a_checkpoint_have_estimated_bytes(finished: ac.SearchResult) -> None:
+    kept = {p.trial for p in [*finished.front, *finished.contenders]}
+    for trial in finished.study.trials[1:]:
+        estimated = trial.user_attrs["details"]["estimated"]
+        folder = finished.out / "trials" / f"{trial.number:04d}"
+        assert not (estimated and trial.number in kept)
+        assert not (estimated and folder.exists())
+        if folder.exists():
+            assert trial.user_attrs["metrics"]["bytes"] == (folder / "model.pt2").stat().st_size
 
 
 def test_run_folder_holds_what_the_contract_says(finished: ac.SearchResult) -> None:
