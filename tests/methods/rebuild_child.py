@@ -25,7 +25,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def outputs(model: Any) -> torch.Tensor:
     with torch.no_grad():
-        result: torch.Tensor = model.eval()(probe())
+        result: torch.Tensor = model(probe())
     return result
 
 
@@ -61,7 +61,9 @@ def answer(request: dict[str, str]) -> dict[str, Any]:
     user, folder = USERS[request["user"]], Path(request["folder"])
     model = ac.rebuild(user.model(), folder)
     result: dict[str, Any] = {
-        "difference": relative(outputs(model), torch.load(folder.parent / f"{folder.name}.outputs.pt")),
+        "difference": relative(
+            outputs(model.eval()), torch.load(folder.parent / f"{folder.name}.outputs.pt")
+        ),
         "frozen": sorted(name for name, p in model.named_parameters() if not p.requires_grad),
         "thawed": sorted(
             name
@@ -88,8 +90,8 @@ def compress_again(model: nn.Module, user: User, second: str, folder: Path) -> d
     program = load_program(again / "model.pt2")
     return {
         "difference": done.difference,
-        "rebuilt": relative(outputs(rebuilt), expected),
-        "exported": relative(program(probe()), expected),
+        "rebuilt": relative(outputs(rebuilt.eval()), expected),
+        "exported": relative(outputs(program), expected),
         "smaller": sum(p.numel() for p in done.model.parameters()) < before,
         "edits": len(done.edits),
         "thawed": sorted(n for n, p in done.model.named_parameters() if n in frozen and p.requires_grad),
