@@ -61,9 +61,7 @@ def answer(request: dict[str, str]) -> dict[str, Any]:
     user, folder = USERS[request["user"]], Path(request["folder"])
     model = ac.rebuild(user.model(), folder)
     result: dict[str, Any] = {
-        "difference": relative(
-            outputs(model.eval()), torch.load(folder.parent / f"{folder.name}.outputs.pt")
-        ),
+        "difference": relative(outputs(model.eval()), torch.load(f"{folder}.outputs.pt")),
         "frozen": sorted(name for name, p in model.named_parameters() if not p.requires_grad),
         "thawed": sorted(
             name
