@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autocompress.errors import CheckpointError
+from autocompress.errors import CheckpointError, TrialError
 from autocompress.graph import Analysis, Keep, analyse
 from autocompress.graph.exporting import plain_attention
 from autocompress.graph.masking import mask_channels
@@ -118,8 +118,9 @@ def keep_units(model: nn.Module, analysis: Analysis, keep: Keep, probe: Tensor) 
         probe: inputs to compare the model with its masked form on, `(B, ...)`.
 
     Raises:
-        TrialError: neither can be cut.
+        TrialError: neither can be cut, or the model has no such group or unit.
     """
+    _check(analysis, keep)
     keep = {name: units for name, units in keep.items() if len(units) < analysis.group(name).width}
     masked = mask_channels(model, analysis, keep).eval()
     if not keep:
@@ -137,6 +138,22 @@ def keep_units(model: nn.Module, analysis: Analysis, keep: Keep, probe: Tensor) 
     if smaller is None:
         smaller = rewrite_channels(model, analysis, keep)
     return Cut(smaller, (edit,), masked)
+
+
+def _check(analysis: Analysis, keep: Keep) -> None:
+    widths = {group.name: group.width for group in analysis.groups}
+    for name, units in keep.items():
+        if name not in widths:
+            raise TrialError(
+                f"keep must name groups of the model ({', '.join(widths) or 'none'}) but names {name!r}."
+            )
+        beyond = [unit for unit in units if not 0 <= unit < widths[name]]
+        if beyond:
+            raise TrialError(
+                f"units must be below the {widths[name]} units of group {name!r} but got {beyond[0]}."
+            )
+        if not units:
+            raise TrialError(f"at least one unit of group {name!r} must stay but none does.")
 
 
 def _cut_modules(model: nn.Module, cuts: Cuts, masked: nn.Module, probe: Tensor) -> nn.Module | None:

@@ -1,8 +1,12 @@
-"""What every discovered compressor promises, whatever its method."""
+"""What every discovered method promises, whatever it is, on models of every kind."""
 
 from __future__ import annotations
 
 import copy
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import FrozenInstanceError, asdict, fields
 from pathlib import Path
 from typing import Any
@@ -10,7 +14,7 @@ from typing import Any
 import optuna
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import autocompress as ac
 from autocompress import plugins
@@ -18,11 +22,10 @@ from autocompress.checkpoint import export_program, load_program
 from autocompress.graph import analyse
 from autocompress.graph.costs import profile
 from autocompress.graph.proof import relative_difference
-from autocompress.methods.base import Compressor
-from autocompress.surgery import materialize
-from autocompress.surgery.edits import plan_from_json, plan_to_json
+from autocompress.methods.base import Session
+from autocompress.surgery import apply, check_equal, edits_from_json
 from autocompress.training.loop import Trainer
-from autocompress.trial import CompressorHooks
+from tests.methods.users import USERS, configured, probe
 
 METHODS = sorted(plugins.compressors())
 MODELS = {
@@ -33,8 +36,8 @@ MODELS = {
 }
 
 
-def test_methods_are_discovered_by_file_name() -> None:
-    assert "alcn" in METHODS
+def test_methods_are_discovered_by_name() -> None:
+    assert {"alcn", "alds", "autoplastic", "depth", "lc"} <= set(METHODS)
 
 
 @pytest.fixture(params=sorted(MODELS))
@@ -43,17 +46,15 @@ def task(request: pytest.FixtureRequest, residual_task: ac.Task) -> ac.Task:
     return residual_task if factory is None else ac.Task(**{**vars(residual_task), "model": factory})
 
 
-def trained(method: str, task: ac.Task) -> tuple[Compressor[Any], Any, nn.Module]:
+def trained(method: str, task: ac.Task) -> Session:
     torch.manual_seed(0)
-    model = task.model()
-    compressor = plugins.compressor(method)()
-    state = compressor.attach(model, task)
-    Trainer(task, 2).fit(state.model, 2, CompressorHooks(compressor, state))
-    return compressor, state, model
+    session = plugins.compressor(method)().start(task.model(), task)
+    Trainer(task, 2).fit(session.model, 2, session)
+    return session
 
 
 @pytest.mark.parametrize("method", METHODS)
-class TestEveryCompressor:
+class TestEveryMethod:
     def test_config_is_frozen_and_json_able(self, method: str, task: ac.Task) -> None:
         config = plugins.compressor(method).Config()
         with pytest.raises(FrozenInstanceError):
@@ -69,60 +70,155 @@ class TestEveryCompressor:
             assert plugins.method_of(suggest(study.ask(), found)) == method
 
     def test_penalty_is_finite_and_training_changes_the_model(self, method: str, task: ac.Task) -> None:
-        compressor = plugins.compressor(method)()
-        state = compressor.attach(task.model(), task)
-        before = {name: p.detach().clone() for name, p in state.model.named_parameters()}
-        Trainer(task, 2).fit(state.model, 2, CompressorHooks(compressor, state))
+        session = plugins.compressor(method)().start(task.model(), task)
+        before = {name: p.detach().clone() for name, p in session.model.named_parameters()}
+        Trainer(task, 2).fit(session.model, 2, session)
         # A method may hold some parameters for a while, as published Autoplastic does α.
-        moved = [not torch.equal(p, before[name]) for name, p in state.model.named_parameters()]
+        moved = [not torch.equal(p, before[name]) for name, p in session.model.named_parameters()]
         assert sum(moved) > len(moved) / 2
-        state.model(task.example())
-        assert torch.isfinite(compressor.penalty(state))
-        history = compressor.after_epoch(state, 1.0)
+        session.model(task.example())
+        assert torch.isfinite(session.penalty())
+        history = session.after_epoch(1.0)
         assert all(isinstance(value, float) for value in history.values())
 
     def test_param_groups_hold_every_trained_parameter_once(self, method: str, task: ac.Task) -> None:
-        model = task.model()
-        compressor = plugins.compressor(method)()
-        state = compressor.attach(model, task)
-        listed = [id(p) for group in compressor.param_groups(state) for p in group.params]
+        session = plugins.compressor(method)().start(task.model(), task)
+        listed = [id(p) for group in session.param_groups() for p in group.params]
         assert len(listed) == len(set(listed))
-        assert set(listed) == {id(p) for p in state.model.parameters() if p.requires_grad}
+        assert set(listed) == {id(p) for p in session.model.parameters() if p.requires_grad}
 
-    def test_released_model_has_its_own_classes_keys_and_no_hooks(self, method: str, task: ac.Task) -> None:
-        compressor, state, _ = trained(method, task)
-        released = compressor.release(state)
-        plain = task.model()
-        # A method may add modules, as translators are, but leaves none of its training-time machinery.
-        assert set(plain.state_dict()) <= set(released.state_dict())
-        layers = {name: m for name, m in plain.named_modules() if name and not list(m.children())}
-        kept = dict(released.named_modules())
-        assert all(type(kept[name]) is type(m) for name, m in layers.items() if list(m.parameters()))
-        assert not any(m._forward_pre_hooks or m._forward_hooks for m in released.modules())
-        assert all(p.requires_grad for p in released.parameters())
+    def test_finished_model_has_its_own_layers_and_no_hooks(self, method: str, task: ac.Task) -> None:
+        finished = trained(method, task).finish().model
+        layers = {
+            name: type(m) for name, m in task.model().named_modules() if name and not list(m.children())
+        }
+        kept = {name: m for name, m in finished.named_modules() if name in layers}
+        assert kept
+        # A layer is of its own class, of one that reads its weight from codes, or two stand for it.
+        ours = {type(m) for m in kept.values()} - set(layers.values())
+        assert all(cls.__module__.startswith("autocompress.weights.") for cls in ours)
+        assert not any(m._forward_pre_hooks or m._forward_hooks for m in finished.modules())
+        assert not [name for name in finished.state_dict() if name.startswith(f"{method}_")]
+        assert all(p.requires_grad for p in finished.parameters())
 
-    def test_materialised_model_is_smaller_and_equals_the_masked_one(
+    def test_compact_model_is_smaller_equals_the_trained_one_and_can_be_made_again(
         self, method: str, task: ac.Task, tmp_path: Path
     ) -> None:
-        compressor, state, _ = trained(method, task)
-        plan = compressor.plan(state)
-        assert plan_from_json(plan_to_json(plan)) == plan
-        released = compressor.release(state)
-        done = materialize(released, plan, task.example())
-        assert done.proof < 1e-4
-        assert sum(p.numel() for p in done.model.parameters()) < sum(p.numel() for p in released.parameters())
-        Trainer(task, 1).fit(done.model, 1)
-        export_program(done.model, task.example(), tmp_path / "model.pt2")
+        session = trained(method, task)
+        full = sum(p.numel() for p in task.model().parameters())
+        finished = session.finish()
+        model = finished.model
+        assert check_equal(model, finished.expected, task.example(), "surgery") < 1e-4
+        numbers = sum(p.numel() for p in model.parameters())
+        # A translator from the flat image may be as large as the layer that it stands for.
+        assert numbers < full or (method == "depth" and numbers == full)
+        edits = edits_from_json(json.loads(json.dumps([edit.to_json() for edit in finished.edits])))
+        assert edits == finished.edits
+        again = apply(task.model(), edits, task.example())
+        again.load_state_dict(model.state_dict())
+        assert check_equal(again, model, task.example(), "making it again") < 1e-6
+        Trainer(task, 1).fit(model, 1)
+        export_program(model, task.example(), tmp_path / "model.pt2")
         loaded = load_program(tmp_path / "model.pt2")
         for batch in (1, 3):
             x = torch.randn(batch, 3, 8, 8)
             with torch.no_grad():
-                assert relative_difference(done.model.eval()(x), loaded(x)) < 1e-6
+                assert relative_difference(model.eval()(x), loaded(x)) < 1e-6
 
-    def test_attached_model_can_be_copied_and_its_state_is_saved(self, method: str, task: ac.Task) -> None:
-        _, state, _ = trained(method, task)
+    def test_model_in_training_can_be_copied_and_its_state_is_saved(self, method: str, task: ac.Task) -> None:
+        session = trained(method, task)
         x = task.example()
-        twin = copy.deepcopy(state.model)
+        twin = copy.deepcopy(session.model)
         with torch.no_grad():
-            assert torch.equal(state.model.eval()(x), twin.eval()(x))
-        assert set(twin.state_dict()) == set(state.model.state_dict())
+            assert torch.equal(session.model.eval()(x), twin.eval()(x))
+        assert set(twin.state_dict()) == set(session.model.state_dict())
+
+
+# What a method says, before any training, of a model that it can do nothing for.
+CANNOT: dict[tuple[str, str], str] = {}
+
+# Compressed again, by which method: every first method, on models of every kind, by itself where it cuts.
+SECOND = {
+    ("alcn", "residual"): "lc",
+    ("alcn", "grouped"): "alcn",
+    ("depth", "vit"): "alcn",
+    ("depth", "mlp"): "depth",
+    ("alds", "unet"): "lc",
+    ("autoplastic", "grouped"): "alds",
+}
+
+# A graph is traced as it is in evaluation, where torchvision's stochastic depth is no operator: after surgery
+# on the graph it is lost. Dropout is kept.
+NO_STOCHASTIC_DEPTH = {("alcn", "swin"), ("autoplastic", "swin"), ("depth", "swin")}
+
+ONNX = {("alcn", "residual"), ("depth", "mlp"), ("alds", "conv1d"), ("autoplastic", "tied"), ("lc", "mlp")}
+
+
+@pytest.fixture(scope="module")
+def ask() -> Iterator[Callable[..., dict[str, Any]]]:
+    """Ask a process of its own, which has the user's classes and this package alone."""
+    command = [sys.executable, "-W", "error", "-m", "tests.methods.rebuild_child"]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdin is not None
+    assert child.stdout is not None
+
+    def request(**fields: str) -> dict[str, Any]:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(json.dumps(fields) + "\n")
+        child.stdin.flush()
+        answer: dict[str, Any] = json.loads(child.stdout.readline())
+        assert "error" not in answer, answer["traceback"]
+        return answer
+
+    yield request
+    child.stdin.close()
+    assert child.wait() == 0
+    child.stdout.close()
+
+
+def outputs(model: Callable[[Tensor], Tensor]) -> Tensor:
+    with torch.no_grad():
+        return model(probe())
+
+
+@pytest.mark.parametrize("name", sorted(USERS))
+@pytest.mark.parametrize("method", METHODS)
+def test_compressed_models_are_rebuilt_trained_compressed_again_and_exported(
+    method: str, name: str, ask: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    user = USERS[name]
+    task = user.task()
+    torch.manual_seed(0)
+    model = user.model()
+    if (method, name) in CANNOT:
+        with pytest.raises(ac.TrialError, match=CANNOT[method, name]):
+            configured(method, model, task.example()).start(model, task)
+        return
+    done = ac.compress(model, task, configured(method, model, task.example()))
+    assert done.edits
+    assert done.difference < 1e-4
+    expected = outputs(done.model)
+    torch.save(expected, tmp_path / "compressed.outputs.pt")
+    done.save(tmp_path / "compressed")
+    files = [tmp_path / "compressed" / "model.pt2"]
+    if (method, name) in ONNX:
+        files.append(done.export(tmp_path / "model.onnx"))
+    for file in files:
+        assert relative_difference(expected, outputs(load_program(file))) < 1e-5
+    second = SECOND.get((method, name), "")
+    answer = ask(user=name, folder=str(tmp_path / "compressed"), second=second)
+    assert answer["difference"] < 1e-6
+    assert answer["frozen"]
+    assert all(parameter.startswith(f"{user.frozen}.") for parameter in answer["frozen"])
+    assert answer["thawed"] == []
+    assert answer["without_gradient"] == []
+    assert answer["not_moved"] == answer["moved_frozen"] == answer["still_statistics"] == []
+    assert answer["random"] == (user.random and (method, name) not in NO_STOCHASTIC_DEPTH)
+    if second:
+        again = answer["second"]
+        assert again["edits"] > 0
+        assert again["difference"] < 1e-4
+        assert again["rebuilt"] < 1e-6
+        assert again["exported"] < 1e-5
+        assert again["thawed"] == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,10 @@ from torch import Tensor, nn
 import autocompress as ac
 from autocompress.errors import SettingsError, TrialError
 from autocompress.methods.alcn import Alcn, Config
+from autocompress.methods.alcn.session import AlcnSession
 from autocompress.methods.alcn.survival import Gates, kept_units, quantile, survival_scores
-from autocompress.surgery.edits import KeepChannels
+from autocompress.surgery import KeepChannels, check_equal
 from autocompress.training.loop import Trainer
-from autocompress.trial import CompressorHooks
 from tests.references import alcn as reference
 
 
@@ -59,60 +60,57 @@ def test_mean_survival_can_meet_any_ratio_where_the_median_cannot(ratio: float) 
     assert means["median"] == pytest.approx(0.5, abs=0.01)
 
 
-def attached(config: Config, task: ac.Task) -> tuple[Alcn, object]:
+def started(config: Config, task: ac.Task) -> AlcnSession:
     torch.manual_seed(0)
-    compressor = Alcn(config)
-    return compressor, compressor.attach(task.model(), task)
+    return Alcn(config).start(task.model(), task)
 
 
 def test_penalty_equals_the_numpy_reference(residual_task: ac.Task) -> None:
     config = Config(lambda_sparse=0.3, lambda_ratio=0.7, cost="macs")
-    compressor, state = attached(config, residual_task)
-    state.model(residual_task.example())
+    session = started(config, residual_task)
+    session.model(residual_task.example())
     expected = reference.loss(
-        [s.detach().numpy() for s in state.survival],
-        state.gates.ratio.tolist(),
-        state.weights.tolist(),
+        [s.detach().numpy() for s in session.survival],
+        session.gates.ratio.tolist(),
+        session.weights.tolist(),
         0.3,
         0.7,
     )
-    assert compressor.penalty(state).item() == pytest.approx(expected, rel=1e-5)
+    assert session.penalty().item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_model_without_groups_is_refused(residual_task: ac.Task) -> None:
     with pytest.raises(TrialError, match="no channel group of the model can be removed"):
-        Alcn(Config()).attach(nn.Sequential(nn.Flatten(), nn.Linear(192, 5)), residual_task)
+        Alcn().start(nn.Sequential(nn.Flatten(), nn.Linear(192, 5)), residual_task)
 
 
 def test_gates_start_open_and_end_at_their_survival(residual_task: ac.Task) -> None:
-    compressor, state = attached(Config(), residual_task)
+    session = started(Config(), residual_task)
     x = residual_task.example()
     plain = residual_task.model()
-    own = {k: v for k, v in state.model.state_dict().items() if not k.startswith("alcn_")}
+    own = {k: v for k, v in session.model.state_dict().items() if not k.startswith("alcn_")}
     plain.load_state_dict(own)
     with torch.no_grad():
-        assert torch.allclose(state.model.eval()(x), plain.eval()(x), atol=1e-6)
-    compressor.after_step(state, 1.0)
-    state.model(x)
-    everything = torch.cat([*state.survival, torch.ones(1)])
-    for site in state.sites:
+        assert torch.allclose(session.model.eval()(x), plain.eval()(x), atol=1e-6)
+    session.after_step(1.0)
+    session.model(x)
+    everything = torch.cat([*session.survival, torch.ones(1)])
+    for site in session.sites:
         for name, (_, index) in site.gated.items():
             gate = site.scope._gates[f"{site.name}.{name}"][-1]
             assert torch.allclose(gate, everything[index], atol=1e-6)
 
 
-def test_annealed_gates_are_nearly_hard_and_keep_the_planned_share(residual_task: ac.Task) -> None:
-    compressor, state = attached(Config(initial_ratio=0.5), residual_task)
-    Trainer(residual_task, 3).fit(state.model, 3, CompressorHooks(compressor, state))
-    plan = {edit.group: edit for edit in compressor.plan(state)}
+def test_annealed_gates_are_nearly_hard_and_keep_the_learned_share(residual_task: ac.Task) -> None:
+    session = started(Config(initial_ratio=0.5), residual_task)
+    Trainer(residual_task, 3).fit(session.model, 3, session)
+    keep = session.keep()
     for group, survival, ratio in zip(
-        state.analysis.groups, state.survival, state.gates.ratio.tolist(), strict=True
+        session.analysis.groups, session.survival, session.gates.ratio.tolist(), strict=True
     ):
         count = math.ceil(round(ratio * group.width, 3))
-        assert len(plan[group.name].keep) == count
-        kept = torch.zeros(group.width, dtype=torch.bool).index_fill_(
-            0, torch.tensor(plan[group.name].keep), True
-        )
+        assert len(keep[group.name]) == count
+        kept = torch.zeros(group.width, dtype=torch.bool).index_fill_(0, torch.tensor(keep[group.name]), True)
         assert survival[kept].min() >= survival[~kept].max()
         assert ((survival < 0.1) | (survival > 0.9)).float().mean() >= 0.5
 
@@ -148,42 +146,55 @@ def test_rounded_gates_end_open_for_as_many_units_as_are_kept(ratio: float) -> N
 
 
 def test_widths_are_rounded_as_asked(residual_task: ac.Task) -> None:
-    compressor = Alcn(Config(initial_ratio=0.4, round_to=4))
-    state = compressor.attach(residual_task.model(), residual_task)
-    Trainer(residual_task, 2).fit(state.model, 2, CompressorHooks(compressor, state))
-    edits = compressor.plan(state)
-    assert edits
-    assert all(len(edit.keep) % 4 == 0 for edit in edits if isinstance(edit, KeepChannels))
+    session = started(Config(initial_ratio=0.4, round_to=4), residual_task)
+    Trainer(residual_task, 2).fit(session.model, 2, session)
+    keep = session.keep()
+    assert {name for name, units in keep.items() if len(units) == 4} == {"stem", "side"}
+    smaller: Any = session.finish().model
+    assert (smaller.stem.out_channels, smaller.side.out_channels) == (4, 4)
 
 
 def test_release_folds_the_gates_into_the_weights(residual_task: ac.Task) -> None:
-    compressor, state = attached(Config(), residual_task)
-    Trainer(residual_task, 1).fit(state.model, 1, CompressorHooks(compressor, state))
+    session = started(Config(), residual_task)
+    Trainer(residual_task, 1).fit(session.model, 1, session)
     x = residual_task.example()
     with torch.no_grad():
-        gated = state.model.eval()(x)
-        released = compressor.release(state).eval()
+        gated = session.model.eval()(x)
+        released = session.release().eval()
         assert torch.allclose(released(x), gated, atol=1e-5)
+
+
+def test_finished_model_equals_the_released_one_without_the_units_that_are_shut(
+    residual_task: ac.Task,
+) -> None:
+    session = started(Config(), residual_task)
+    Trainer(residual_task, 1).fit(session.model, 1, session)
+    keep = session.keep()
+    finished = session.finish()
+    assert check_equal(finished.model, finished.expected, residual_task.example(), "surgery") < 1e-5
+    smaller: Any = finished.model
+    assert smaller.stem.out_channels == len(keep["stem"])
+    assert smaller.side.out_channels == len(keep["side"])
 
 
 def test_lambda_sparse_drives_ratios_down(residual_task: ac.Task) -> None:
     ratios = []
     for weight in (0.0, 5.0):
-        compressor, state = attached(Config(lambda_sparse=weight, gate_lr_scale=30), residual_task)
-        Trainer(residual_task, 4).fit(state.model, 4, CompressorHooks(compressor, state))
-        ratios.append(state.gates.ratio.mean().item())
+        session = started(Config(lambda_sparse=weight, gate_lr_scale=30), residual_task)
+        Trainer(residual_task, 4).fit(session.model, 4, session)
+        ratios.append(session.gates.ratio.mean().item())
     assert ratios[1] < ratios[0] - 0.02
 
 
 def test_ratio_slope_spreads_initial_ratios_from_first_to_last_group(residual_task: ac.Task) -> None:
-    _, state = attached(Config(initial_ratio=0.5, ratio_slope=0.4), residual_task)
-    assert state.gates.ratio.tolist() == pytest.approx([0.3, 0.7])
+    session = started(Config(initial_ratio=0.5, ratio_slope=0.4), residual_task)
+    assert session.gates.ratio.tolist() == pytest.approx([0.3, 0.7])
 
 
 @pytest.mark.parametrize("ratio", [0.0500001, 0.06, 0.5, 0.98, 0.999999])
 def test_ratios_start_at_what_is_given(ratio: float, residual_task: ac.Task) -> None:
-    _, state = attached(Config(initial_ratio=ratio), residual_task)
-    assert state.gates.ratio.tolist() == pytest.approx([ratio] * len(state.gates.ratio), rel=1e-6)
+    session = started(Config(initial_ratio=ratio), residual_task)
+    assert session.gates.ratio.tolist() == pytest.approx([ratio] * len(session.gates.ratio), rel=1e-6)
 
 
 def test_models_without_removable_channels_are_unsupported() -> None:
@@ -235,18 +246,18 @@ def test_unusual_layers_are_gated_released_and_removed_exactly(
 ) -> None:
     task = replace(residual_task, model=model)
     torch.manual_seed(0)
-    done = ac.compress(model(), task, Alcn(Config(initial_ratio=0.3)))
-    assert done.proof < 1e-4
+    done = ac.compress(model(), task, Alcn(initial_ratio=0.3))
+    assert done.difference < 1e-4
     assert sum(p.numel() for p in done.model.parameters()) < sum(p.numel() for p in model().parameters())
 
 
 def test_calibration_sees_the_ungated_model(residual_task: ac.Task) -> None:
-    compressor, state = attached(Config(), residual_task)
-    open_rms = [rms.clone() for rms in state.input_rms]
-    compressor.after_step(state, 0.4)
-    state.model.eval()(residual_task.example())
-    compressor.after_epoch(state, 0.4)
-    assert all(torch.allclose(a, b, rtol=1e-4) for a, b in zip(open_rms, state.input_rms, strict=True))
+    session = started(Config(), residual_task)
+    open_rms = [rms.clone() for rms in session.input_rms]
+    session.after_step(0.4)
+    session.model.eval()(residual_task.example())
+    session.after_epoch(0.4)
+    assert all(torch.allclose(a, b, rtol=1e-4) for a, b in zip(open_rms, session.input_rms, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -276,14 +287,11 @@ def test_config_refuses_values_out_of_range(options: dict[str, object], message:
 def test_compress_alone_returns_a_small_exact_model(residual_task: ac.Task) -> None:
     model = residual_task.model()
     before = sum(p.numel() for p in model.parameters())
-    done = ac.compress(model, residual_task, Alcn(Config(initial_ratio=0.3)))
+    done = ac.compress(model, residual_task, Alcn(initial_ratio=0.3))
     assert sum(p.numel() for p in done.model.parameters()) < 0.7 * before
-    assert done.proof < 1e-4
+    assert done.difference < 1e-4
     assert [entry["epoch"] for entry in done.history] == [1.0, 2.0]
-    assert {edit["group"] for edit in done.plan} <= {"stem", "side"}
+    assert all(isinstance(edit, KeepChannels) for edit in done.edits)
+    touched = {kept.tensor.partition(".")[0] for edit in done.edits for kept in edit.kept}
+    assert touched == {"stem", "norm", "branch", "depthwise", "side", "head"}
     assert isinstance(done.model, nn.Module)
-
-
-def test_keep_channels_refuses_unordered_units() -> None:
-    with pytest.raises(SettingsError.__mro__[1], match="strictly increasing"):
-        KeepChannels("a", (2, 1))
