@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
@@ -90,17 +94,53 @@ class Trace:
         return graph_module(copy.deepcopy(model), copy.deepcopy(self.graph), self.constants)
 
 
-def graph_module(model: nn.Module, graph: fx.Graph, constants: Mapping[str, Tensor]) -> fx.GraphModule:
-    """A module that runs a graph with a model's layers and parameters.
+def graph_module(
+    model: nn.Module,
+    graph: fx.Graph,
+    constants: Mapping[str, Tensor],
+    modules: Mapping[str, nn.Module] = MappingProxyType({}),
+) -> fx.GraphModule:
+    """A module that runs a graph with a model's layers and parameters, which it shares.
 
     Args:
-        model: gains the constants as buffers.
+        model: not changed.
         graph: names layers and parameters as the model does.
-        constants: tensors that the graph has beside them.
+        constants: tensors that the graph has beside them; copied to where the model is.
+        modules: that the graph calls beside the model's, or in place of those of the same name.
     """
-    for name, tensor in constants.items():
-        model.register_buffer(name, tensor.clone())
-    return fx.GraphModule(model, graph, type(model).__name__)
+    like = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0))
+    held: dict[str, Any] = {}
+    for node in graph.nodes:
+        name = str(node.target)
+        if node.op not in ("call_module", "get_attr") or name in held:
+            continue
+        if name in modules:
+            held[name] = modules[name]
+        elif name in constants:
+            held[name] = constants[name].to(like.device, copy=True)
+        else:
+            held[name] = attrgetter(name)(model)
+    # The exporter's tracer needs arguments that a pickled module does not have when it is traced anew.
+    graph._tracer_cls = None
+    # From a dictionary, because a model that is sequential runs whatever is registered on it.
+    module = fx.GraphModule(held, graph, type(model).__name__)
+    module.training = model.training
+    return module
+
+
+def unused_name(name: str, taken: Container[str]) -> str:
+    """The name, with a number where it is taken."""
+    candidates = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(1)))
+    return next(candidate for candidate in candidates if candidate not in taken)
+
+
+def names_in(model: nn.Module) -> set[str]:
+    """Names of all that a model holds."""
+    modules = model.named_modules(remove_duplicate=False)
+    tensors = itertools.chain(
+        model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)
+    )
+    return {name for name, _ in modules} | {name for name, _ in tensors}
 
 
 @dataclass(frozen=True)
