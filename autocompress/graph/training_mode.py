@@ -18,7 +18,7 @@ import copy
 import inspect
 import operator
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,13 +69,13 @@ class Training:
 
     Args:
         passing: modules that return their input in eval mode and may not in training.
-        strengths: (module, operator) → of each call in training, in order, the probability to drop, 1 where
+        calls: operator → the module of each call in training, in order, and the probability to drop, 1 where
             there is none, or 0 where it is switched off all the same; None where the model cannot be run in
             training mode with its inputs alone.
     """
 
     passing: frozenset[str]
-    strengths: Mapping[tuple[str, str], tuple[float, ...]] | None
+    calls: Mapping[str, tuple[tuple[str, float], ...]] | None
 
 
 def observe(model: nn.Module, example: Tensor) -> Training:
@@ -99,10 +99,11 @@ def observe(model: nn.Module, example: Tensor) -> Training:
         except Exception:
             # It asks for more in training, such as targets: what its operators say of themselves must do.
             return Training(frozenset(passing), None)
-    strengths: dict[tuple[str, str], tuple[float, ...]] = defaultdict(tuple)
-    for key, func, args, kwargs in recorder.calls:
-        strengths[key] += (_strength(_arguments(func, key[1], args, kwargs)),)
-    return Training(frozenset(passing), dict(strengths))
+    calls: dict[str, tuple[tuple[str, float], ...]] = {}
+    for layer, name, func, args, kwargs in recorder.calls:
+        strength = _strength(_arguments(func, name, args, kwargs))
+        calls[name] = (*calls.get(name, ()), (layer, strength))
+    return Training(frozenset(passing), calls)
 
 
 def _returning_input(model: nn.Module, example: Tensor) -> set[str]:
@@ -160,7 +161,7 @@ class _Recorder(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.stack: list[str] = []
-        self.calls: list[tuple[tuple[str, str], Any, list[Any], dict[str, Any]]] = []
+        self.calls: list[tuple[str, str, Any, list[Any], dict[str, Any]]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -169,7 +170,7 @@ class _Recorder(TorchFunctionMode):
             # Without the tensors, of which nothing is asked.
             settings = [None if isinstance(value, Tensor) else value for value in args]
             named = {key: None if isinstance(value, Tensor) else value for key, value in kwargs.items()}
-            self.calls.append(((self.stack[-1], name), func, settings, named))
+            self.calls.append((self.stack[-1], name, func, settings, named))
         return func(*args, **kwargs)
 
 
@@ -228,34 +229,45 @@ def annotate(graph: fx.Graph, model: nn.Module, training: Training) -> None:
     """
     names = {id(module): name for name, module in model.named_modules()}
     modules = dict(model.named_modules(remove_duplicate=False))
-    calls: dict[tuple[str, str], list[fx.Node]] = defaultdict(list)
+    calls: dict[str, list[tuple[str, fx.Node]]] = defaultdict(list)
     for node in graph.nodes:
-        module = modules.get(layer_of(node))
-        if node.op != "call_function" or module is None:
+        if node.op != "call_function":
             continue
-        layer, name = names[id(module)], operator_name(node)
+        module, name = modules.get(layer_of(node)), operator_name(node)
+        layer = names.get(id(module), "")
         if name == "clone" and layer in training.passing:
             node.meta[CALLS] = layer
         elif name == "softmax" and isinstance(module, nn.MultiheadAttention):
             # Attention whose weights are asked for is written out.
-            calls[layer, _ATTENTION].append(node)
+            calls[_ATTENTION].append((layer, node))
         elif name in _OPERATORS:
-            calls[layer, name].append(node)
-    for key, nodes in calls.items():
-        for node, strength in zip(nodes, _strengths(key, nodes, training), strict=True):
+            calls[name].append((layer, node))
+    for name, nodes in calls.items():
+        for (_, node), strength in zip(nodes, _strengths(name, nodes, training), strict=True):
             if strength:
                 node.meta[STRENGTH] = strength
 
 
-def _strengths(key: tuple[str, str], nodes: list[fx.Node], training: Training) -> list[float]:
-    """Of operators of one kind in one module."""
-    if training.strengths is None:
-        return [_supposed(node) for node in nodes]
-    observed = training.strengths.get(key, ())
-    if len(set(observed)) == 1:
-        return [observed[0]] * len(nodes)
-    # Where training takes another way through the module, calls cannot be told apart.
-    return list(observed) if len(observed) == len(nodes) else [0.0] * len(nodes)
+def _strengths(name: str, nodes: Sequence[tuple[str, fx.Node]], training: Training) -> list[float]:
+    """Of an operator's nodes, which come with the modules that they are of, in order."""
+    if training.calls is None:
+        return [_supposed(node) for _, node in nodes]
+    observed = training.calls.get(name, ())
+    calls = {layer: [s for other, s in observed if other == layer] for layer, _ in nodes}
+    counts, seen = Counter(layer for layer, _ in nodes), Counter[str]()
+    strengths = []
+    for position, (layer, _) in enumerate(nodes):
+        own = calls[layer]
+        if len(own) == counts[layer]:
+            strengths.append(own[seen[layer]])
+        elif not own and len(observed) == len(nodes):
+            # The operators of a graph module keep the names of the modules that they were of.
+            strengths.append(observed[position][1])
+        else:
+            # Where training takes another way through a module its calls cannot be told apart.
+            strengths.append(own[0] if len(set(own)) == 1 else 0.0)
+        seen[layer] += 1
+    return strengths
 
 
 def _supposed(node: fx.Node) -> float:
