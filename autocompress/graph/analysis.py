@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections import OrderedDict
 from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any, cast
 
+import torch
 from torch import Tensor, fx, nn
 
 from autocompress.errors import TraceError, one_line
@@ -16,9 +16,10 @@ from autocompress.graph import rules  # noqa: F401  (it registers the rules)
 from autocompress.graph.exporting import export
 from autocompress.graph.grouping import build_analysis
 from autocompress.graph.proof import prove_groups
-from autocompress.graph.structure import Analysis
+from autocompress.graph.structure import Analysis, unused_name
 from autocompress.graph.structure_key import StructureKey, structure_key
 from autocompress.graph.tracing import Tracer
+from autocompress.graph.training_mode import Training, annotate, last_input, marked, observe
 
 # A trial analyses the reference, and what each of its stages begins with, before and after it is trained.
 _CACHE: OrderedDict[StructureKey, Analysis] = OrderedDict()
@@ -52,24 +53,46 @@ def analyse(model: nn.Module, example: Tensor) -> Analysis:
 
 
 def _analysed(subject: nn.Module, inputs: Tensor) -> Analysis:
-    exported = _exported(subject, inputs)
+    exported, training = _exported(subject, inputs)
     states = _states(subject)
     constants = _name_constants(exported, states)
+    _follow_inputs(exported.graph)
+    annotate(exported.graph, subject, training)
     tracer = Tracer()
     tracer.run(exported.graph, states)
     return prove_groups(subject, inputs, build_analysis(subject, tracer, exported.graph, constants))
 
 
-def _exported(model: nn.Module, example: Tensor) -> fx.GraphModule:
+def _exported(model: nn.Module, example: Tensor) -> tuple[fx.GraphModule, Training]:
+    """A model's graph, modules that return their input marked in it, and what it does in training."""
     try:
-        program = export(model, example)
+        training = observe(model, example)
+        with marked(model, training.passing):
+            program = export(model, example)
     except Exception as error:
         raise TraceError(
             "the model must be traceable by torch.export with a free batch size (no control flow that "
             f"depends on data) but: {type(error).__name__}: {one_line(error)}"
         ) from error
     module: Any = program.module(check_guards=False)
-    return cast(fx.GraphModule, module)
+    return cast(fx.GraphModule, module), training
+
+
+def _follow_inputs(graph: fx.Graph) -> None:
+    """Make tensors of a graph where its input is, which need not be where it was traced."""
+    inputs = last_input(graph)
+    with graph.inserting_after(inputs):
+        device = graph.call_function(getattr, (inputs, "device"))
+    for node in list(graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            graph.erase_node(node)
+        elif node.op == "call_function":
+            here: Any = fx.node.map_aggregate(
+                (node.args, node.kwargs), lambda value: device if isinstance(value, torch.device) else value
+            )
+            node.args, node.kwargs = here
+    if not device.users:
+        graph.erase_node(device)
 
 
 def _name_constants(exported: fx.GraphModule, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -89,18 +112,10 @@ def _name_constants(exported: fx.GraphModule, states: Mapping[str, Tensor]) -> d
             constant = attrgetter(node.target)(exported)
             if not isinstance(constant, Tensor):
                 continue
-            flat_names[node.target] = _unused(node.target.replace(".", "_"), taken)
+            flat_names[node.target] = unused_name(node.target.replace(".", "_"), taken | constants.keys())
             constants[flat_names[node.target]] = constant
         node.target = flat_names[node.target]
     return constants
-
-
-def _unused(name: str, taken: set[str]) -> str:
-    """The name, with a number where it is taken; it is taken from now on."""
-    candidates = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(1)))
-    unused = next(candidate for candidate in candidates if candidate not in taken)
-    taken.add(unused)
-    return unused
 
 
 def _states(model: nn.Module) -> dict[str, Tensor]:

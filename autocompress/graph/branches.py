@@ -11,11 +11,12 @@ import torch
 from torch import fx, nn
 
 from autocompress.graph.branch_gate import BranchGate
-from autocompress.graph.bridging import erase_unused, holder_of
+from autocompress.graph.bridging import erase_unused
 from autocompress.graph.corrections import operator_name
 from autocompress.graph.rewriting import call_layers
-from autocompress.graph.structure import Analysis, graph_module
+from autocompress.graph.structure import Analysis, graph_module, names_in
 from autocompress.graph.topology import ResidualBranch
+from autocompress.graph.training_mode import CALLS
 
 # What multiplies its inputs by a factor when its output is to be multiplied by it.
 _PASSING = {
@@ -34,7 +35,7 @@ _AFFINE = (
 
 def gate_names(model: nn.Module, branches: Sequence[ResidualBranch]) -> list[str]:
     """Names for the branches' gates that the model does not use yet."""
-    taken, names = {name for name, _ in model.named_modules()}, []
+    taken, names = names_in(model), []
     for branch in branches:
         name = f"gate_{branch.node}"
         while name in taken:
@@ -55,9 +56,8 @@ def gate_branches(
     """
     traced = analysis.trace.graph
     graph = copy.deepcopy(traced)
-    call_layers(dict(zip(traced.nodes, list(graph.nodes), strict=True)), graph, model)
+    modules = call_layers(dict(zip(traced.nodes, list(graph.nodes), strict=True)), graph, model)
     nodes = {node.name: node for node in graph.nodes}
-    holder = holder_of(model)
     for branch in analysis.residuals:
         if branch.node in gates:
             name, gate = gates[branch.node]
@@ -65,9 +65,9 @@ def gate_branches(
             with graph.inserting_before(addition):
                 call = graph.call_module(name, (side,))
             addition.replace_input_with(side, call)
-            holder.add_module(name, gate)
+            modules[name] = gate
     erase_unused(graph)
-    return graph_module(holder, graph, analysis.trace.constants)
+    return graph_module(model, graph, analysis.trace.constants, modules)
 
 
 def gates_in(graph: fx.Graph, model: nn.Module) -> dict[str, fx.Node]:
@@ -123,7 +123,8 @@ def _scalable(node: fx.Node, model: nn.Module, uses: Counter[int]) -> list[Any] 
             own = list(module.parameters())
             alone = getattr(module, "weight", None) is not None and all(uses[id(p)] == 1 for p in own)
             return [module] if alone else None
-        return _scalable(node.all_input_nodes[0], model, uses) if isinstance(module, _LINEAR) else None
+        passes = isinstance(module, _LINEAR) or CALLS in node.meta
+        return _scalable(node.all_input_nodes[0], model, uses) if passes else None
     name, tensor = operator_name(node), node.args[0] if node.args else None
     sources = [source for source in node.all_input_nodes if source.op != "get_attr"]
     # Besides the tensor a view has sizes for inputs.

@@ -45,7 +45,7 @@ def bridge(model: nn.Module, analysis: Analysis, bridges: Sequence[Bridge]) -> f
     """
     traced = analysis.trace.graph
     graph = copy.deepcopy(traced)
-    call_layers(dict(zip(traced.nodes, list(graph.nodes), strict=True)), graph, model)
+    modules = call_layers(dict(zip(traced.nodes, list(graph.nodes), strict=True)), graph, model)
     order = list(graph.nodes)
     nodes = {node.name: node for node in order}
     between: set[fx.Node] = set()
@@ -58,24 +58,13 @@ def bridge(model: nn.Module, analysis: Analysis, bridges: Sequence[Bridge]) -> f
         end.replace_all_uses_with(call)
         nodes[one.end] = call
     erase_unused(graph, between)
-    # Not registered on the model itself: a sequential one would run what it holds.
-    holder = holder_of(model)
-    for one in bridges:
-        holder.add_module(one.name, one.module)
-    module = graph_module(holder, graph, analysis.trace.constants)
+    modules |= {one.name: one.module for one in bridges}
+    module = graph_module(model, graph, analysis.trace.constants, modules)
     for name, layer in model.named_modules():
-        if name and not list(layer.children()) and next(layer.parameters(), None) is not None:
+        leaf = not list(layer.children()) and next(layer.parameters(), None) is not None
+        if name and leaf and name not in modules:
             module.add_submodule(name, layer)
     return module
-
-
-def holder_of(model: nn.Module) -> nn.Module:
-    """What a model holds, without its code."""
-    holder = nn.Module()
-    holder._modules = dict(model._modules)
-    holder._parameters = dict(model._parameters)
-    holder._buffers = dict(model._buffers)
-    return holder
 
 
 def tap(model: nn.Module, graph: fx.Graph, names: Sequence[str]) -> nn.Module:

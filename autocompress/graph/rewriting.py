@@ -16,9 +16,11 @@ from torch import fx, nn
 from autocompress.graph.branch_gate import BranchGate
 from autocompress.graph.corrections import correct, operator_name
 from autocompress.graph.removal import remove_channels
-from autocompress.graph.structure import Analysis, Keep, graph_module
+from autocompress.graph.structure import Analysis, Keep, graph_module, names_in, unused_name
 from autocompress.graph.survival import Survival
 from autocompress.graph.topology import layer_of
+from autocompress.graph.tracing import shape_of
+from autocompress.graph.training_mode import CALLS, STRENGTH, TrainingSwitch, node_arguments
 
 
 def rewrite_channels(model: nn.Module, analysis: Analysis, keep: Keep) -> nn.Module:
@@ -40,12 +42,12 @@ def rewrite_channels(model: nn.Module, analysis: Analysis, keep: Keep) -> nn.Mod
     for old, new in copies.items():
         if old.op == "call_function":
             correct(old, new, survival)
-    call_layers(copies, graph, smaller)
+    modules = call_layers(copies, graph, smaller)
     for node in graph.nodes:
         # Shapes as they were traced are no longer true; which module a node is of still is.
-        node.meta = {k: v for k, v in node.meta.items() if k == "nn_module_stack"}
+        node.meta = {k: v for k, v in node.meta.items() if k in ("nn_module_stack", CALLS)}
     graph.lint()
-    return graph_module(smaller, graph, analysis.trace.constants)
+    return graph_module(smaller, graph, analysis.trace.constants, modules)
 
 
 # Operators that are all that a module's forward does → the modules' classes.
@@ -54,50 +56,107 @@ _MODULES: dict[str, tuple[type[nn.Module], ...]] = {
     "conv1d": (nn.Conv1d,),
     "conv2d": (nn.Conv2d,),
     "conv3d": (nn.Conv3d,),
-    "batch_norm": (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+    "batch_norm": (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    "instance_norm": (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
     "layer_norm": (nn.LayerNorm,),
     "group_norm": (nn.GroupNorm,),
-    "dropout": (nn.Dropout,),
-    "feature_dropout": (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
 }
+# Of these the module acts otherwise in training than in eval mode.
+_SWITCHED = ("batch_norm", "instance_norm")
+# Dimensions of a tensor → the batch norm that takes it.
+_BATCH_NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+_BATCH_NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 
 
-def call_layers(copies: Mapping[fx.Node, fx.Node], graph: fx.Graph, model: nn.Module) -> None:
-    """Call a model's layers in a copy of its graph, where operators came from them.
+def call_layers(copies: Mapping[fx.Node, fx.Node], graph: fx.Graph, model: nn.Module) -> dict[str, nn.Module]:
+    """Call a model's layers in a copy of its graph, where operators came from them, and make what else acts
+    otherwise in training do so.
 
     Args:
         copies: traced node → its copy.
         graph: the copy.
         model: whose layers they are.
+
+    Returns:
+        Modules that the graph calls and the model has not, or has of another class, by their names.
     """
+    switch = TrainingSwitch(graph, unused_name("training_mode", names_in(model)))
+    norms: dict[str, nn.Module] = {}
     for old, new in copies.items():
-        if old.op == "call_function":
-            _as_module(old, new, model)
+        if old.op != "call_function" or _as_module(old, new, model):
+            continue
+        if STRENGTH in old.meta:
+            norm = _plain_norm(old, model) if operator_name(old) == "batch_norm" else None
+            if norm is None:
+                switch.switch(new, old.meta[STRENGTH])
+            else:
+                owner = _owner(node_arguments(old)["running_mean"])
+                norms.setdefault(owner, norm)
+                _call(new, owner)
     for node in list(graph.nodes):
         if node.op == "get_attr" and not node.users:
             graph.erase_node(node)
+    return norms | switch.modules()
 
 
-def _as_module(old: fx.Node, new: fx.Node, model: nn.Module) -> None:
-    """Call the module that an operator came from, so that it trains as before."""
+def _as_module(old: fx.Node, new: fx.Node, model: nn.Module) -> bool:
+    """Call the module that an operator came from, so that it trains as before; whether there is one."""
     name = operator_name(old)
+    if CALLS in old.meta:
+        _call(new, old.meta[CALLS])
+        return True
     if name == "mul" and isinstance(model.get_submodule(layer_of(old)), BranchGate):
-        new.op, new.target, new.args, new.kwargs = "call_module", layer_of(old), (new.args[0],), {}
-        return
+        _call(new, layer_of(old))
+        return True
     # A linear layer has no settings: whoever calls it, its module is as good.
     owner = _owner(old.args[1]) if name == "linear" else layer_of(old)
-    if name not in _MODULES or not owner:
-        return
+    if name not in _MODULES or not owner or (name in _SWITCHED and STRENGTH not in old.meta):
+        return False
     module: Any = model.get_submodule(owner)
     same = any(type(module).forward is cls.forward for cls in _MODULES[name])
     if not same or getattr(module, "padding_mode", "zeros") != "zeros":
-        return
+        return False
     tensors = [a for a in old.args[1:] if isinstance(a, fx.Node)]
     parameters = [p for p in (getattr(module, n, None) for n in ("weight", "bias")) if p is not None]
     buffers = [b for b in module.buffers(recurse=False) if b.dim()]
     if any(_owner(t) != owner for t in tensors) or len(tensors) != len(parameters) + len(buffers):
-        return
-    new.op, new.target, new.args, new.kwargs = "call_module", owner, (new.args[0],), {}
+        return False
+    _call(new, owner)
+    return True
+
+
+def _call(node: fx.Node, name: str) -> None:
+    """Make a node a call of a module with the node's first argument."""
+    node.op, node.target, node.args, node.kwargs = "call_module", name, (node.args[0],), {}
+
+
+def _plain_norm(node: fx.Node, model: nn.Module) -> nn.Module | None:
+    """A batch norm of PyTorch's class with all that the module of an operator's tensors holds.
+
+    For modules that do more than to normalise, which the graph has as operators of their own; what else
+    they hold stays under its names.
+
+    Returns:
+        None where the tensors are not a module's own, or go by other names than PyTorch's.
+    """
+    arguments = node_arguments(node)
+    tensors = {name: arguments[name] for name in _BATCH_NORM_TENSORS if arguments[name] is not None}
+    owner = _owner(arguments["running_mean"])
+    named = all(isinstance(t, fx.Node) and t.target == f"{owner}.{name}" for name, t in tensors.items())
+    cls = _BATCH_NORMS.get(len(shape_of(node)))
+    if not owner or not named or cls is None:
+        return None
+    module: Any = model.get_submodule(owner)
+    # A module without a momentum averages over all batches; in eval mode its operator does not say so.
+    momentum = None if getattr(module, "momentum", 0.0) is None else arguments["momentum"]
+    norm = cls(len(module.running_mean), arguments["eps"], momentum, affine=False)
+    norm.affine = "weight" in tensors
+    norm._parameters = {"weight": None, "bias": None} | module._parameters
+    norm._buffers = {"num_batches_tracked": None} | module._buffers
+    norm._modules = dict(module._modules)
+    norm._non_persistent_buffers_set = set(module._non_persistent_buffers_set)
+    norm.training = module.training
+    return norm
 
 
 def _owner(node: object) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from operator import attrgetter
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -92,41 +94,53 @@ class Trace:
         return graph_module(copy.deepcopy(model), copy.deepcopy(self.graph), self.constants)
 
 
-def graph_module(model: nn.Module, graph: fx.Graph, constants: Mapping[str, Tensor]) -> fx.GraphModule:
-    """A module that runs a graph with a model's layers and parameters, where these are.
+def graph_module(
+    model: nn.Module,
+    graph: fx.Graph,
+    constants: Mapping[str, Tensor],
+    modules: Mapping[str, nn.Module] = MappingProxyType({}),
+) -> fx.GraphModule:
+    """A module that runs a graph with a model's layers and parameters, which it shares.
 
     Args:
-        model: gains the constants as buffers.
-        graph: names layers and parameters as the model does; changed in place.
-        constants: tensors that the graph has beside them.
+        model: not changed.
+        graph: names layers and parameters as the model does.
+        constants: tensors that the graph has beside them; copied to where the model is.
+        modules: that the graph calls beside the model's, or in place of those of the same name.
     """
-    near = next(chain(model.parameters(), model.buffers()), None)
-    for name, tensor in constants.items():
-        model.register_buffer(name, tensor.clone() if near is None else tensor.to(near.device, copy=True))
-    follow_input(graph)
-    return fx.GraphModule(model, graph, type(model).__name__)
-
-
-def follow_input(graph: fx.Graph) -> None:
-    """Let a graph make its tensors where its input is, in place of the device that it was traced on.
-
-    `torch.export` writes that device into calls such as `arange` and `zeros`, the states of an LSTM among
-    them, and into assertions, which go.
-    """
-    source = next(node for node in graph.nodes if node.op == "placeholder")
-    device: fx.Node | None = None
-    for node in list(graph.nodes):
-        if node.target is torch.ops.aten._assert_tensor_metadata.default:
-            graph.erase_node(node)
+    like = next(itertools.chain(model.parameters(), model.buffers()), torch.empty(0))
+    held: dict[str, Any] = {}
+    for node in graph.nodes:
+        name = str(node.target)
+        if node.op not in ("call_module", "get_attr") or name in held:
             continue
-        given = [value for value in (*node.args, *node.kwargs.values()) if isinstance(value, torch.device)]
-        if not given:
-            continue
-        if device is None:
-            with graph.inserting_after(source):
-                device = graph.call_function(getattr, (source, "device"))
-        node.args = tuple(device if isinstance(value, torch.device) else value for value in node.args)
-        node.kwargs = {k: device if isinstance(v, torch.device) else v for k, v in node.kwargs.items()}
+        if name in modules:
+            held[name] = modules[name]
+        elif name in constants:
+            held[name] = constants[name].to(like.device, copy=True)
+        else:
+            held[name] = attrgetter(name)(model)
+    # The exporter's tracer needs arguments that a pickled module does not have when it is traced anew.
+    graph._tracer_cls = None
+    # From a dictionary, because a model that is sequential runs whatever is registered on it.
+    module = fx.GraphModule(held, graph, type(model).__name__)
+    module.training = model.training
+    return module
+
+
+def unused_name(name: str, taken: Container[str]) -> str:
+    """The name, with a number where it is taken."""
+    candidates = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(1)))
+    return next(candidate for candidate in candidates if candidate not in taken)
+
+
+def names_in(model: nn.Module) -> set[str]:
+    """Names of all that a model holds."""
+    modules = model.named_modules(remove_duplicate=False)
+    tensors = itertools.chain(
+        model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)
+    )
+    return {name for name, _ in modules} | {name for name, _ in tensors}
 
 
 @dataclass(frozen=True)
