@@ -27,6 +27,7 @@ def _run(path: str, inputs: torch.Tensor) -> torch.Tensor:
 
 
 def main() -> None:
+    """Run the programs of the folder named on the command line, and write their outputs and errors there."""
     folder = Path(sys.argv[1])
     inputs = torch.load(folder / "inputs.pt", weights_only=True)
     programs = json.loads((folder / "programs.json").read_text())

@@ -7,6 +7,7 @@ from typing import Any
 
 
 def print_result(result: Any) -> None:
+    """Print the front of a finished search, where its files are and what to do next."""
     point = print_front(result)
     print(f"checkpoints  {result.out / 'trials'}")
     print(f"report       {result.out / 'report.html'}")
@@ -22,6 +23,16 @@ def _ending(point: Any) -> str:
 
 
 def print_front(result: Any, mark: Any = None, label: str = "knee") -> Any:
+    """Print the table of a front, how certain its marked point is and which trials are within noise of it.
+
+    Args:
+        result: of a search.
+        mark: the point to mark; None marks the knee.
+        label: what the table calls the marked point.
+
+    Returns:
+        The point that is marked; None where the front is empty.
+    """
     from autocompress.report import certainty_text, front_table
 
     point = mark or (result.pick("knee") if result.front else None)
@@ -37,6 +48,7 @@ def print_front(result: Any, mark: Any = None, label: str = "knee") -> Any:
 
 
 def console() -> Any:
+    """Open a console on standard output that is wide enough for tables where that is not a terminal."""
     from rich.console import Console
 
     console = Console()
@@ -45,4 +57,5 @@ def console() -> Any:
 
 
 def print_error(text: str) -> None:
+    """Print one line on standard error, after the program's name."""
     print(f"autocompress: {text}", file=sys.stderr)

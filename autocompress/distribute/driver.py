@@ -30,8 +30,11 @@ class Driver(Protocol):
         """Hear of an epoch; whether to go on with the trial."""
         ...
 
-    def completed(self, number: int, result: TrialResult) -> None: ...
+    def completed(self, number: int, result: TrialResult) -> None:
+        """Hear that a trial ended with a result."""
 
-    def stopped(self, number: int) -> None: ...
+    def stopped(self, number: int) -> None:
+        """Hear that a trial ended early because `epoch` said so."""
 
-    def failed(self, number: int, reason: str) -> None: ...
+    def failed(self, number: int, reason: str) -> None:
+        """Hear that a trial ended without a result, and why."""

@@ -26,6 +26,7 @@ class DriverSearcher(Searcher):  # type: ignore[misc]
         self.exhausted = False
 
     def suggest(self, trial_id: str) -> Any:
+        """Hand Tune the driver's next job as a configuration, or say that there is none left."""
         job = self.driver.next()
         if job is None:
             self.exhausted = True
@@ -37,6 +38,7 @@ class DriverSearcher(Searcher):  # type: ignore[misc]
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
+        """Tell the driver how a trial ended; one that left no word has lost its worker."""
         number = self.numbers.pop(trial_id, None)
         if number is None:
             return
@@ -51,10 +53,10 @@ class DriverSearcher(Searcher):  # type: ignore[misc]
             self.driver.failed(number, "the worker process died")
 
     def save(self, checkpoint_path: str) -> None:
-        return None
+        """Save nothing, because the study is what a search resumes from."""
 
     def restore(self, checkpoint_path: str) -> None:
-        return None
+        """Restore nothing, because nothing was saved."""
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles itself for a restore that is never done: the study is what resumes.
@@ -69,6 +71,7 @@ class DriverScheduler(FIFOScheduler):  # type: ignore[misc]
         self.searcher = searcher
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Pass an epoch on to the driver, who may stop the trial; keep a result or a failure for its end."""
         kind, content = json.loads(result[MESSAGE])
         if kind != "entry":
             self.searcher.outcomes[trial.trial_id] = (kind, content)

@@ -62,9 +62,11 @@ class SearchDriver:
 
     @property
     def late(self) -> bool:
+        """Whether the time limit of the search is over."""
         return self.deadline is not None and time.monotonic() > self.deadline
 
     def next(self) -> Job | None:
+        """Propose the next trial; where its search space fails, that is recorded and another proposed."""
         while self.left > 0 and not self.late:
             self.left -= 1
             self.first_start = self.first_start or time.perf_counter()
@@ -81,6 +83,7 @@ class SearchDriver:
         return None
 
     def epoch(self, number: int, entry: Mapping[str, float]) -> bool:
+        """Show an epoch; the trial goes on unless the time is over or halving finds others more promising."""
         self.progress.trial_epoch(number, int(entry["epoch"]), self.epochs)
         self.seconds[number] = entry["seconds"]
         if self.late:
@@ -92,6 +95,7 @@ class SearchDriver:
         return True
 
     def completed(self, number: int, result: TrialResult) -> None:
+        """Record a trial's result in the study, keep or drop its checkpoint, and show its end."""
         self._ended(number, result.step_seconds, complete=True)
         attributes = {
             "config": self.configs.pop(number).to_json(),
@@ -125,6 +129,7 @@ class SearchDriver:
         return remark
 
     def stopped(self, number: int) -> None:
+        """Record a trial as pruned, or as interrupted where the time limit ended it."""
         self._ended(number, self.seconds.get(number, 0.0))
         self.configs.pop(number, None)
         reason = self.reasons.pop(number, "stopped")
@@ -135,6 +140,7 @@ class SearchDriver:
         self._show_end(number, "pruned", reason)
 
     def failed(self, number: int, reason: str) -> None:
+        """Record a trial as failed, with the reason."""
         self._ended(number, self.seconds.get(number, 0.0))
         self.configs.pop(number, None)
         self.study.fail(number, reason)

@@ -41,6 +41,7 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
+        """Whether the folder holds a run."""
         return self.json.is_file()
 
     def read(self) -> dict[str, Any]:

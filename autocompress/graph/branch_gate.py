@@ -32,4 +32,5 @@ class BranchGate(nn.Module):
         return 1 - value if self.complement else value
 
     def forward(self, x: Tensor) -> Tensor:
+        """Multiply a tensor by the gate's factor; `(B, ...)` → `(B, ...)`."""
         return x * self.factor

@@ -38,10 +38,12 @@ class Value:
 
     @staticmethod
     def untracked(shape: tuple[int, ...]) -> Value:
+        """Make a tensor of this shape whose elements belong to no unit."""
         return Value(shape, np.full((1,) * len(shape), UNTRACKED, dtype=np.int64))
 
     @staticmethod
     def parameter_of(name: str, shape: tuple[int, ...], elements: Ids | None = None) -> Value:
+        """Make a tensor that is a parameter, or a view of one, and has no labels yet."""
         return Value(shape, Value.untracked(shape).labels, name, elements)
 
     def varies(self) -> list[int]:
@@ -50,6 +52,7 @@ class Value:
 
     @property
     def tracked(self) -> bool:
+        """Whether any element belongs to a unit."""
         return bool((self.labels != UNTRACKED).any())
 
     def along(self, dim: int) -> Ids:
@@ -85,6 +88,7 @@ class Units:
     grids: list[Ids] = field(default_factory=list)
 
     def fresh(self, count: int) -> Ids:
+        """Make this many new units; their ids, `(count,)`."""
         start, self.size = self.size, self.size + count
         return np.arange(start, self.size, dtype=np.int64)
 
@@ -106,6 +110,7 @@ class Units:
         return fused
 
     def freeze(self, ids: Ids, reason: str) -> None:
+        """Mark units as not removable, for this reason; `UNTRACKED` ids are passed over."""
         ids = np.unique(ids)
         ids = ids[ids != UNTRACKED]
         if ids.size:

@@ -27,6 +27,7 @@ class Masked(nn.Module):
         self.model, self.kept = model, kept
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model, its normalisations over kept channels only; inputs and outputs are the model's."""
         if not self.kept:
             return self.model(*args, **kwargs)
         tensors = dict(self.model.named_parameters(remove_duplicate=False))

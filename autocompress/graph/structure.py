@@ -64,6 +64,7 @@ class Group:
 
     @property
     def layers(self) -> tuple[str, ...]:
+        """Names of the layers that the group runs through, each once, in order."""
         return tuple(dict.fromkeys(member.layer for member in self.members))
 
 

@@ -60,6 +60,7 @@ class TrainingMode(nn.Module):
     """Whether the model is in training, as a node of its graph that operators can be switched by."""
 
     def forward(self) -> bool:
+        """Say whether the module is in training mode."""
         return self.training
 
 

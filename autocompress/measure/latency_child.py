@@ -51,6 +51,7 @@ def _best_of(call: Callable[[], object], loops: int) -> float:
 
 
 def main() -> None:
+    """Time the programs of the job given on the command line, one against the other, and print the times."""
     job = json.loads(sys.argv[1])
     torch.set_num_threads(job["threads"])
     inputs = torch.load(job["inputs"], weights_only=True)

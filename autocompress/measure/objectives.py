@@ -20,6 +20,7 @@ class Objective:
 
     @property
     def maximised(self) -> bool:
+        """Whether larger values of the metric are better."""
         return self.direction == "maximize"
 
 

@@ -36,6 +36,7 @@ class MixingBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add the shortcut to the mixed paths, then a ReLU; `(B, C, H, W)` → `(B, D, H/s, W/s)`."""
         return F.relu(self.shortcut(x) + self.mixing(x))
 
 
@@ -52,5 +53,6 @@ class AutoplasticNet(nn.Module):
         self.head = nn.Linear(_WIDTHS[-1], classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Classify images; `(B, C, H, W)` → `(B, classes)`."""
         outputs: Tensor = self.head(self.blocks(self.stem(x)).mean((2, 3)))
         return outputs

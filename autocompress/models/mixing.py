@@ -30,6 +30,7 @@ class PooledAttention(nn.Module):
         self.value, self.project = nn.Linear(inputs, inputs), nn.Linear(inputs, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Attend between pooled tokens, then upsample; `(B, C, H, W)` → `(B, D, H/s, W/s)`."""
         height, width = x.shape[2:]
         grid = (min(height, MOST_TOKENS), min(width, MOST_TOKENS))
         tokens = F.adaptive_avg_pool2d(x, grid).flatten(2).transpose(1, 2)
@@ -63,5 +64,6 @@ class Mixing(nn.Module):
         return weight
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add both paths, each times its share; `(B, C, H, W)` → `(B, D, H', W')`."""
         mixed: Tensor = self.conv_share(self.conv(x)) + self.attention_share(self.attention(x))
         return mixed

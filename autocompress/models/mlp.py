@@ -23,6 +23,7 @@ class Mlp(nn.Module):
         self.activation = activation()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Classify inputs of any shape; `(B, ...)` → `(B, classes)`."""
         x = x.flatten(1)
         for position in range(1, self.depth):
             x = self.activation(self.get_submodule(f"fc{position}")(x))

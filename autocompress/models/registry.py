@@ -44,6 +44,11 @@ class ModelFactory:
     classes: int
 
     def __call__(self) -> nn.Module:
+        """Make a new model, its parameters freshly drawn.
+
+        Raises:
+            TaskError: the user's function returned something else than an `nn.Module`.
+        """
         if ":" in self.name:
             model = load_attribute(self.name)()
             if not isinstance(model, nn.Module):

@@ -17,6 +17,7 @@ class OptionA(nn.Module):
         self.padding = padding
 
     def forward(self, x: Tensor) -> Tensor:
+        """Halve the grid and pad the channels with zeros; `(B, C, H, W)` → `(B, C + 2·padding, H/2, W/2)`."""
         return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.padding, self.padding))
 
 
@@ -33,6 +34,7 @@ class BasicBlock(nn.Module):
         self.shortcut = nn.Identity() if plain else OptionA((outputs - inputs) // 2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add the shortcut to the convolutions, then a ReLU; `(B, C, H, W)` → `(B, D, H/s, W/s)`."""
         out = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
 
@@ -58,6 +60,7 @@ class ResNetCifar(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Classify images; `(B, C, H, W)` → `(B, classes)`."""
         out = F.relu(self.bn1(self.conv1(x)))
         for stage in (1, 2, 3):
             out = self.get_submodule(f"layer{stage}")(out)

@@ -25,5 +25,6 @@ class SmallCnn(nn.Module):
         self.classifier = nn.Linear(sizes[3], classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Classify images; `(B, C, H, W)` → `(B, classes)`."""
         outputs: Tensor = self.classifier(self.pool(self.features(x)).flatten(1))
         return outputs

@@ -82,9 +82,11 @@ class ConsoleProgress(Progress):
         self.bar.start()
 
     def note(self, text: str) -> None:
+        """Print the line above the bars."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def reference_epoch(self, epoch: int, epochs: int) -> None:
+        """Move the reference's bar; where there is no terminal, print a line."""
         self._update("reference", "training the reference", epoch, epochs)
         if not self.console.is_terminal:
             self.note(f"training the reference: epoch {epoch} of {epochs}")
@@ -92,12 +94,15 @@ class ConsoleProgress(Progress):
             self._remove("reference")
 
     def trials_begin(self, done: int, total: int) -> None:
+        """Put up the bar of trials."""
         self._update("trials", "trials", done, total)
 
     def trial_epoch(self, number: int, epoch: int, epochs: int) -> None:
+        """Move the bar of a trial."""
         self._update(f"trial {number}", f"  trial {number}", epoch, epochs)
 
     def trial_end(self, end: TrialEnd) -> None:
+        """Take a trial's bar down and print its metrics, with ratios to the reference, on a line."""
         self._remove(f"trial {end.number}")
         if "trials" in self.tasks:
             self.bar.advance(self.tasks["trials"])
@@ -115,11 +120,13 @@ class ConsoleProgress(Progress):
         self.note("  ".join(parts))
 
     def final(self, done: int, total: int) -> None:
+        """Move the bar of points that are measured once more, and take it down after the last."""
         self._update("final", "measuring the front", done, total)
         if done == total:
             self._remove("final")
 
     def close(self) -> None:
+        """Take all bars down."""
         self.bar.stop()
 
     def _update(self, key: str, text: str, done: int, total: int) -> None:

@@ -204,6 +204,7 @@ class SearchStudy:
         return found
 
     def complete_trials(self) -> list[FrozenTrial]:
+        """List the trials that ended with a result, the reference included."""
         return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
     def front(

@@ -31,6 +31,7 @@ class AddAttention(Edit):
     alpha: float
 
     def apply(self, model: nn.Module, example: Tensor) -> nn.Module:
+        """Replace each convolution, in place, by a mixing block of it and a fresh attention path."""
         for name in self.layers:
             layer: Any = model.get_submodule(name)
             path = PooledAttention(layer.in_channels, layer.out_channels, layer.stride[0])
@@ -50,6 +51,7 @@ class GateBranches(Edit):
     gates: tuple[tuple[str, str], ...]
 
     def apply(self, model: nn.Module, example: Tensor) -> nn.Module:
+        """Trace the model and give its graph with the gates in it."""
         like = next(model.parameters())
         gates = {node: (name, BranchGate(1.0)) for node, name in self.gates}
         return gate_branches(model, analyse(model, example), gates).to(like.device)
@@ -67,6 +69,11 @@ class DropBranches(Edit):
     gates: tuple[str, ...]
 
     def apply(self, model: nn.Module, example: Tensor) -> nn.Module:
+        """Give the graph without the branches of these gates.
+
+        Raises:
+            CheckpointError: the model is not a gated graph, or has no such gate.
+        """
         return drop_branches(_graph_of(model), self.gates)
 
 
@@ -82,6 +89,11 @@ class RemoveGates(Edit):
     gates: tuple[str, ...]
 
     def apply(self, model: nn.Module, example: Tensor) -> nn.Module:
+        """Take the gates out of the graph, in place.
+
+        Raises:
+            CheckpointError: the model is not a gated graph, or has no such gate.
+        """
         gated = _graph_of(model)
         calls = gates_in(gated.graph, gated)
         for name in self.gates:

@@ -57,6 +57,7 @@ class BridgeLayers(Edit):
     ends: tuple[BridgeEnds, ...]
 
     def apply(self, model: nn.Module, example: Tensor) -> nn.Module:
+        """Trace the model and give its graph with an untrained module on each bridge."""
         like = next(p for p in model.parameters() if p.is_floating_point())
         return bridge_layers(
             model, analyse(model, example), self.ends, [e.module().to(like) for e in self.ends]

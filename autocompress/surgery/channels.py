@@ -70,6 +70,11 @@ class KeepChannels(Edit):
     rewritten: bool = False
 
     def apply(self, model: nn.Module, example: Tensor) -> nn.Module:
+        """Cut the tensors in place, or give a cut graph where sizes in the model's own code change.
+
+        Raises:
+            CheckpointError: the model lacks one of the tensors.
+        """
         tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(
             model.named_buffers(remove_duplicate=False)
         )

@@ -26,6 +26,11 @@ class Encode(Edit):
     code: dict[str, Any]
 
     def apply(self, model: nn.Module, example: Tensor) -> nn.Module:
+        """Give the layer, in place, an empty code of this kind and size for its weight.
+
+        Raises:
+            CheckpointError: the layer has no weight, or the code is not readable.
+        """
         layer = dict(model.named_modules()).get(self.layer)
         weight = getattr(layer, "weight", None)
         if layer is None or not isinstance(weight, Tensor):

@@ -31,6 +31,11 @@ class Factorize(Edit):
     rank: int
 
     def apply(self, model: nn.Module, example: Tensor) -> nn.Module:
+        """Replace the layer, in place, by two whose weights are zero until they are loaded.
+
+        Raises:
+            CheckpointError: the layer is not linear or a convolution, or slices or rank do not fit it.
+        """
         layer = dict(model.named_modules()).get(self.layer)
         if not self.layer or not isinstance(layer, FACTORABLE):
             raise CheckpointError(f"layer must be a linear or convolution layer but got {self.layer!r}.")

@@ -35,6 +35,7 @@ class Pool(nn.Module):
             self.kernel.append(size - stride * (wanted - 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Take the maximum of each window; `(B, C, *in)` → `(B, C, *out)`."""
         pool = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[x.dim() - 2]
         pooled: Tensor = pool(x, self.kernel, self.stride)
         return pooled
@@ -63,6 +64,7 @@ class Translator(nn.Module):
         self.map = nn.Identity() if self.kind == "identity" else _channel_map(grid, *channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Make the later tensor from the earlier; `(B, *start)` → `(B, *end)`."""
         x = self.features(x)
         if self.kind == "identity":
             return x
@@ -104,5 +106,6 @@ class Head(nn.Module):
         self.hidden, self.last = nn.Linear(channels, width), nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Pool and classify; `(B, *start)` → `(B, classes)`."""
         outputs: Tensor = self.last(torch.relu(self.hidden(self.pool(x))))
         return outputs

@@ -35,6 +35,7 @@ class Plain(Session):
         self.model = model
 
     def finish(self) -> Finished:
+        """Give the model as it was trained, without edits."""
         return Finished(self.model, (), self.model)
 
 

@@ -54,9 +54,15 @@ class TrialConfig:
             )
 
     def to_json(self) -> dict[str, Any]:
+        """Turn the configuration into JSON-able data, which `from_json` reads back."""
         return asdict(self)
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> TrialConfig:
+        """Read the configuration that `to_json` wrote.
+
+        Raises:
+            SettingsError: a value is out of range.
+        """
         stages = tuple(Stage(s["method"], s["config"]) for s in data["stages"])
         return TrialConfig(**{**data, "stages": stages})

@@ -100,18 +100,22 @@ class Codes(WeightCode):
             self.register_buffer("levels", levels if scale is None else levels / scale)
 
     def sizes(self) -> dict[str, Any]:
+        """Say how many levels there are and how they are tied."""
         return {"k": self.k, "tied": self.tied}
 
     @classmethod
     def empty(cls, shape: tuple[int, ...], **sizes: Any) -> Codes:
+        """Make codes that are all 0, with levels of 0."""
         codes = torch.zeros(math.prod(shape), dtype=torch.int64)
         return cls(Quantized(torch.zeros(sizes["k"]), codes, sizes["tied"]), shape)
 
     @property
     def numbers(self) -> int:
+        """Each weight has a code and counts as one."""
         return self.count
 
     def forward(self) -> Tensor:
+        """Look up the level of each code; in training the levels or their scale get gradients; → `shape`."""
         if self.training and torch.is_grad_enabled():
             return self._trained(self._decoded(self.digits).long()).reshape(self.shape)
         levels = self.levels if self.scale is None else self.levels * self.scale
@@ -170,10 +174,12 @@ class Sparse(WeightCode):
         self.values = nn.Parameter(values.detach().clone())
 
     def sizes(self) -> dict[str, Any]:
+        """Say how many values are stored."""
         return {"values": len(self.values)}
 
     @classmethod
     def empty(cls, shape: tuple[int, ...], **sizes: Any) -> Sparse:
+        """Make as many values, all of them 0."""
         code = cls(Pruned(torch.zeros(math.prod(shape))), shape)
         code.gaps = code.gaps.new_zeros(sizes["values"])
         code.values = nn.Parameter(torch.zeros(sizes["values"]))
@@ -181,9 +187,11 @@ class Sparse(WeightCode):
 
     @property
     def numbers(self) -> int:
+        """Each stored value counts as one."""
         return len(self.values)
 
     def forward(self) -> Tensor:
+        """Put the values at their places between zeros; in training those that are 0 stay so; → `shape`."""
         values: Tensor = self.values
         if self.training and torch.is_grad_enabled():
             values = values * (values != 0)
@@ -220,10 +228,12 @@ class Product(WeightCode):
         self.folding: Folding = encoding.folding
 
     def sizes(self) -> dict[str, Any]:
+        """Say how the weight is folded and of what rank the factors are."""
         return {"scheme": self.folding.scheme, "groups": self.folding.groups, "rank": self.left.shape[1]}
 
     @classmethod
     def empty(cls, shape: tuple[int, ...], **sizes: Any) -> Product:
+        """Make factors of that rank that are 0."""
         folding = Folding(shape, sizes["scheme"], sizes["groups"])
         left, right = (
             torch.zeros(1, folding.rows, sizes["rank"]),
@@ -233,9 +243,11 @@ class Product(WeightCode):
 
     @property
     def numbers(self) -> int:
+        """Each number of both factors counts as one."""
         return self.left.numel() + self.right.numel()
 
     def forward(self) -> Tensor:
+        """Multiply the factors and unfold the product; → `shape`."""
         return self.folding.unfold((self.left @ self.right)[None]).reshape(self.shape)
 
 
@@ -249,19 +261,27 @@ class Sum(WeightCode):
         self.parts = nn.ModuleList(parts)
 
     def sizes(self) -> dict[str, Any]:
+        """Say of what kind and sizes each part is."""
         parts: Any = self.parts
         return {"parts": [part.spec for part in parts]}
 
     @classmethod
     def empty(cls, shape: tuple[int, ...], **sizes: Any) -> Sum:
+        """Make the parts from their specs, each empty.
+
+        Raises:
+            CheckpointError: a part's kind is unknown, or a size is missing.
+        """
         return cls([WeightCode.from_spec(part, shape) for part in sizes["parts"]], shape)
 
     @property
     def numbers(self) -> int:
+        """The numbers of all parts count."""
         parts: Any = self.parts
         return sum(int(part.numbers) for part in parts)
 
     def forward(self) -> Tensor:
+        """Add what the parts decode to; → `shape`."""
         total: Tensor = sum(part() for part in self.parts)
         return total
 

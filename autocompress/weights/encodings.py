@@ -60,6 +60,7 @@ class Factored:
 
     @property
     def rank(self) -> int:
+        """The columns of `left`, which are the rows of `right`."""
         return self.left.shape[2]
 
     def dense(self) -> Tensor:

@@ -24,6 +24,7 @@ class SlicedLinear(nn.Module):
         self.weight = nn.Parameter(weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply each slice's layer to its own features; `(..., k · c)` → `(..., k · j)`."""
         k, _, c = self.weight.shape
         return torch.einsum("...kc,kjc->...kj", x.reshape(*x.shape[:-1], k, c), self.weight).flatten(-2)
 
@@ -43,6 +44,7 @@ class FactorPair(nn.Sequential):
 
     @property
     def bias(self) -> Tensor | None:
+        """The bias of the second layer, which is that of the layer they replace; `(f,)` or None."""
         second: Any = self[1]
         bias: Tensor | None = second.bias
         return bias

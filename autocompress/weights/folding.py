@@ -46,14 +46,17 @@ class Folding:
 
     @property
     def rows(self) -> int:
+        """Rows of each matrix: the outputs of a group times the row kernel."""
         return self.shape[0] // self.groups * math.prod(self.row_kernel)
 
     @property
     def columns(self) -> int:
+        """Columns of each matrix: the inputs of a slice times the column kernel."""
         return self.shape[1] // self.slices * math.prod(self.column_kernel)
 
     @property
     def full_rank(self) -> int:
+        """The rank at which nothing is cut off."""
         return min(self.rows, self.columns)
 
     def fold(self, weight: Tensor) -> Tensor:

@@ -38,9 +38,15 @@ class Alcn(Method):
 
     @classmethod
     def unsupported(cls, profile: ModelProfile) -> str | None:
+        """Refuse a model without a channel group."""
         return None if profile.groups else "no channel group of the model can be removed"
 
     def start(self, model: nn.Module, task: Task) -> AlcnSession:
+        """Put gates on the model's channels and measure what each is worth.
+
+        Raises:
+            TrialError: no channel group of the model can be removed.
+        """
         return AlcnSession(self.config, model, task)
 
 
@@ -84,6 +90,7 @@ class AlcnSession(Session):
         self.hook = model.register_forward_pre_hook(_Refresh(self))
 
     def param_groups(self) -> list[ParamGroup]:
+        """Give the gates a learning rate of their own, without weight decay."""
         gates = list(self.gates.parameters())
         own = {id(p) for p in gates}
         rest = [p for p in self.model.parameters() if p.requires_grad and id(p) not in own]
@@ -101,6 +108,7 @@ class AlcnSession(Session):
         set_gates(self.sites, 1 - faded * (1 - everything))
 
     def penalty(self) -> Tensor:
+        """Charge λ_sparse for survival by cost, and λ_ratio for its distance from the ratios; `()`."""
         means = torch.stack([s.mean() for s in self.survival])
         sparse = (self.weights * means).sum()
         ratio = (means - self.gates.ratio).square().mean()
@@ -108,12 +116,14 @@ class AlcnSession(Session):
         return penalty
 
     def after_step(self, progress: float) -> None:
+        """Note the progress, which cools the gates, and let go of the step's graph."""
         self.progress = progress
         # What the last forward pass computed must not hold its graph beyond the step.
         self.survival = [s.detach() for s in self.survival]
         detach_gates(self.sites)
 
     def after_epoch(self, progress: float) -> Mapping[str, float]:
+        """Calibrate anew while the gates are still soft, and log the ratio of each group."""
         if progress < self.config.ramp:
             # Later the gates are nearly hard, and ungated channels say nothing any more.
             self._calibrate()
@@ -133,6 +143,7 @@ class AlcnSession(Session):
         return keep
 
     def finish(self) -> Finished:
+        """Cut the channels whose gates are shut from the model without gates."""
         keep = self.keep()
         plain = self.release()
         device = next(plain.parameters()).device

@@ -34,11 +34,17 @@ class Alds(Method):
 
     @classmethod
     def unsupported(cls, profile: ModelProfile) -> str | None:
+        """Refuse a model without a layer that can be factorised."""
         if any(layer.factorable and layer.name for layer in profile.layers):
             return None
         return "the model has no linear or convolution layer that two others can stand for"
 
     def start(self, model: nn.Module, task: Task) -> AldsSession:
+        """Choose the first ranks from the weights as they are, and watch what these would cut off.
+
+        Raises:
+            TrialError: no allocation of ranks is small enough.
+        """
         return AldsSession(self.config, model, task)
 
 
@@ -71,6 +77,7 @@ class AldsSession(Session):
             self._watch()
 
     def penalty(self) -> Tensor:
+        """Charge λ_rank for the mean share of singular values that ranks would cut off; `()`, 0 once cut."""
         if not self.tails:
             return torch.zeros(())
         shares = [tail.share(_weight(self.model, name)) for name, tail in self.tails.items()]
@@ -87,6 +94,7 @@ class AldsSession(Session):
         self._project()
 
     def after_epoch(self, progress: float) -> Mapping[str, float]:
+        """Choose ranks anew while weights are dense; log the error and the share of each layer's rank."""
         if not self.factorized and self.config.lambda_rank > 0:
             self.allocation = self.decomposer.allocate(self._keep(self.steps_done))
             self._watch()

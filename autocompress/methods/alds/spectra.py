@@ -60,6 +60,7 @@ class Spectrum:
 
     @property
     def bytes(self) -> int:
+        """Memory that the spectrum takes, in bytes."""
         return self.values.nbytes + (0 if self._left is None else self._left.nbytes)
 
     @property

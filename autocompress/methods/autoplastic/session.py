@@ -40,9 +40,15 @@ class Autoplastic(Method):
 
     @classmethod
     def unsupported(cls, profile: ModelProfile) -> str | None:
+        """Refuse a model without a channel group."""
         return None if profile.groups else "no channel group of the model can be removed"
 
     def start(self, model: nn.Module, task: Task) -> AutoplasticSession:
+        """Put the three kinds of gates, P, C and α, on the model.
+
+        Raises:
+            TrialError: the model's graph does not compute what it does, or no logit stands for a block's α.
+        """
         return AutoplasticSession(self.config, model, task)
 
 
@@ -104,6 +110,7 @@ class AutoplasticSession(Session):
         return Values._fields if self.config.rule == "gradient" else ("alpha",)
 
     def param_groups(self) -> list[ParamGroup]:
+        """Give the gates that train a learning rate of their own, without weight decay."""
         gates = [gate for gate in self.raw if isinstance(gate, nn.Parameter)]
         own = {id(gate) for gate in gates}
         rest = [p for p in self.model.parameters() if p.requires_grad and id(p) not in own]
@@ -130,6 +137,7 @@ class AutoplasticSession(Session):
             return self.switches.hardened(self.values(), t, edge)
 
     def penalty(self) -> Tensor:
+        """Charge λ_arch for the share of MACs behind open gates, faded in; `()`, 0 by the published rule."""
         if self.config.rule == "published":
             return torch.zeros(())
         # Fading in: at first no block or channel has shown yet what it is worth.
@@ -138,6 +146,7 @@ class AutoplasticSession(Session):
         return penalty
 
     def after_step(self, progress: float) -> None:
+        """Collect gradients where the rule is the published one, and hand the gates their new values."""
         self.progress = progress
         if self.memory is not None:
             self.memory.collect(self.model)

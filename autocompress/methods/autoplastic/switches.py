@@ -109,6 +109,7 @@ class Switches:
         return {name: float(value) for name, value in found.items()}
 
     def gate(self, name: str) -> BranchGate:
+        """Look up the gate of this name on the model."""
         gate: BranchGate = self.model.get_submodule(name)
         return gate
 

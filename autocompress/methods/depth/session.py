@@ -39,10 +39,16 @@ class Depth(Method):
 
     @classmethod
     def unsupported(cls, profile: ModelProfile) -> str | None:
+        """Refuse a model without two cut points that a translator can bridge."""
         legal = any(cut.partners for cut in profile.cut_points)
         return None if legal else "the model has no two cut points that a translator can bridge"
 
     def start(self, model: nn.Module, task: Task) -> DepthSession:
+        """Bridge the model's cut points by translators that are fitted to the layers they replace.
+
+        Raises:
+            TrialError: the cuts or the head do not fit the model.
+        """
         return DepthSession(self.config, model, task)
 
 
@@ -73,6 +79,7 @@ class DepthSession(Session):
                 parameter.requires_grad_(name.partition(".")[0] in own)
 
     def after_epoch(self, progress: float) -> Mapping[str, float]:
+        """Log the error that each translator began with and the share of MACs that is left."""
         errors = {f"translator_error/{name}": error for name, error in self.errors.items()}
         return errors | {"ratio/macs": self.share}
 

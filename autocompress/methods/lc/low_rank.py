@@ -29,6 +29,11 @@ class LowRank(Scheme):
         at_least_0("rank", self.rank)
 
     def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
+        """Cut the singular value decomposition of the folded weights, `(n,)`, to the rank; exact for any μ.
+
+        Raises:
+            SettingsError: the weights are of several layers or of a grouped one, or cannot be folded so.
+        """
         folding = _folding(view, self.scheme)
         matrix = folding.fold(x.reshape(folding.shape))[0]
         left, _ = projections.factors(matrix)
@@ -54,9 +59,15 @@ class RankSelection(Scheme):
 
     @property
     def penalised(self) -> bool:
+        """Say that it costs something: α times what the factors need."""
         return True
 
     def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
+        """Find the rank with the least objective, or keep the weights, `(n,)`, dense where that is cheaper.
+
+        Raises:
+            SettingsError: the weights are of several layers, or cannot be folded so.
+        """
         if view.groups[0] != 1:
             # Grouped convolutions hold little; they stay as they are.
             return Pruned(x.clone())
@@ -74,6 +85,7 @@ class RankSelection(Scheme):
         return _product(matrix, left, rank, folding)
 
     def penalty(self, encoding: Encoding, view: View) -> float:
+        """Charge α for the numbers (or MACs) of the factors, or of the dense weight where that was kept."""
         if isinstance(encoding, Factored):
             stored = encoding.rank * (encoding.folding.rows + encoding.folding.columns)
         else:

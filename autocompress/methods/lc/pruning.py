@@ -25,6 +25,7 @@ class PruneL0(Scheme):
             raise SettingsError(f"keep must be in [0, 1] but got {self.keep}.")
 
     def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
+        """Keep the share of weights, `(n,)`, that are largest in absolute value; exact for any μ."""
         return Pruned(projections.keep_largest(x, round(self.keep * len(x))))
 
 
@@ -39,6 +40,7 @@ class PruneL1(Scheme):
         at_least_0("share", self.share)
 
     def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
+        """Project the weights, `(n,)`, on the ball of the allowed Σ|w|; exact for any μ."""
         return Pruned(projections.l1_ball(x, self.share * view.reference_l1))
 
 
@@ -54,12 +56,15 @@ class PenaltyL0(Scheme):
 
     @property
     def penalised(self) -> bool:
+        """Say that it costs something: α for each weight that is not zero."""
         return True
 
     def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
+        """Set weights, `(n,)`, with x² ≤ 2α/μ to zero and leave the others."""
         return Pruned(projections.hard_threshold(x, (2 * self.alpha / mu) ** 0.5))
 
     def penalty(self, encoding: Encoding, view: View) -> float:
+        """Charge α for each weight that is not zero."""
         return self.alpha * int(encoding.dense().count_nonzero())
 
 
@@ -75,10 +80,13 @@ class PenaltyL1(Scheme):
 
     @property
     def penalised(self) -> bool:
+        """Say that it costs something: α times Σ|w|."""
         return True
 
     def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
+        """Shrink the weights, `(n,)`, towards zero by α/μ."""
         return Pruned(projections.soft_threshold(x, self.alpha / mu))
 
     def penalty(self, encoding: Encoding, view: View) -> float:
+        """Charge α times Σ|w|."""
         return self.alpha * float(encoding.dense().abs().double().sum())

@@ -25,6 +25,7 @@ class Codebook(Scheme):
             raise SettingsError(f"k must be in [1, 256] but got {self.k}.")
 
     def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
+        """Cluster the weights, `(n,)`, by k-means that starts from the last levels."""
         start = previous.levels if isinstance(previous, Quantized) else None
         return Quantized(*kmeans(x, self.k, start))
 
@@ -36,6 +37,7 @@ class Binary(Scheme):
     kind: str = field(init=False, default="binary")
 
     def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
+        """Round each weight, `(n,)`, to its sign."""
         return Quantized(x.new_tensor([-1.0, 1.0]), projections.signs(x), "fixed")
 
 
@@ -46,6 +48,7 @@ class ScaledBinary(Scheme):
     kind: str = field(init=False, default="scaled_binary")
 
     def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
+        """Round each weight, `(n,)`, to its sign times c, the mean of |x|."""
         levels = x.new_tensor([-1.0, 1.0]) * x.abs().mean()
         return Quantized(levels, projections.signs(x), "scale")
 
@@ -57,6 +60,7 @@ class Ternary(Scheme):
     kind: str = field(init=False, default="ternary")
 
     def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
+        """Find the best c and round each weight, `(n,)`, to −c, 0 or c."""
         c, codes = projections.ternary(x)
         return Quantized(x.new_tensor([-1.0, 0.0, 1.0]) * c, codes, "scale")
 
@@ -73,5 +77,6 @@ class FixedPoint(Scheme):
             raise SettingsError(f"bits must be in [1, 8] but got {self.bits}.")
 
     def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
+        """Find the best power of two and round each weight, `(n,)`, to an integer of that scale."""
         last = previous.levels if isinstance(previous, Quantized) else None
         return Quantized(*projections.fixed_point(x, self.bits, last), "fixed")

@@ -81,6 +81,11 @@ class Sum(Scheme):
             raise SettingsError(f"parts must be at least two schemes but got {len(self.parts)}.")
 
     def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
+        """Solve each part for the weights, `(n,)`, less what the others give, until a turn gains little.
+
+        Raises:
+            SettingsError: a part does not fit the weights.
+        """
         last = previous.parts if isinstance(previous, Summed) else None
         parts: list[Encoding | None] = [None] * len(self.parts) if last is None else list(last)
         dense = [torch.zeros_like(x) if part is None else part.dense() for part in parts]
@@ -100,6 +105,7 @@ class Sum(Scheme):
         return found
 
     def penalty(self, encoding: Encoding, view: View) -> float:
+        """Add up what the parts cost."""
         assert isinstance(encoding, Summed)
         return sum(
             scheme.penalty(part, view) for scheme, part in zip(self.parts, encoding.parts, strict=True)
@@ -107,6 +113,7 @@ class Sum(Scheme):
 
     @property
     def penalised(self) -> bool:
+        """Whether any part costs something."""
         return any(part.penalised for part in self.parts)
 
 

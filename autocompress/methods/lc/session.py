@@ -41,10 +41,16 @@ class Lc(Method):
 
     @classmethod
     def unsupported(cls, profile: ModelProfile) -> str | None:
+        """Refuse a model without a linear or convolution layer inside."""
         named = any(layer.name for layer in profile.layers)
         return None if named else "the model has no linear or convolution layer inside of it"
 
     def start(self, model: nn.Module, task: Task) -> LcSession:
+        """Compress the weights of each assignment directly, which gives the targets of the first L step.
+
+        Raises:
+            TrialError: the schemes do not fit the model's layers.
+        """
         return LcSession(self.config, model, task)
 
 
@@ -83,6 +89,7 @@ class LcSession(Session):
         return min(self.mu * constraint.scale, self.limit)
 
     def penalty(self) -> Tensor:
+        """Sum μ/2·‖w − Δ(Θ)‖² over all constraints, with the μ of each; `()`."""
         pulls = [
             self.mu_of(constraint) / 2 * (_weight(self.model, name) - target).square().sum()
             for constraint in self.compressions
