@@ -45,8 +45,8 @@ def once(key: object, compute: Callable[[], T]) -> T:
     file = folder / f"{name}.pickle"
     with FileLock(folder / f"{name}.lock"):
         if file.is_file():
-            found: T = pickle.loads(file.read_bytes())
-            return found
+            stored: T = pickle.loads(file.read_bytes())
+            return stored
         value = compute()
         content = pickle.dumps(value)
         if _written[folder] + len(content) <= _MOST_BYTES:

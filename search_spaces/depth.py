@@ -34,10 +34,10 @@ def suggest(trial: optuna.Trial, profile: ac.ModelProfile) -> object:
 def starts(profile: ac.ModelProfile) -> list[dict[str, Any]]:
     """Blocks that hold up to two fifths of the MACs, then a fifth, then three fifths; linear translators."""
     blocks = _blocks(profile)
-    whole = profile.cut_points[-1].macs
+    all_macs = profile.cut_points[-1].macs
     gone = list(itertools.accumulate(block.macs for block in blocks))
     usual = {"depth.choose": "blocks", "depth.translator": "linear", "depth.freeze": False}
-    counts = [max(1, sum(macs <= share * whole for macs in gone)) for share in (0.4, 0.2, 0.6)]
+    counts = [max(1, sum(macs <= share * all_macs for macs in gone)) for share in (0.4, 0.2, 0.6)]
     return [usual | {"depth.drop": count} for count in counts if blocks]
 
 
@@ -45,13 +45,13 @@ def _free(trial: optuna.Trial, profile: ac.ModelProfile) -> Cuts:
     """Some cuts, where each begins and how far it reaches."""
     last = len(profile.cut_points) - 1
     count = trial.suggest_int("depth.cuts", 1, min(MOST_CUTS, last))
-    found: list[tuple[int, int]] = []
+    cuts: list[tuple[int, int]] = []
     for k in range(count):
         # Positions in the list of cut points: neighbouring values are neighbouring cuts.
         start = trial.suggest_int(f"depth.start{k}", 0, last - 1)
         reach = trial.suggest_int(f"depth.reach{k}", 1, max(1, last // 2))
-        found.append((start, min(start + reach, last)))
-    return _legal(_disjoint(sorted(found)), profile) or _first_legal(profile)
+        cuts.append((start, min(start + reach, last)))
+    return _legal(_disjoint(sorted(cuts)), profile) or _first_legal(profile)
 
 
 @dataclass(frozen=True)
@@ -76,15 +76,15 @@ class Block:
 
 def _blocks(profile: ac.ModelProfile) -> list[Block]:
     """Blocks that could go, those first that cost most MACs for each parameter; one of each run stays."""
-    cuts, found, start = profile.cut_points, [], 0
+    cuts, blocks, start = profile.cut_points, [], 0
     for end in range(1, len(cuts) + 1):
         if end < len(cuts) and cuts[end].shape == cuts[start].shape and end in cuts[start].partners:
             continue
         run, pairs = (start, end - 1), itertools.pairwise(cuts[start:end])
         inside = [Block(run, b.macs - a.macs, b.params - a.params) for a, b in pairs]
-        found += sorted(inside, key=lambda block: block.worth)[1:]
+        blocks += sorted(inside, key=lambda block: block.worth)[1:]
         start = end
-    return sorted(found, key=lambda block: -block.worth)
+    return sorted(blocks, key=lambda block: -block.worth)
 
 
 def _dropped(trial: optuna.Trial, blocks: list[Block]) -> Cuts:
@@ -120,5 +120,5 @@ def _legal(cuts: list[tuple[int, int]], profile: ac.ModelProfile) -> Cuts:
 
 
 def _first_legal(profile: ac.ModelProfile) -> Cuts:
-    found = [(a, cut.partners[0]) for a, cut in enumerate(profile.cut_points) if cut.partners]
-    return tuple(found[:1])
+    legal = [(a, cut.partners[0]) for a, cut in enumerate(profile.cut_points) if cut.partners]
+    return tuple(legal[:1])

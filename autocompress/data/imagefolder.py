@@ -47,11 +47,11 @@ def image_folder(
 
     try:
         if not (root / "train").is_dir():
-            whole = ImageFolder(str(root), evaluation)
-            order = np.random.default_rng(0).permutation(len(whole)).tolist()
+            images = ImageFolder(str(root), evaluation)
+            order = np.random.default_rng(0).permutation(len(images)).tolist()
             cut = max(1, len(order) // 5)
-            train, test = Subset(whole, order[cut:]), Subset(whole, order[:cut])
-            return loader(train, True), None, loader(test), len(whole.classes)
+            train, test = Subset(images, order[cut:]), Subset(images, order[:cut])
+            return loader(train, True), None, loader(test), len(images.classes)
         held = "test" if (root / "test").is_dir() else "val"
         train_set = ImageFolder(str(root / "train"), evaluation)
         test_set = ImageFolder(str(root / held), evaluation)

@@ -128,12 +128,12 @@ class _Walk:
             return _hash("cycle", str(len(self.path) - self.path.index(key)))
         self.path.append(key)
         try:
-            found = self._compound(value)
+            value_digest = self._compound(value)
         finally:
             self.path.pop()
-        self.done[key] = found
+        self.done[key] = value_digest
         self.kept.append(value)
-        return found
+        return value_digest
 
     def _compound(self, value: Any) -> bytes:
         for types, rule in _RULES:

@@ -108,7 +108,7 @@ def _score_on_test(prepared: Prepared, result: SearchResult, study: SearchStudy,
     if task.test is None:
         return
     scores = {}
-    whole, tau = result.reference.metrics["params"], prepared.measuring.tau
+    reference_params, tau = result.reference.metrics["params"], prepared.measuring.tau
     for point in [result.reference, *result.front]:
         if not point.test_metrics:
             program = point.checkpoint().program(prepared.settings.artifact)
@@ -118,7 +118,7 @@ def _score_on_test(prepared: Prepared, result: SearchResult, study: SearchStudy,
                 progress.note(f"trial {point.trial} on the test split: {error}")
                 continue
             if SCORE in prepared.measuring.metrics:
-                values[SCORE] = acc_comp(values["accuracy"], point.metrics["params"], whole, tau)
+                values[SCORE] = acc_comp(values["accuracy"], point.metrics["params"], reference_params, tau)
             scores[point.trial] = values
     if scores:
         study.set_test_metrics(scores)

@@ -34,9 +34,9 @@ class Halving:
         epoch = int(entry["epoch"])
         if epoch not in self.seen:
             return True
-        mine = (entry["loss"], self.last_ratio.get(number, 1.0))
+        standing = (entry["loss"], self.last_ratio.get(number, 1.0))
         rung = self.seen[epoch]
-        rung[number] = mine
+        rung[number] = standing
         if len(rung) < LEAST_TRIALS:
             return True
         # Pareto strength: how many others dominate each trial; the worse half is stopped.

@@ -85,18 +85,18 @@ def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> 
     example = task.example()
     _check_export(model, example, settings.artifact)
     analysis = analyse(model, example)
-    found = profile(model, example, analysis)
+    model_profile = profile(model, example, analysis)
     latency = LatencySettings(settings.latency_batch_size, settings.latency_threads)
-    spaces = _spaces(settings, found) if proposing else {}
+    spaces = _spaces(settings, model_profile) if proposing else {}
     measured = [o.metric for o in objectives] + [m for c in constraints for m in c.metrics]
     return Prepared(
         settings=_resolved(settings, task, named, spaces, constraints),
         task=task,
         model=model,
         analysis=analysis,
-        profile=found,
+        profile=model_profile,
         spaces=spaces,
-        starts=_starts(settings, found, spaces) if proposing else [],
+        starts=_starts(settings, model_profile, spaces) if proposing else [],
         objectives=objectives,
         constraints=constraints,
         measuring=Measuring(
@@ -186,18 +186,18 @@ def _check_names(settings: Settings) -> None:
         plugins.search_space(location)
 
 
-def _spaces(settings: Settings, found: ModelProfile) -> dict[str, SearchSpace]:
+def _spaces(settings: Settings, model_profile: ModelProfile) -> dict[str, SearchSpace]:
     """Label → every search space that a trial may use."""
     spaces: dict[str, SearchSpace] = {}
     chosen: Sequence[str] = settings.methods or ()
     if settings.methods is None and not settings.spaces:
         # What brings no space is searched by a space of the user's own alone.
         known = {m: cls for m, cls in plugins.compressors().items() if m in plugins.search_spaces()}
-        chosen = [method for method, cls in known.items() if not cls.unsupported(found)]
+        chosen = [method for method, cls in known.items() if not cls.unsupported(model_profile)]
         if not chosen:
             raise SettingsError("methods must include one that fits the model but none does.")
     for method in chosen:
-        reason = plugins.compressor(method).unsupported(found)
+        reason = plugins.compressor(method).unsupported(model_profile)
         if reason is not None:
             raise SettingsError(f"methods must fit the model but {method!r} does not: {reason}.")
         spaces[method] = plugins.search_space(method)
@@ -218,10 +218,12 @@ def _label(location: str | Suggest, taken: Collection[str]) -> str:
     )
 
 
-def _starts(settings: Settings, found: ModelProfile, spaces: dict[str, SearchSpace]) -> list[dict[str, Any]]:
+def _starts(
+    settings: Settings, model_profile: ModelProfile, spaces: dict[str, SearchSpace]
+) -> list[dict[str, Any]]:
     """What the first trials are to be."""
     try:
-        starts: list[dict[str, Any]] = plugins.pipeline().starts(found, spaces, settings.trials)
+        starts: list[dict[str, Any]] = plugins.pipeline().starts(model_profile, spaces, settings.trials)
     except Exception as error:
         raise SettingsError(f"space must say what to start with but failed: {one_line(error)}") from error
     return starts

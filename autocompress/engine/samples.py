@@ -36,8 +36,10 @@ def data_digest(batches: Any) -> str:
     """
     length, draw = _way(batches)
     first, second = draw(), draw()
-    found = [(place, _settled(first[place], second[place])) for place in sorted(first.keys() & second.keys())]
-    return digest((length, _labels(batches), found))
+    leaves = [
+        (place, _settled(first[place], second[place])) for place in sorted(first.keys() & second.keys())
+    ]
+    return digest((length, _labels(batches), leaves))
 
 
 def _way(batches: Any) -> tuple[int | None, Callable[[], Leaves]]:
@@ -118,9 +120,9 @@ def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 def _settled(first: list[Any], second: list[Any]) -> tuple[str, list[str]]:
     """The most that two draws of the same rows agree on."""
     for name, measure in (("content", digest), ("form", _form)):
-        found = [measure(leaf) for leaf in first]
-        if found == [measure(leaf) for leaf in second]:
-            return name, found
+        measured = [measure(leaf) for leaf in first]
+        if measured == [measure(leaf) for leaf in second]:
+            return name, measured
     return "type", sorted({type(leaf).__qualname__ for leaf in first})
 
 

@@ -138,23 +138,23 @@ def _scalable(node: fx.Node, model: nn.Module, uses: Counter[int]) -> list[Any] 
 
 def _uses(graph: fx.Graph, model: nn.Module) -> Counter[int]:
     """How often a graph uses each parameter, by `id`: in calls of layers or by itself."""
-    found: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
     for node in graph.nodes:
         if node.op == "call_module":
-            found.update(id(p) for p in model.get_submodule(str(node.target)).parameters())
+            counts.update(id(p) for p in model.get_submodule(str(node.target)).parameters())
         elif node.op == "get_attr":
             owner, _, name = str(node.target).rpartition(".")
-            found[id(getattr(model.get_submodule(owner), name))] += 1
-    return found
+            counts[id(getattr(model.get_submodule(owner), name))] += 1
+    return counts
 
 
 def _before(node: fx.Node) -> set[fx.Node]:
     """A node and all that it is made from."""
-    found: set[fx.Node] = set()
+    ancestors: set[fx.Node] = set()
     waiting = [node]
     while waiting:
-        one = waiting.pop()
-        if one not in found:
-            found.add(one)
-            waiting += one.all_input_nodes
-    return found
+        current = waiting.pop()
+        if current not in ancestors:
+            ancestors.add(current)
+            waiting += current.all_input_nodes
+    return ancestors

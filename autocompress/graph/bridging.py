@@ -49,16 +49,16 @@ def bridge(model: nn.Module, analysis: Analysis, bridges: Sequence[Bridge]) -> f
     order = list(graph.nodes)
     nodes = {node.name: node for node in order}
     between: set[fx.Node] = set()
-    for one in bridges:
-        end = _output(graph) if one.end == OUTPUT else nodes[one.end]
-        start = order.index(next(node for node in order if node.name == one.start))
+    for link in bridges:
+        end = _output(graph) if link.end == OUTPUT else nodes[link.end]
+        start = order.index(next(node for node in order if node.name == link.start))
         between.update(order[start + 1 : order.index(end) + 1])
-        with graph.inserting_after(nodes[one.start]):
-            call = graph.call_module(one.name, (nodes[one.start],))
+        with graph.inserting_after(nodes[link.start]):
+            call = graph.call_module(link.name, (nodes[link.start],))
         end.replace_all_uses_with(call)
-        nodes[one.end] = call
+        nodes[link.end] = call
     erase_unused(graph, between)
-    modules |= {one.name: one.module for one in bridges}
+    modules |= {link.name: link.module for link in bridges}
     module = graph_module(model, graph, analysis.trace.constants, modules)
     for name, layer in model.named_modules():
         leaf = not list(layer.children()) and next(layer.parameters(), None) is not None
@@ -86,10 +86,10 @@ def layers_between(analysis: Analysis, start: str, end: str) -> tuple[str, ...]:
     order = list(analysis.trace.graph.nodes)
     names = [node.name for node in order]
     last = len(order) if end == OUTPUT else names.index(end)
-    found: dict[str, None] = {}
+    layers: dict[str, None] = {}
     for node in order[names.index(start) + 1 : last + 1]:
-        found.update(dict.fromkeys(parameters_of(node)))
-    return tuple(found)
+        layers.update(dict.fromkeys(parameters_of(node)))
+    return tuple(layers)
 
 
 def used_layers(graph: fx.Graph) -> set[str]:

@@ -105,8 +105,8 @@ def profile(model: nn.Module, example: Tensor, analysis: Analysis) -> ModelProfi
                 group_macs += share * macs.get(member.layer, 0)
         groups.append(GroupProfile(group.name, group.width, round(group_params), round(group_macs)))
     layers = tuple(
-        LayerProfile(one.name, one.kind, one.params, one.macs, one.obstacle is None)
-        for one in weight_layers(model, analysis, macs)
+        LayerProfile(layer.name, layer.kind, layer.params, layer.macs, layer.obstacle is None)
+        for layer in weight_layers(model, analysis, macs)
     )
     return ModelProfile(
         params=count_params(model),
@@ -127,11 +127,11 @@ def _output_shape(analysis: Analysis) -> tuple[int, ...]:
 def _cut_profiles(model: nn.Module, example: Tensor, analysis: Analysis) -> tuple[CutProfile, ...]:
     counts = node_macs(model, example, analysis)
     before = dict(zip(counts, itertools.accumulate(counts.values()), strict=True))
-    cuts, found = analysis.cut_points, []
+    cuts, profiles = analysis.cut_points, []
     for position, cut in enumerate(cuts):
         later = range(position + 1, len(cuts))
         partners = tuple(b for b in later if why_illegal(cut, cuts[b]) is None)
         layers = [model.get_submodule(name).parameters(recurse=False) for name in cut.layers]
         params = sum(p.numel() for layer in layers for p in layer)
-        found.append(CutProfile(cut.name, cut.shape, params, before[cut.node], partners))
-    return tuple(found)
+        profiles.append(CutProfile(cut.name, cut.shape, params, before[cut.node], partners))
+    return tuple(profiles)

@@ -105,12 +105,12 @@ def _frozen_layers(
     for layer in _layers(model):
         if layer in free:
             continue
-        found = [
+        causes = [
             reasons[root]
             for (tensor, dim), ids in tracer.axes.items()
             if tensor.rpartition(".")[0] == layer and tracer.roles[tensor, dim] != "in"
             for root in np.unique(roots[ids]).tolist()
             if root in reasons
         ]
-        frozen[layer] = found[0] if found else "no operator that is analysed uses its parameters"
+        frozen[layer] = causes[0] if causes else "no operator that is analysed uses its parameters"
     return frozen

@@ -116,13 +116,13 @@ def _culprits(model: nn.Module, example: Tensor, analysis: Analysis, names: list
     if len(names) == 1:
         return {names[0]: reason}
     half = len(names) // 2
-    found = _culprits(model, example, analysis, names[:half])
-    found |= _culprits(model, example, analysis, names[half:])
-    remaining = [name for name in names if name not in found]
-    if not found:
+    culprits = _culprits(model, example, analysis, names[:half])
+    culprits |= _culprits(model, example, analysis, names[half:])
+    remaining = [name for name in names if name not in culprits]
+    if not culprits:
         # Each half alone is right, together they are not: leave the second one alone.
         return dict.fromkeys(names[half:], f"together with {names[0]}: {reason}")
-    return found | (_culprits(model, example, analysis, remaining) if remaining else {})
+    return culprits | (_culprits(model, example, analysis, remaining) if remaining else {})
 
 
 def random_keep(analysis: Analysis, names: list[str], seed: int = 0) -> dict[str, list[int]]:

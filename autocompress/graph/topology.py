@@ -59,13 +59,13 @@ class ResidualBranch:
 
 def data_nodes(graph: fx.Graph) -> list[fx.Node]:
     """Nodes whose tensors depend on the model's input, in order; sizes are not tensors."""
-    found: dict[fx.Node, None] = {}
+    dependent: dict[fx.Node, None] = {}
     for node in graph.nodes:
         if node.op == "placeholder" or (
-            any(source in found for source in node.all_input_nodes) and _tensors(node)
+            any(source in dependent for source in node.all_input_nodes) and _tensors(node)
         ):
-            found[node] = None
-    return list(found)
+            dependent[node] = None
+    return list(dependent)
 
 
 def layer_of(node: fx.Node) -> str:
@@ -89,7 +89,7 @@ def find_cut_points(graph: fx.Graph) -> tuple[CutPoint, ...]:
     nodes = data_nodes(graph)
     position = {node: i for i, node in enumerate(nodes)}
     last_use = [max((position[u] for u in n.users if u in position), default=i) for i, n in enumerate(nodes)]
-    found: dict[int, CutPoint] = {}
+    cuts: dict[int, CutPoint] = {}
     layers: dict[str, None] = {}
     furthest = weighing = 0
     for i, node in enumerate(nodes[:-1]):
@@ -101,10 +101,10 @@ def find_cut_points(graph: fx.Graph) -> tuple[CutPoint, ...]:
         furthest = max(furthest, last_use[i])
         if alone and node.op != "placeholder" and layers:
             name = layer_of(node) or list(layers)[-1]
-            found[weighing] = CutPoint(node.name, name, shape_of(node)[1:], _is_sequence(node), tuple(layers))
+            cuts[weighing] = CutPoint(node.name, name, shape_of(node)[1:], _is_sequence(node), tuple(layers))
     # After the last layer comes the output.
-    found.pop(sum(map(_weighs, nodes)), None)
-    return tuple(found.values())
+    cuts.pop(sum(map(_weighs, nodes)), None)
+    return tuple(cuts.values())
 
 
 def _is_sequence(node: fx.Node) -> bool:
@@ -143,7 +143,7 @@ def find_residuals(graph: fx.Graph) -> tuple[ResidualBranch, ...]:
     """Additions whose two sides part at one tensor, from input to output."""
     nodes = data_nodes(graph)
     dominator = _dominators(nodes)
-    found = []
+    residuals = []
     for node in nodes:
         sides = [a for a in node.args if isinstance(a, fx.Node) and a in dominator]
         if _operator(node) not in _ADDITIONS or len(sides) != 2:
@@ -160,8 +160,8 @@ def find_residuals(graph: fx.Graph) -> tuple[ResidualBranch, ...]:
         (shortcut, _), (branch, side) = order
         if branch and not set(branch) & set(shortcut):
             place, shape = layer_of(node), shape_of(node)[1:]
-            found.append(ResidualBranch(node.name, side.name, fork.name, place, shape, branch, shortcut))
-    return tuple(found)
+            residuals.append(ResidualBranch(node.name, side.name, fork.name, place, shape, branch, shortcut))
+    return tuple(residuals)
 
 
 def _dominators(nodes: list[fx.Node]) -> Mapping[fx.Node, fx.Node | None]:

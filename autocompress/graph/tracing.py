@@ -69,10 +69,10 @@ class Tracer:
         wanted = {dims % len(value.shape)} if isinstance(dims, int) else set(dims)
         coordinates = [compress(c) for c in np.unravel_index(value.positions(), self.shapes[name])]
         runs = [{d for d, size in enumerate(c.shape) if size > 1} for c in coordinates]
-        found = [own for own, along in enumerate(runs) if along & wanted]
-        if len(found) != 1 or not runs[found[0]] <= wanted:
+        matching = [own for own, along in enumerate(runs) if along & wanted]
+        if len(matching) != 1 or not runs[matching[0]] <= wanted:
             raise ValueError("no single dimension of the parameter runs there")
-        ids = self._ids(name, found[0], role)[coordinates[found[0]]]
+        ids = self._ids(name, matching[0], role)[coordinates[matching[0]]]
         if isinstance(dims, int):
             return np.broadcast_to(ids.ravel(), (value.shape[dims],))
         return ids

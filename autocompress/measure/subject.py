@@ -107,12 +107,12 @@ def measure(
     if "latency" in wanted:
         assert subject.program_file is not None
         with clock.running():
-            found = measure_latency(subject.program_file, subject.reference, subject.example, latency)
+            timing = measure_latency(subject.program_file, subject.reference, subject.example, latency)
         if subject.reference is None:
-            values["latency"] = found.milliseconds
+            values["latency"] = timing.milliseconds
         else:
-            values["latency"] = found.ratio * subject.reference_metrics["latency"]
-        values["latency_spread"] = found.spread
+            values["latency"] = timing.ratio * subject.reference_metrics["latency"]
+        values["latency_spread"] = timing.spread
     if SCORE in wanted:
         base = subject.reference_metrics.get("params", values["params"])
 

@@ -30,12 +30,12 @@ def inspection_json(analysis: Analysis, profile: ModelProfile) -> dict[str, Any]
         ],
         "residuals": [
             {
-                "name": found.name,
-                "shape": list(found.shape),
-                "branch": list(found.branch),
-                "shortcut": list(found.shortcut),
+                "name": residual.name,
+                "shape": list(residual.shape),
+                "branch": list(residual.branch),
+                "shortcut": list(residual.shortcut),
             }
-            for found in analysis.residuals
+            for residual in analysis.residuals
         ],
         "frozen": dict(analysis.frozen),
         "layers": list(analysis.layers),
@@ -114,9 +114,11 @@ def _residuals(analysis: Analysis) -> Table:
     table = _table(
         f"{len(analysis.residuals)} residual branches", ("added in", "shape", "branch", "shortcut")
     )
-    for found in analysis.residuals:
-        shape = " × ".join(map(str, found.shape))
-        table.add_row(found.name, shape, ", ".join(found.branch), ", ".join(found.shortcut) or "identity")
+    for residual in analysis.residuals:
+        shape = " × ".join(map(str, residual.shape))
+        table.add_row(
+            residual.name, shape, ", ".join(residual.branch), ", ".join(residual.shortcut) or "identity"
+        )
     return table
 
 

@@ -195,13 +195,13 @@ class SearchStudy:
 
     def counts(self) -> dict[str, int]:
         """Number of proposed trials by state, interrupted ones apart."""
-        found = {"complete": 0, "fail": 0, "pruned": 0, INTERRUPTED: 0}
+        by_state = {"complete": 0, "fail": 0, "pruned": 0, INTERRUPTED: 0}
         for trial in self.study.get_trials(deepcopy=False):
             if trial.number == 0 or not trial.state.is_finished():
                 continue
             interrupted = INTERRUPTED in trial.user_attrs
-            found[INTERRUPTED if interrupted else trial.state.name.lower()] += 1
-        return found
+            by_state[INTERRUPTED if interrupted else trial.state.name.lower()] += 1
+        return by_state
 
     def complete_trials(self) -> list[FrozenTrial]:
         """List the trials that ended with a result, the reference included."""

@@ -76,7 +76,7 @@ def bridge_layers(
         modules: for each of them.
     """
     bridges = [
-        Bridge(one.start, one.end, one.name, module) for one, module in zip(ends, modules, strict=True)
+        Bridge(pair.start, pair.end, pair.name, module) for pair, module in zip(ends, modules, strict=True)
     ]
     return without_unused_layers(bridge(model, analysis, bridges))
 

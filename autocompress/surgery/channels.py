@@ -78,21 +78,22 @@ class KeepChannels(Edit):
         tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(
             model.named_buffers(remove_duplicate=False)
         )
-        missing = [one.tensor for one in self.kept if one.tensor not in tensors]
+        missing = [entry.tensor for entry in self.kept if entry.tensor not in tensors]
         if missing:
             raise CheckpointError(f"edits must fit the model but it has no tensor {missing[0]!r}.")
         if self.rewritten:
             analysis = analyse(model, example)
             return rewrite_channels(model, analysis, self._keep(analysis, tensors))
         removed = {
-            (one.tensor, one.dim): one.removed(tensors[one.tensor].shape[one.dim]) for one in self.kept
+            (entry.tensor, entry.dim): entry.removed(tensors[entry.tensor].shape[entry.dim])
+            for entry in self.kept
         }
         cut_tensors(model, Cuts(removed, dict(self.groups)))
         return model
 
     def _keep(self, analysis: Analysis, tensors: dict[str, Tensor]) -> Keep:
         """The units of each group that stay, by the positions of any tensor that they run through."""
-        kept = {(one.tensor, one.dim): one for one in self.kept}
+        kept = {(entry.tensor, entry.dim): entry for entry in self.kept}
         keep: dict[str, list[int]] = {}
         for group in analysis.groups:
             for member in group.members:

@@ -85,7 +85,7 @@ class Summed:
 
     def part(self, start: int, stop: int) -> Summed:
         """The encoding of some of the numbers."""
-        return Summed(tuple(one.part(start, stop) for one in self.parts))
+        return Summed(tuple(part.part(start, stop) for part in self.parts))
 
 
 Encoding = Quantized | Pruned | Factored | Summed

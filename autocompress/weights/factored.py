@@ -52,8 +52,8 @@ class FactorPair(nn.Sequential):
 
 def folding_of(layer: nn.Module, scheme: int, slices: int) -> Folding:
     """How a linear or convolution layer's weight is folded."""
-    one: Any = layer
-    return Folding(tuple(one.weight.shape), scheme, getattr(one, "groups", 1), slices)
+    weighted: Any = layer
+    return Folding(tuple(weighted.weight.shape), scheme, getattr(weighted, "groups", 1), slices)
 
 
 def factor_matrices(matrices: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -76,10 +76,10 @@ def factorize_layer(layer: nn.Module, scheme: int, slices: int, rank: int) -> Fa
         slices: of the input channels of each group; divides them.
         rank: of each slice.
     """
-    one: Any = layer
+    weighted: Any = layer
     folding = folding_of(layer, scheme, slices)
     with torch.no_grad():
-        left, right = factor_matrices(folding.fold(one.weight), rank)
+        left, right = factor_matrices(folding.fold(weighted.weight), rank)
     return factor_pair(layer, folding, left, right)
 
 
@@ -92,17 +92,17 @@ def factor_pair(layer: nn.Module, folding: Folding, left: Tensor, right: Tensor)
         left: `(groups · slices, rows, rank)`.
         right: `(groups · slices, rank, columns)`.
     """
-    one: Any = layer
-    bias = None if one.bias is None else one.bias.detach().clone()
+    weighted: Any = layer
+    bias = None if weighted.bias is None else weighted.bias.detach().clone()
     if isinstance(layer, nn.Linear):
         pair = FactorPair(*_linear(left, right, bias))
     else:
-        pair = FactorPair(*_convolutions(one, folding, left, right, bias))
+        pair = FactorPair(*_convolutions(weighted, folding, left, right, bias))
     pair.folding = folding
     # What the user has frozen stays so.
-    pair.requires_grad_(one.weight.requires_grad)
-    if one.bias is not None:
-        pair[1].bias.requires_grad_(one.bias.requires_grad)
+    pair.requires_grad_(weighted.weight.requires_grad)
+    if weighted.bias is not None:
+        pair[1].bias.requires_grad_(weighted.bias.requires_grad)
     return _with_sizes(pair, layer)
 
 
@@ -158,15 +158,15 @@ def _part(layer: Any, inputs: int, outputs: int, groups: int, own: list[bool], b
     """A convolution with the layer's settings in its own dimensions and none in the others."""
     padding = layer.padding
     if not isinstance(padding, str):
-        padding = tuple(p if mine else 0 for p, mine in zip(padding, own, strict=True))
+        padding = tuple(p if is_own else 0 for p, is_own in zip(padding, own, strict=True))
     plain = next(cls for cls in CONVOLUTIONS if isinstance(layer, cls))
     return plain(
         inputs,
         outputs,
-        tuple(k if mine else 1 for k, mine in zip(layer.kernel_size, own, strict=True)),
-        stride=tuple(s if mine else 1 for s, mine in zip(layer.stride, own, strict=True)),
+        tuple(k if is_own else 1 for k, is_own in zip(layer.kernel_size, own, strict=True)),
+        stride=tuple(s if is_own else 1 for s, is_own in zip(layer.stride, own, strict=True)),
         padding=padding,
-        dilation=tuple(d if mine else 1 for d, mine in zip(layer.dilation, own, strict=True)),
+        dilation=tuple(d if is_own else 1 for d, is_own in zip(layer.dilation, own, strict=True)),
         groups=groups,
         bias=bias,
         padding_mode=layer.padding_mode,

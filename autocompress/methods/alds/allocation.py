@@ -101,9 +101,9 @@ def allocate(layers: Sequence[LayerOptions], measure: Measure, budget: float) ->
     low, high = 0.0, best.error
     for _ in range(_STEPS):
         middle = (low + high) / 2
-        found = allocate_within(layers, measure, middle)
-        if found.cost <= budget:
-            best, high = found, min(middle, found.error)
+        allocation = allocate_within(layers, measure, middle)
+        if allocation.cost <= budget:
+            best, high = allocation, min(middle, allocation.error)
         else:
             low = middle
         if high - low <= 1e-9 * high:

@@ -44,8 +44,8 @@ class Tail:
     def share(self, weight: Tensor) -> Tensor:
         """Σ_{i > j} |u_iᵀ W v_i| over Σ_i σ_i, which is σ_i's share as long as the vectors are W's."""
         along = (self.left.mT @ self.folding.fold(weight)) * self.right
-        found: Tensor = along.sum(-1).abs().sum() / self.total
-        return found
+        ratio: Tensor = along.sum(-1).abs().sum() / self.total
+        return ratio
 
 
 class Decomposer:
@@ -66,13 +66,13 @@ class Decomposer:
         analysis = analyse(model, example)
         macs = layer_macs(model, example)
         every = weight_layers(model, analysis, macs)
-        names = [one.name for one in every if one.obstacle is None and one.name]
+        names = [layer.name for layer in every if layer.obstacle is None and layer.name]
         allowed = set(replaceable(model, names, example.to(next(model.parameters()).device)))
-        found = [one for one in every if one.name in allowed]
-        self.layers = {one.name: one for one in found}
-        whole = macs[""] if settings.cost == "macs" else count_params(model)
-        self.total = whole
-        self.fixed = whole - sum(self._dense(one) for one in found)
+        layers = [layer for layer in every if layer.name in allowed]
+        self.layers = {layer.name: layer for layer in layers}
+        total = macs[""] if settings.cost == "macs" else count_params(model)
+        self.total = total
+        self.fixed = total - sum(self._dense(layer) for layer in layers)
         batch = torch.cat(task.calibration(settings.calibration))[: settings.calibration]
         self.inputs = batch.to(next(model.parameters()).device)
         self._untrained = True
@@ -81,7 +81,7 @@ class Decomposer:
         if settings.measure == "data":
             names = list(self.layers)
             two = layer_inputs(model, names, self.inputs[:2])
-            most = max(16, 2 * _MOST_ELEMENTS // max(1, sum(one.numel() for one in two.values())))
+            most = max(16, 2 * _MOST_ELEMENTS // max(1, sum(received.numel() for received in two.values())))
             self._received = layer_inputs(model, names, self.inputs[:most])
         self._input_keys = {name: digest(received) for name, received in self._received.items()}
 
@@ -94,18 +94,18 @@ class Decomposer:
         options = self.options()
         if self.settings.epsilon > 0:
             return allocate_within(options, self.settings.measure, self.settings.epsilon)
-        found = allocate(options, self.settings.measure, keep * self.total - self.fixed)
-        if found is None:
+        allocation = allocate(options, self.settings.measure, keep * self.total - self.fixed)
+        if allocation is None:
             least = allocate_within(options, self.settings.measure, math.inf).cost + self.fixed
             raise TrialError(
                 f"keep must be at least {least / self.total:.3f} of the model's {self.settings.cost} "
                 f"with these foldings but got {keep:.3f}."
             )
-        return found
+        return allocation
 
     def options(self) -> list[LayerOptions]:
         """All foldings of all layers with the spectra of their present weights."""
-        found = []
+        options = []
         caps = self.settings.rank_caps
         for position, layer in enumerate(self.layers.values()):
             cap = caps[position * len(caps) // len(self.layers)]
@@ -117,9 +117,9 @@ class Decomposer:
                 for scheme in self._schemes(layer)
                 for slices in self._slices(layer)
             ]
-            found.append(LayerOptions(layer.name, self._dense(layer), tuple(foldings)))
+            options.append(LayerOptions(layer.name, self._dense(layer), tuple(foldings)))
         self._untrained = False
-        return found
+        return options
 
     def full_rank(self, name: str, choice: Choice) -> int:
         """The rank at which that folding would cut nothing off."""
@@ -145,9 +145,11 @@ class Decomposer:
             return Tail(folding, left, right, float(s.sum().clamp_min(1e-12)))
 
     def _option(self, layer: WeightLayer, scheme: int, slices: int, cap: float, key: str) -> Option:
-        found = self._spectrum(layer.name, scheme, slices, key)
-        full = found.values.shape[1]
-        return Option(scheme, slices, found, self._unit_cost(layer, scheme, slices), max(1, int(cap * full)))
+        layer_spectrum = self._spectrum(layer.name, scheme, slices, key)
+        full = layer_spectrum.values.shape[1]
+        return Option(
+            scheme, slices, layer_spectrum, self._unit_cost(layer, scheme, slices), max(1, int(cap * full))
+        )
 
     def _spectrum(self, name: str, scheme: int, slices: int, key: str) -> Spectrum:
         layer: Any = self.model.get_submodule(name)

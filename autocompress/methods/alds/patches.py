@@ -54,17 +54,17 @@ def patch_rows(layer: nn.Module, inputs: Tensor, folding: Folding) -> Tensor:
     if isinstance(layer, nn.Linear):
         flat = inputs.reshape(-1, parts, inputs.shape[-1] // parts)
         return flat[sampled(len(flat))].double()
-    found: list[Tensor] = []
+    sampled_rows: list[Tensor] = []
     index: Tensor | None = None
     seen = 0
     for chunk in torch.split(inputs, 16):
         rows = _patches(layer, chunk, folding, parts)
         if index is None:
             index = sampled(len(rows) // len(chunk) * len(inputs))
-        mine = index[(index >= seen) & (index < seen + len(rows))] - seen
-        found.append(rows[mine].double())
+        positions = index[(index >= seen) & (index < seen + len(rows))] - seen
+        sampled_rows.append(rows[positions].double())
         seen += len(rows)
-    return torch.cat(found)
+    return torch.cat(sampled_rows)
 
 
 def output_rows(layer: nn.Module, outputs: Tensor) -> Tensor:

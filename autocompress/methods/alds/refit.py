@@ -69,18 +69,18 @@ def fit_outputs(layer: nn.Module, inputs: Tensor, wanted: Tensor) -> None:
         inputs: it receives.
         wanted: Y at sampled positions, `(positions, f)`.
     """
-    one: Any = layer
-    groups = getattr(one, "groups", 1)
+    weighted: Any = layer
+    groups = getattr(weighted, "groups", 1)
     with torch.no_grad():
-        rows = patch_rows(layer, inputs, Folding(tuple(one.weight.shape), 0, groups, 1)).movedim(1, 0)
-        weight = one.weight.detach().double().reshape(groups, -1, rows.shape[-1])
+        rows = patch_rows(layer, inputs, Folding(tuple(weighted.weight.shape), 0, groups, 1)).movedim(1, 0)
+        weight = weighted.weight.detach().double().reshape(groups, -1, rows.shape[-1])
         columns = rows.shape[-1]
-        if one.bias is not None:
+        if weighted.bias is not None:
             rows = torch.cat([rows, torch.ones_like(rows[..., :1])], -1)
-            weight = torch.cat([weight, one.bias.double().reshape(groups, -1, 1)], -1)
+            weight = torch.cat([weight, weighted.bias.double().reshape(groups, -1, 1)], -1)
         targets = wanted.reshape(len(wanted), groups, -1).movedim(1, 0)
         # What W leaves is fitted, so that the penalty is on the change.
         weight += ridge(rows, targets - rows @ weight.mT, _DAMPING)
-        one.weight.copy_(weight[..., :columns].reshape(one.weight.shape))
-        if one.bias is not None:
-            one.bias.copy_(weight[..., columns].flatten())
+        weighted.weight.copy_(weight[..., :columns].reshape(weighted.weight.shape))
+        if weighted.bias is not None:
+            weighted.bias.copy_(weight[..., columns].flatten())

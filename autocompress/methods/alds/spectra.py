@@ -84,8 +84,8 @@ class Spectrum:
         if measure in ("frobenius", "data"):
             squares = np.square(self.values).sum(0)
             left = np.append(squares[::-1].cumsum()[::-1], 0.0)
-            found = _first(np.sqrt(left / max(left[0], 1e-300)) <= epsilon)
-            return found, found
+            rank = _first(np.sqrt(left / max(left[0], 1e-300)) <= epsilon)
+            return rank, rank
         bounds = np.append(self.values / self._whole, np.zeros((len(self.values), 1)), 1)
         low = _first(bounds.max(0) <= epsilon)
         if measure == "slices":
@@ -120,10 +120,10 @@ class Spectrum:
     def _tail_norm(self, group: int, rank: int) -> float:
         """‖[T_1 … T_k]‖₂ of a group, T_i what rank j cuts off slice i: √λ_max(Σ_i T_i T_iᵀ)."""
         slices = len(self.values) // self.groups
-        mine = slice(group * slices, (group + 1) * slices)
+        own_slices = slice(group * slices, (group + 1) * slices)
         assert self._left is not None
-        left = self._left[mine]
-        weights = np.square(self.values[mine])
+        left = self._left[own_slices]
+        weights = np.square(self.values[own_slices])
         weights[:, :rank] = 0.0
         vectors = np.concatenate(list(left), 1)
         return float(np.sqrt(max(_largest(vectors, weights.reshape(-1)), 0.0)))
@@ -225,7 +225,7 @@ def spectrum(
             return Spectrum(matrices, folding.groups, cpu, norm, vectors)
 
         _cache[place] = once(place, compute) if shared else compute()
-        while len(_cache) > 1 and sum(one.bytes for one in _cache.values()) > _MOST_BYTES:
+        while len(_cache) > 1 and sum(cached.bytes for cached in _cache.values()) > _MOST_BYTES:
             _cache.popitem(last=False)
     _cache.move_to_end(place)
     return _cache[place]
@@ -233,10 +233,10 @@ def spectrum(
 
 def digest(*tensors: Tensor | None) -> str:
     """A name for the values of tensors."""
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     for tensor in tensors:
         if tensor is not None:
             # A copy: a last dimension of size 1 may have any stride, which a view as bytes refuses.
             dense = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-            found.update(dense.flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+            hasher.update(dense.flatten().view(torch.uint8).numpy().tobytes())
+    return hasher.hexdigest()

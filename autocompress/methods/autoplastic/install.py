@@ -78,11 +78,11 @@ def _path_macs(path: str, macs: Mapping[str, int]) -> int:
 def _mixings(model: nn.Module) -> dict[str, tuple[str, ...]]:
     """Name of each mixing block → its layers; graph modules keep their gates, if not the block's class."""
     gates = {name for name, module in model.named_modules() if isinstance(module, BranchGate)}
-    found = [name.removesuffix(".attention_share") for name in gates if name.endswith(".attention_share")]
+    mixings = [name.removesuffix(".attention_share") for name in gates if name.endswith(".attention_share")]
     names = [name for name, _ in model.named_modules()]
     return {
         mixing: tuple(name for name in names if name.startswith(f"{mixing}."))
-        for mixing in sorted(found, key=names.index)
+        for mixing in sorted(mixings, key=names.index)
         if f"{mixing}.conv_share" in gates
     }
 

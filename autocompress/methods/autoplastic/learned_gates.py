@@ -36,5 +36,5 @@ class Learned:
 
     def gates(self, logits: Values) -> Values:
         """P, C and α of logits."""
-        p, c, alpha = (torch.sigmoid(one) for one in logits)
+        p, c, alpha = (torch.sigmoid(logit) for logit in logits)
         return Values(self.p_min + (1 - self.p_min) * p, self.c_min + (self.c_max - self.c_min) * c, alpha)

@@ -65,8 +65,8 @@ class Memory:
         for maker in self.makers:
             now, then = (d[maker.tensor].movedim(maker.dim, 0) for d in (weights, self.averages))
             # Where several layers make a unit, the least stable one counts.
-            found = channel_stability(now, then, rule.relative)
-            s.scatter_reduce_(0, maker.units, found.to(s), "amin")
+            per_channel = channel_stability(now, then, rule.relative)
+            s.scatter_reduce_(0, maker.units, per_channel.to(s), "amin")
         # Each group by itself: gradients of different layers are of different sizes.
         widths = [group.width for group in switches.analysis.groups]
         groups = zip(*(torch.split(of, widths) for of in (gates.c, s[:-1], self.gradients)), strict=True)
@@ -80,13 +80,13 @@ class Memory:
         self, weights: dict[str, Tensor], blocks: Iterable[tuple[str, ...]], rule: Plasticity
     ) -> Tensor:
         """S of each block, all of its weights together; `(L,)`."""
-        found = []
+        per_block = []
         for layers in blocks:
             names = [name for name in weights if name.rpartition(".")[0] in layers]
             if not names:
                 # Nothing in it can become unstable.
-                found.append(self.gradients.new_ones(()))
+                per_block.append(self.gradients.new_ones(()))
                 continue
             now, then = (torch.cat([d[n].reshape(-1) for n in names]) for d in (weights, self.averages))
-            found.append(stability(now, then, rule.relative))
-        return torch.stack(found)
+            per_block.append(stability(now, then, rule.relative))
+        return torch.stack(per_block)

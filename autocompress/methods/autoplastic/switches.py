@@ -95,18 +95,18 @@ class Switches:
             kept: with what is shut at 0.
         """
         active, share = (kept.c > 0).float(), self.costs.c
-        found = {
+        entries = {
             "effective_layers": values.p.sum(),
             "active_channels": active.sum() / max(1, len(active)),
             "mean_c": values.c.sum() / max(1, len(active)),
             "pruned": (share * (1 - active)).sum() / share.sum().clamp_min(1e-12),
         }
-        found |= {f"p/{name}": p for name, p in zip(self.branches, values.p, strict=True)}
-        found |= {f"alpha/{name}": a for name, a in zip(self.mixings, values.alpha, strict=True)}
+        entries |= {f"p/{name}": p for name, p in zip(self.branches, values.p, strict=True)}
+        entries |= {f"alpha/{name}": a for name, a in zip(self.mixings, values.alpha, strict=True)}
         parts = torch.split(active, [group.width for group in self.analysis.groups])
         named = zip(self.analysis.groups, parts, strict=True)
-        found |= {f"ratio/{group.name}": part.mean() for group, part in named}
-        return {name: float(value) for name, value in found.items()}
+        entries |= {f"ratio/{group.name}": part.mean() for group, part in named}
+        return {name: float(value) for name, value in entries.items()}
 
     def gate(self, name: str) -> BranchGate:
         """Look up the gate of this name on the model."""
@@ -115,8 +115,8 @@ class Switches:
 
     def alphas(self) -> Tensor:
         """α of each mixing block as the model has it, `(M,)`."""
-        found = [float(self.gate(shares(name)[0]).weight.detach()) for name in self.mixings]
-        return torch.tensor(found, dtype=torch.float32, device=self.strength.device)
+        alphas = [float(self.gate(shares(name)[0]).weight.detach()) for name in self.mixings]
+        return torch.tensor(alphas, dtype=torch.float32, device=self.strength.device)
 
     def start(self, p: float, c: float, alpha: float | None) -> Values:
         """The same value for all gates of a kind; no α leaves each mixing block its own."""
@@ -157,8 +157,8 @@ class Switches:
                 folded.append(name)
         self.folded = tuple(folded)
         self.model.recompile()
-        whole: nn.Module = self.model
-        return whole
+        model: nn.Module = self.model
+        return model
 
 
 def shares(mixing: str) -> tuple[str, str]:

@@ -71,10 +71,10 @@ class DepthSession(Session):
             self._add_head(model, analysis, example, like)
         self.bridged = bridge(model, analysis, self.bridges)
         self.model = self.bridged
-        left, total = (layer_macs(one, example.to(like.device))[""] for one in (self.model, model))
+        left, total = (layer_macs(network, example.to(like.device))[""] for network in (self.model, model))
         self.share = left / max(1, total)
         if config.freeze == "backbone":
-            own = {one.name for one in self.bridges}
+            own = {added.name for added in self.bridges}
             for name, parameter in self.model.named_parameters():
                 parameter.requires_grad_(name.partition(".")[0] in own)
 
@@ -161,12 +161,12 @@ def _activations(
     """The earlier tensor as the bridged model makes it, and the later one as the whole model does."""
     start, end = ends
     # Where an earlier bridge ends at this cut point, its translator makes the tensor.
-    start = next((one.name for one in bridges if one.end == start), start)
+    start = next((earlier.name for earlier in bridges if earlier.end == start), start)
     bridged = bridge(model, analysis, bridges)
-    whole = bridge(model, analysis, [])
-    found: list[Tensor] = []
+    original = bridge(model, analysis, [])
+    tensors: list[Tensor] = []
     with torch.no_grad(), plain_attention():
-        for module, name in ((bridged, start), (whole, end)):
+        for module, name in ((bridged, start), (original, end)):
             tapped = tap(module, module.graph, [name]).eval()
-            found.append(torch.cat([tapped(part)[0] for part in torch.split(inputs, 128)]))
-    return found[0], found[1]
+            tensors.append(torch.cat([tapped(part)[0] for part in torch.split(inputs, 128)]))
+    return tensors[0], tensors[1]

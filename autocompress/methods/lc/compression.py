@@ -48,11 +48,11 @@ class Compression:
 
     def encodings(self) -> dict[str, Encoding]:
         """The encoding of each layer's weight."""
-        found, start = {}, 0
+        by_layer, start = {}, 0
         for layer in self.layers:
-            found[layer.name] = self.encoding.part(start, start + layer.params)
+            by_layer[layer.name] = self.encoding.part(start, start + layer.params)
             start += layer.params
-        return found
+        return by_layer
 
     def solve(self, x: Tensor, mu: float, augmented: bool) -> None:
         """A C step, Θ = argmin μ/2·‖x − λ/μ − Δ(Θ)‖², then λ ← λ − μ(x − Δ(Θ)) where there are multipliers.

@@ -147,10 +147,10 @@ def _refine(sums: _Prefix, ends: Tensor) -> Tensor:
         window = middle[:-1, None] + share * (middle[1:] - middle[:-1])[:, None]
         places = torch.cat([window.round().long(), ends[1:-1, None]], 1)
         moved = _shortest(sums, places, len(sums.ordered))
-        found = float(sums.cost(moved[:-1], moved[1:]).sum())
-        if found >= reached * (1 - _WINDOW_GAIN):
+        cost = float(sums.cost(moved[:-1], moved[1:]).sum())
+        if cost >= reached * (1 - _WINDOW_GAIN):
             break
-        ends, reached = moved, found
+        ends, reached = moved, cost
     return sums.first[ends].diff() / ends.diff().clamp_min(1) + sums.shift
 
 

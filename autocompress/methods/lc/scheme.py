@@ -97,12 +97,12 @@ class Sum(Scheme):
                 rest += dense[i]
                 parts[i], dense[i] = solved, solved.dense()
                 rest -= dense[i]
-            found = Summed(tuple(part for part in parts if part is not None))
-            objective = mu / 2 * float(rest.double().square().sum()) + self.penalty(found, view)
+            summed = Summed(tuple(part for part in parts if part is not None))
+            objective = mu / 2 * float(rest.double().square().sum()) + self.penalty(summed, view)
             if objective >= reached * (1 - _GAIN):
                 break
             reached = objective
-        return found
+        return summed
 
     def penalty(self, encoding: Encoding, view: View) -> float:
         """Add up what the parts cost."""
