@@ -77,7 +77,7 @@ def test_settings_given_by_name_are_the_configs() -> None:
     ),
     (
         lambda: ac.Depth(ac.Alcn.Config()),
-        "Depth must be given its own Config but got autocompress.methods.alcn.session.Config.",
+        "Depth must be given its own Config but got autocompress.methods.alcn.config.Config.",
     ),
     (lambda: ac.Alds(0.5), "Alds must be given its own Config but got builtins.float."),
     (

@@ -17,10 +17,10 @@ import autocompress as ac
 from autocompress import plugins
 from autocompress.graph import analyse
 from autocompress.graph.costs import profile
-from autocompress.methods.alds.session import MEASURES
-from autocompress.methods.depth.translator import KINDS
+from autocompress.methods.alds.spectra import MEASURES
 from autocompress.models.registry import model_factory
 from autocompress.plugins import SearchSpace
+from autocompress.surgery.translators import KINDS
 from autocompress.task import LayerProfile, ModelProfile
 
 pipeline = plugins.pipeline()
