@@ -134,9 +134,6 @@ class TestEveryMethod:
         assert set(twin.state_dict()) == set(session.model.state_dict())
 
 
-# What a method says, before any training, of a model that it can do nothing for.
-CANNOT: dict[tuple[str, str], str] = {}
-
 # Compressed again, by which method: every first method, on models of every kind, by itself where it cuts.
 SECOND = {
     ("alcn", "residual"): "lc",
@@ -195,10 +192,6 @@ def test_compressed_models_are_rebuilt_trained_compressed_again_and_exported(
     task = user.task()
     torch.manual_seed(0)
     model = user.model()
-    if (method, name) in CANNOT:
-        with pytest.raises(ac.TrialError, match=CANNOT[method, name]):
-            configured(method, model, task.example()).start(model, task)
-        return
     done = ac.compress(model, task, configured(method, model, task.example()))
     assert done.edits
     assert done.difference < 1e-4
@@ -222,6 +215,8 @@ def test_compressed_models_are_rebuilt_trained_compressed_again_and_exported(
     if second:
         again = answer["second"]
         assert again["edits"] > 0
+        # Unlike the others, a translator may be as large as what it stands for.
+        assert again["smaller"] or method == "depth"
         assert again["difference"] < 1e-4
         assert again["rebuilt"] < 1e-6
         assert again["exported"] < 1e-5
