@@ -59,11 +59,14 @@ def folding_of(layer: nn.Module, scheme: int, slices: int) -> Folding:
 def factor_matrices(matrices: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """`(n, rows, rank)` and `(n, rank, columns)` whose product is nearest to `(n, rows, columns)`.
 
-    Each takes the square root of the singular values, so that both train alike.
+    Each takes the square root of the singular values, so that both train alike. Where a singular value is
+    nothing, as in a layer that starts from zero, the right one keeps its unit vector: two factors of zero
+    would never get a gradient.
     """
     u, s, vh = torch.linalg.svd(matrices.double(), full_matrices=False)
-    root = s[:, :rank].sqrt()
-    left, right = u[:, :, :rank] * root[:, None, :], root[:, :, None] * vh[:, :rank]
+    values = s[:, :rank]
+    scale = torch.where(values > torch.finfo(torch.float32).eps * s[:, :1], values.sqrt(), 1.0)
+    left, right = u[:, :, :rank] * (values / scale)[:, None, :], scale[:, :, None] * vh[:, :rank]
     return left.to(matrices.dtype).contiguous(), right.to(matrices.dtype).contiguous()
 
 

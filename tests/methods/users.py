@@ -55,7 +55,7 @@ class User:
     """A user's model.
 
     Args:
-        model: makes a new one.
+        make: makes a new one.
         frozen: name of the layer that is not to be trained.
         random: whether it computes something else each time while it trains.
         pixels: whether there is a target for each pixel, not for each image.

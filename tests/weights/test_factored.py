@@ -118,3 +118,21 @@ def test_a_bias_is_frozen_or_not_by_itself(layer: nn.Module) -> None:
     assert [p.requires_grad for p in factorize_layer(layer, 0, 1, 2).parameters()] == [True, True, False]
     layer.requires_grad_(False).bias.requires_grad_(True)
     assert [p.requires_grad for p in factorize_layer(layer, 0, 1, 2).parameters()] == [False, False, True]
+
+
+@pytest.mark.parametrize("columns", [0, 3])
+def test_factors_of_what_is_zero_can_still_be_trained(columns: int) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(6, 5)
+    with torch.no_grad():
+        # All of it, as torchvision's ViT starts its head; or a rank below the one asked for.
+        layer.weight[:, columns:] = 0
+        layer.weight[:, :columns] = layer.weight[:, :1].expand(-1, columns)
+    x = torch.randn(8, 6)
+    pair = factorize_layer(layer, 0, 1, 4)
+    assert torch.allclose(pair(x), layer(x), atol=1e-6)
+    (pair(x) - 1).square().sum().backward()
+    moved = pair[1].weight.grad
+    assert moved is not None
+    # Each of the four directions gets a gradient that is not lost in rounding.
+    assert moved.norm(dim=0).min() > 1e-3
