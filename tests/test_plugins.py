@@ -133,10 +133,10 @@ def test_a_method_without_a_space_is_searched_by_a_space_of_ones_own_alone(
         "must be a method's class but 'halving.method:Halving' is 3.",
     ),
     (
-        {plugins.METHODS_GROUP: {"halving": "halving.method:Compressor"}},
-        "from autocompress.methods.base import Compressor",
-        "must be a method's class but 'halving.method:Compressor' is "
-        "<class 'autocompress.methods.base.Compressor'>.",
+        {plugins.METHODS_GROUP: {"halving": "halving.method:Method"}},
+        "from autocompress.methods.base import Method",
+        "must be a method's class but 'halving.method:Method' is "
+        "<class 'autocompress.methods.base.Method'>.",
     ),
     (
         {plugins.METHODS_GROUP: {"halving": "halving.method:Halving"}},
