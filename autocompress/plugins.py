@@ -152,7 +152,7 @@ def pipeline() -> ModuleType:
 
 
 def compressor(method: str) -> type[Any]:
-    """The compressor class of a method.
+    """The class of a method.
 
     Raises:
         SettingsError: no such method.
@@ -167,7 +167,7 @@ def method_of(config: object) -> str:
     """The method whose `Config` this is.
 
     Raises:
-        SettingsError: no compressor has this configuration class.
+        SettingsError: no method has this configuration class.
     """
     for name, cls in compressors().items():
         if type(config) is cls.Config:

@@ -23,7 +23,7 @@ class BranchGate(nn.Module):
         else:
             self.register_buffer("weight", torch.tensor(float(weight)))
         self.complement = complement
-        self.live: Tensor | None = None  # what a compressor puts in the weight's place while it trains
+        self.live: Tensor | None = None  # what a method puts in the weight's place while it trains
 
     @property
     def factor(self) -> Tensor:

@@ -92,13 +92,6 @@ def layers_between(analysis: Analysis, start: str, end: str) -> tuple[str, ...]:
     return tuple(layers)
 
 
-def used_layers(graph: fx.Graph) -> set[str]:
-    """Modules that a graph calls or whose tensors it reads."""
-    called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
-    read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
-    return called | read
-
-
 def _output(graph: fx.Graph) -> fx.Node:
     output: fx.Node = next(node for node in graph.nodes if node.op == "output")
     return output.all_input_nodes[0]

@@ -16,7 +16,7 @@ _WIDTHS = (64, 64, 128, 128, 256, 256)
 class MixingBlock(nn.Module):
     """out = ReLU(shortcut(x) + α·conv(x) + (1 − α)·attention(x)); `(B, C, H, W)` → `(B, D, H/s, W/s)`.
 
-    P and C of the published out = ReLU(shortcut(x) + P·C⊙y) are what the compressor puts in.
+    P and C of the published out = ReLU(shortcut(x) + P·C⊙y) are what the method puts in.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:

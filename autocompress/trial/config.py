@@ -11,7 +11,7 @@ from autocompress.errors import SettingsError
 
 @dataclass(frozen=True)
 class Stage:
-    """One compressor of a trial: a method and the fields of its `Config`."""
+    """One stage of a trial: a method and the fields of its `Config`."""
 
     method: str
     config: Mapping[str, Any]
