@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         TrialError,
         UsageError,
     )
+    from autocompress.lineage import Attempt, Family, Parent
     from autocompress.methods.alcn import Alcn
     from autocompress.methods.alds import Alds
     from autocompress.methods.autoplastic import Autoplastic
@@ -51,6 +52,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Alcn": "methods.alcn",
     "Alds": "methods.alds",
+    "Attempt": "lineage",
     "AutocompressError": "errors",
     "Autoplastic": "methods.autoplastic",
     "Binary": "methods.lc",
@@ -58,10 +60,12 @@ _HOME = {
     "Codebook": "methods.lc",
     "Compressed": "engine.compress",
     "Depth": "methods.depth",
+    "Family": "lineage",
     "FixedPoint": "methods.lc",
     "Lc": "methods.lc",
     "LowRank": "methods.lc",
     "ModelProfile": "task",
+    "Parent": "lineage",
     "ParetoModel": "result",
     "PenaltyL0": "methods.lc",
     "PenaltyL1": "methods.lc",
@@ -88,6 +92,7 @@ _HOME = {
 __all__ = [
     "Alcn",
     "Alds",
+    "Attempt",
     "AutocompressError",
     "Autoplastic",
     "Binary",
@@ -95,10 +100,12 @@ __all__ = [
     "Codebook",
     "Compressed",
     "Depth",
+    "Family",
     "FixedPoint",
     "Lc",
     "LowRank",
     "ModelProfile",
+    "Parent",
     "ParetoModel",
     "PenaltyL0",
     "PenaltyL1",

@@ -8,7 +8,7 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -27,8 +27,12 @@ _OWN_SPACES = "_autocompress_search_spaces"
 Suggest = Callable[[Any, Any], Any]
 
 
-def _no_starts(profile: Any) -> Sequence[Mapping[str, Any]]:
-    return ()
+def _no_move(profile: Any, keep: float) -> Mapping[str, Any] | None:
+    return None
+
+
+def _suits_any(profile: Any) -> str | None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -38,17 +42,20 @@ class SearchSpace:
     Args:
         suggest: `suggest(trial, profile)` draws from an Optuna trial and returns a method's `Config`, or a
             tuple of them, which follow each other.
-        starts: `starts(profile)` says what to try first: parameters of trials, of which some may be left
-            open.
+        move: `move(profile, keep)` gives the parameters of a trial that keeps about this share, in (0, 1), of
+            what the model costs; the sampler draws those that it leaves open. None where there is no such
+            trial, or where all are the sampler's to draw.
         level: of the method whose space it is, which says what it can be combined with; a space of a user's
             own has none and stands alone.
         module: where both are defined; None of a space that was given as a function.
+        unsupported: `unsupported(profile)` says why the method whose space it is cannot compress a model.
     """
 
     suggest: Suggest
-    starts: Callable[[Any], Sequence[Mapping[str, Any]]] = _no_starts
+    move: Callable[[Any, float], Mapping[str, Any] | None] = _no_move
     level: int | None = None
     module: ModuleType | None = None
+    unsupported: Callable[[Any], str | None] = _suits_any
 
 
 @cache
@@ -93,12 +100,10 @@ def search_spaces() -> dict[str, SearchSpace]:
     package = _own_spaces()
     names = [info.name for info in pkgutil.iter_modules(package.__path__) if info.name in methods]
     spaces = {
-        name: _space(importlib.import_module(f"{_OWN_SPACES}.{name}"), name, methods[name].stage)
-        for name in names
+        name: _space(importlib.import_module(f"{_OWN_SPACES}.{name}"), name, methods[name]) for name in names
     }
     for point in entry_points(group=SPACES_GROUP):
-        level = methods[point.name].stage if point.name in methods else None
-        spaces[point.name] = _space(_loaded(point, spaces), point.name, level)
+        spaces[point.name] = _space(_loaded(point, spaces), point.name, methods.get(point.name))
     return spaces
 
 
@@ -224,7 +229,7 @@ def search_space(location: str | Suggest) -> SearchSpace:
 
     Args:
         location: a method's name, a module, or `suggest(trial, profile)` itself, which may have an attribute
-            `starts`.
+            `move`.
 
     Raises:
         SettingsError: there is none, or it has no `suggest(trial, profile)`.
@@ -249,7 +254,7 @@ def space_name(location: str | Suggest) -> str:
     return str(getattr(function, "__name__", type(function).__name__))
 
 
-def _space(source: Any, name: str, level: int | None = None) -> SearchSpace:
+def _space(source: Any, name: str, method: type[Any] | None = None) -> SearchSpace:
     """The search space that a module, or a function alone, defines."""
     module = source if isinstance(source, ModuleType) else None
     suggest = source if module is None else getattr(module, "suggest", None)
@@ -261,4 +266,7 @@ def _space(source: Any, name: str, level: int | None = None) -> SearchSpace:
         raise SettingsError(
             f"space {name!r} must be called as suggest(trial, profile) but: {one_line(error)}."
         ) from error
-    return SearchSpace(suggest, getattr(source, "starts", _no_starts), level, module)
+    move = getattr(source, "move", _no_move)
+    if method is None:
+        return SearchSpace(suggest, move, module=module)
+    return SearchSpace(suggest, move, method.stage, module, method.unsupported)

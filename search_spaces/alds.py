@@ -11,6 +11,25 @@ import autocompress as ac
 MEASURES = ["slices", "operator", "frobenius", "data"]
 
 
+def move(profile: ac.ModelProfile, keep: float) -> dict[str, Any] | None:
+    """A budget of MACs that leaves this share, where the layers that ranks can shrink have so much."""
+    wanted = 1 - (1 - keep) / _factorable_share(profile, "macs") if profile.macs else 0.0
+    if wanted < 0.2:
+        return None
+    caps = {f"alds.rank_cap{i}": 1.0 for i in range(min(3, len(profile.layers)))}
+    return {
+        "alds.cost": "macs",
+        "alds.measure": ac.Alds.Config().measure,
+        "alds.max_slices": 1,
+        "alds.limit": "budget",
+        "alds.keep": min(wanted, 0.9),
+        "alds.schemes": "first",
+        **caps,
+        "alds.penalty": False,
+        "alds.cascade": 1,
+    }
+
+
 def suggest(trial: optuna.Trial, profile: ac.ModelProfile) -> object:
     """Budget or error, its measure, foldings, rank caps, and whether ranks are trained down first."""
     blocks = min(3, len(profile.layers))

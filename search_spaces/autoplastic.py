@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import math
+from statistics import NormalDist
 from typing import Any
 
 import optuna
 
 import autocompress as ac
+
+
+def move(profile: ac.ModelProfile, keep: float) -> dict[str, Any]:
+    """Gates that start, by how strongly channels are read, with this share of them above the threshold: its
+    square root in each group, as most layers are read and made by one."""
+    start = 1 / (1 + math.exp(-NormalDist().inv_cdf(min(keep**0.5, 0.95))))
+    mixing = {"autoplastic.alpha_init": 0.5} if profile.mixing_blocks else {}
+    return {
+        "autoplastic.rule": "gradient",
+        "autoplastic.p_init": 0.98,
+        "autoplastic.c_init": min(max(start, 0.3), 0.95),
+        "autoplastic.c_spread": 1.0,
+        "autoplastic.lambda_arch": 0.1,
+        "autoplastic.gate_lr_scale": ac.Autoplastic.Config().gate_lr_scale,
+        "autoplastic.threshold": 0.5,
+        **mixing,
+    }
 
 
 def suggest(trial: optuna.Trial, profile: ac.ModelProfile) -> object:

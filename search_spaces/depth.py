@@ -31,14 +31,21 @@ def suggest(trial: optuna.Trial, profile: ac.ModelProfile) -> object:
     )
 
 
-def starts(profile: ac.ModelProfile) -> list[dict[str, Any]]:
-    """Blocks that hold up to two fifths of the MACs, then a fifth, then three fifths; linear translators."""
+def move(profile: ac.ModelProfile, keep: float) -> dict[str, Any] | None:
+    """As many blocks as hold the MACs that are to go, those first that cost most for each parameter."""
     blocks = _blocks(profile)
-    all_macs = profile.cut_points[-1].macs
+    if not blocks:
+        return None
     gone = list(itertools.accumulate(block.macs for block in blocks))
-    usual = {"depth.choose": "blocks", "depth.translator": "linear", "depth.freeze": False}
-    counts = [max(1, sum(macs <= share * all_macs for macs in gone)) for share in (0.4, 0.2, 0.6)]
-    return [usual | {"depth.drop": count} for count in counts if blocks]
+    wanted = (1 - keep) * profile.cut_points[-1].macs
+    count = min(range(len(gone)), key=lambda last: abs(gone[last] - wanted)) + 1
+    return {
+        "depth.choose": "blocks",
+        "depth.drop": count,
+        "depth.translator": "linear",
+        "depth.refine_steps": 0,
+        "depth.freeze": False,
+    }
 
 
 def _free(trial: optuna.Trial, profile: ac.ModelProfile) -> Cuts:

@@ -11,6 +11,21 @@ import autocompress as ac
 SCHEMES = ["codebook", "prune", "codebook+prune", "ternary", "rank_selection", "dense"]
 
 
+def move(profile: ac.ModelProfile, keep: float) -> dict[str, Any]:
+    """A codebook for each layer, with as many levels as fit this share of a float's 32 bits."""
+    config = ac.Lc.Config()
+    levels = min(max(round(2 ** (32 * min(keep, 0.25))), 2), 64)
+    params: dict[str, Any] = {
+        "lc.mu0": config.mu0,
+        "lc.growth": config.growth,
+        "lc.steps": config.steps,
+        "lc.multipliers": config.multipliers,
+    }
+    for part in range(1, min(3, len(profile.layers)) + 1):
+        params |= {f"lc.{part}.scheme": "codebook", f"lc.{part}.joint": False, f"lc.{part}.k": levels}
+    return params
+
+
 def suggest(trial: optuna.Trial, profile: ac.ModelProfile) -> object:
     """A scheme for each third of the layers, alone or jointly, and the schedule of μ."""
     parts = min(3, len(profile.layers))

@@ -1,8 +1,9 @@
-"""The whole search space of a trial: which methods, their own spaces, and how the epochs are used."""
+"""The whole search space of a trial: what it starts from, what happens to that, and how it is trained."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,36 +12,69 @@ import optuna
 
 import autocompress as ac
 
-_MOST_METHODS = 2  # of one trial: with more, a search of some dozen trials tries each once
-_MOST_ROUNDS = 4  # of first trials
-# How first trials are trained; later ones vary it.
-_TRAINING = {"lr_scale": 1.0, "distill_weight": 0.7, "distill_temperature": 4.0}
+_STORAGE = 3  # `SearchSpace.level` of methods that decide how weights are stored
+TRAIN = "train"  # the move that only trains a model on
+# Share of what the reference costs at which nearly all models fail their bounds; guided trials go there in
+# equal steps, and are told by the bounds where to turn back.
+_FLOOR = 0.01
+# Of the trials that are left, those that go down to there; the others fill gaps.
+_DESCENDING = 0.75
+# Neighbours on the front whose costs differ by less than this ratio have no gap between them.
+_GAP = 0.8
+# What one trial leaves of its parent's cost at least.
+_LEAST_KEPT = 0.1
+# Every so many guided trials the method that was tried least is tried, unless there are few in all: a lineage
+# of one method then ends better than the beginnings of several.
+_EXPLORING, _FEW = 6, 16
+# How guided trials are trained; what the sampler proposes varies it.
+_SHARE, _LR_SCALES, _TEMPERATURE = 0.2, (1.0, 2.0, 4.0), 4.0
+_DISTILL = {"teacher": "best", "distill_weight": 0.5, "distill_temperature": _TEMPERATURE}
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """The compressors' configurations, in order, and how a trial is trained."""
+    """The methods' configurations, in order, and how a trial is trained.
+
+    Args:
+        configs: of the methods; none only trains the parent on.
+        parent: number of the trial that is started from; 0 is the reference.
+        compress_share: share of the epochs that train with methods.
+        lr_scale: factor on the recipe's learning rate.
+        distill_weight: share of the loss that is learned from the teacher.
+        distill_temperature: of that part.
+        teacher: number of the trial that is learned from.
+    """
 
     configs: tuple[Any, ...]
+    parent: int
     compress_share: float
     lr_scale: float
     distill_weight: float
     distill_temperature: float
+    teacher: int
 
 
-def suggest(trial: optuna.Trial, profile: ac.ModelProfile, spaces: Mapping[str, ac.SearchSpace]) -> Proposal:
-    """One pipeline, chosen by name where there are several, and the training of the trial."""
-    methods = pipelines(spaces)
-    names = list(methods)
-    name = names[0] if len(names) == 1 else trial.suggest_categorical("method", names)
+def suggest(trial: optuna.Trial, family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Proposal:
+    """A parent, by its place along the front; a move, by name; and the training.
+
+    What a move cannot be made with is replaced by the nearest that it came from.
+    """
+    parent = family.at(trial.suggest_float("parent", 0.0, 1.0))
+    name = trial.suggest_categorical("method", moves(spaces))
+    configs: tuple[Any, ...] = ()
+    if name != TRAIN:
+        space = spaces[name]
+        parent = family.nearest(parent, lambda candidate: space.unsupported(candidate.profile) is None)
+        configs = _several(space.suggest(trial, parent.profile))
+    taught = trial.suggest_categorical("teacher", ["none", "best"]) == "best"
     return Proposal(
-        configs=tuple(
-            config for part in methods[name] for config in _several(spaces[part].suggest(trial, profile))
-        ),
-        compress_share=trial.suggest_float("compress_share", 0.3, 0.8),
-        lr_scale=trial.suggest_float("lr_scale", 0.2, 2.0, log=True),
-        distill_weight=trial.suggest_float("distill_weight", 0.3, 0.9),
-        distill_temperature=trial.suggest_float("distill_temperature", 1.0, 6.0),
+        configs=configs,
+        parent=parent.number,
+        compress_share=trial.suggest_float("compress_share", 0.1, 0.8),
+        lr_scale=trial.suggest_float("lr_scale", 0.2, 5.0, log=True),
+        distill_weight=trial.suggest_float("distill_weight", 0.1, 0.9) if taught else 0.0,
+        distill_temperature=trial.suggest_float("distill_temperature", 1.0, 6.0) if taught else _TEMPERATURE,
+        teacher=family.best.number if taught else 0,
     )
 
 
@@ -49,38 +83,174 @@ def _several(configs: Any) -> tuple[Any, ...]:
     return tuple(configs) if isinstance(configs, (tuple, list)) else (configs,)
 
 
-def pipelines(spaces: Mapping[str, ac.SearchSpace]) -> dict[str, tuple[str, ...]]:
-    """Name → spaces in order: each method alone, and each two that go from structure to storage.
+def moves(spaces: Mapping[str, ac.SearchSpace]) -> list[str]:
+    """What may happen to a parent: each space by itself, or training it on.
 
-    Depth before channels before ranks before how weights are stored. A space of the user's own stands
-    alone; it may return longer sequences.
+    Pipelines are lineages: a trial that quantises starts from one that cut channels.
     """
-    levels: dict[int, list[str]] = {}
-    for name in sorted(spaces):
-        level = spaces[name].level
-        if level is not None:
-            levels.setdefault(level, []).append(name)
-    choices = [["", *levels[level]] for level in sorted(levels)]
-    products = [tuple(filter(None, parts)) for parts in itertools.product(*choices)]
-    joined = {"+".join(parts): parts for parts in products if 0 < len(parts) <= _MOST_METHODS}
-    own = {name: (name,) for name in sorted(spaces) if spaces[name].level is None}
-    return {name: joined[name] for name in sorted(joined, key=lambda name: (len(joined[name]), name))} | own
+    return [*sorted(spaces), TRAIN]
 
 
-def starts(
-    profile: ac.ModelProfile, spaces: Mapping[str, ac.SearchSpace], trials: int
-) -> list[dict[str, Any]]:
-    """Parameters of the first half of all trials: every pipeline in turn, trained as usual.
+@dataclass(frozen=True)
+class Aim:
+    """What a trial is to reach: from a parent, a share of the parent's cost."""
 
-    A sampler that finds something good early might never try the others. A space may say in
-    `starts(profile)` with which values of its own to begin; what it leaves open is drawn.
+    parent: ac.Parent
+    keep: float
+
+    @property
+    def cost(self) -> float:
+        """The share of the reference's cost that is aimed at."""
+        return self.parent.cost * self.keep
+
+
+def aim(family: ac.Family) -> Aim | None:
+    """Where a point would add most to the front: beyond its cheap end as long as bounds allow, else in its
+    widest gap; None where there is none.
+
+    Beyond the cheap end trials go in equal ratios down to `_FLOOR`; once one was out of bounds, halfway (in
+    logarithms) between it and the last that was not.
     """
-    first_trials = []
-    for turn in range(_MOST_ROUNDS):
-        for name, parts in pipelines(spaces).items():
-            params: dict[str, Any] = {"method": name} | _TRAINING
-            for part in parts:
-                own = spaces[part].starts(profile)
-                params |= own[turn] if turn < len(own) else {}
-            first_trials.append(params)
-    return first_trials[: max(1, trials // 2)]
+    cheapest = family.front[-1]
+    lowest = min([cheapest.cost, *family.running])
+    failed = [a.cost for a in family.attempts if a.cost is not None and not a.feasible]
+    beyond = max((cost for cost in failed if cost < cheapest.cost), default=0.0)
+    if beyond:
+        target = math.sqrt(beyond * lowest) if beyond < _GAP * lowest else None
+    elif lowest > _FLOOR:
+        steps = max(1, math.ceil(_DESCENDING * family.left))
+        target = lowest * (_FLOOR / lowest) ** (1 / steps)
+    else:
+        target = None
+    if target is not None:
+        return Aim(cheapest, max(_LEAST_KEPT, target / cheapest.cost))
+    return _widest_gap(family)
+
+
+def _widest_gap(family: ac.Family) -> Aim | None:
+    """Halfway, in logarithms, between neighbours on the front that enclose most: the score that is lost from
+    one to the other times the logarithm of what that saves."""
+    best, most = None, 0.0
+    for above, below in itertools.pairwise(family.front):
+        width, target = math.log(above.cost / below.cost), math.sqrt(above.cost * below.cost)
+        taken = any(abs(math.log(cost / target)) < width / 4 for cost in family.running)
+        enclosed = (above.score - below.score) * width
+        if not taken and below.cost < _GAP * above.cost and enclosed > most:
+            best, most = Aim(above, max(_LEAST_KEPT, target / above.cost)), enclosed
+    return best
+
+
+@dataclass(frozen=True)
+class Guided:
+    """A trial that goes where the front lacks a point.
+
+    Args:
+        params: what is to be suggested for it.
+        cost: that it aims at, over the reference's.
+        asked: −ln of the share of its parent's cost that its method is told to keep.
+        trained: whether the trial trains; one that does not is extra, beside the budget of trials.
+    """
+
+    params: Mapping[str, Any]
+    cost: float
+    asked: float
+    trained: bool = True
+
+
+def guided(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | None:
+    """A trial that goes where the front lacks a point.
+
+    None where it lacks none, where the last two trials ended without a result, or where no space knows how to
+    keep a share of a cost: then the sampler proposes by itself.
+    """
+    if len(family.attempts) > 1 and all(attempt.cost is None for attempt in family.attempts[-2:]):
+        return None
+    coded = _coded(family, spaces)
+    if coded is not None:
+        return coded
+    aimed = aim(family) if family.left > 0 else None
+    if aimed is None:
+        return None
+    for name in _by_merit(family, spaces):
+        space = spaces[name]
+        if space.unsupported(aimed.parent.profile) is not None:
+            continue
+        asked = max(_LEAST_KEPT, aimed.keep ** _reserve(family, name))
+        params = space.move(aimed.parent.profile, asked)
+        if params is not None:
+            place = {"parent": family.position(aimed.parent), "method": name}
+            training = {"compress_share": _SHARE, "lr_scale": _rate(family), **_DISTILL}
+            return Guided(place | dict(params) | training, aimed.cost, -math.log(asked))
+    return None
+
+
+def _coded(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | None:
+    """A model of the front with its weights as codes, as they are: that costs no training.
+
+    The cheapest first, each with four bits a weight, then with three, or with five where four were too few.
+    """
+    storage = [name for name in spaces if spaces[name].level == _STORAGE]
+    if not storage or family.metric not in ("bytes", "weight_bytes"):
+        return None
+    coded: dict[int, list[ac.Attempt]] = {}
+    for attempt in family.attempts:
+        if attempt.asked and set(attempt.methods) & set(storage):
+            coded.setdefault(attempt.parent, []).append(attempt)
+    for parent in reversed(family.front):
+        tries = coded.get(parent.number, [])
+        if len(tries) > 1 or parent.number in family.coding:
+            continue
+        bits = 4 if not tries else 3 if tries[0].kept else 5
+        for name in storage:
+            params = spaces[name].move(parent.profile, bits / 32)
+            if params is not None and spaces[name].unsupported(parent.profile) is None:
+                place = {"parent": family.position(parent), "method": name, "teacher": "none"}
+                place |= {"compress_share": _SHARE, "lr_scale": 1.0}
+                cost, asked = parent.cost * bits / 32, -math.log(bits / 32)
+                return Guided(place | dict(params), cost, asked, trained=False)
+    return None
+
+
+def _reserve(family: ac.Family, name: str) -> float:
+    """By how much a method must be asked for more than is wanted, in logarithms: methods that train decide by
+    themselves how far they go."""
+    tried = [a for a in family.attempts if a.params.get("method") == name and a.asked and a.saved > 0]
+    if not tried:
+        return 1.0
+    return min(max(sum(a.asked for a in tried) / sum(a.saved for a in tried), 1.0), 3.0)
+
+
+def _by_merit(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> list[str]:
+    """Spaces that can go on from any model, the one first whose trials lost least for what they saved.
+
+    Before any has been tried, channels come first, then ranks, then blocks; where there are many trials, some
+    try what was tried least.
+    """
+    order = {1: 0, 2: 1, 0: 2}  # by `SearchSpace.level`
+    names = [name for name in spaces if spaces[name].level in order]
+    tried = {name: [a for a in family.attempts if a.params.get("method") == name] for name in names}
+
+    trials = len(family.attempts) + family.left
+
+    def price(name: str) -> float:
+        saved = sum(attempt.saved for attempt in tried[name])
+        return sum(attempt.lost for attempt in tried[name]) / saved if saved > 0 else 0.0
+
+    def rank(name: str) -> tuple[float, ...]:
+        level = order[spaces[name].level or 0]
+        if trials >= _FEW and len(family.attempts) % _EXPLORING == _EXPLORING - 1:
+            return len(tried[name]), level
+        return not tried[name], price(name), level
+
+    return sorted(names, key=rank)
+
+
+def _rate(family: ac.Family) -> float:
+    """Each rate once, then the one whose guided trials lost least for what they saved."""
+    guided_trials = [a for a in family.attempts if a.asked and a.trained]
+    tried = {rate: [a for a in guided_trials if a.params.get("lr_scale") == rate] for rate in _LR_SCALES}
+
+    def price(rate: float) -> float:
+        return sum(a.lost for a in tried[rate]) / max(sum(a.saved for a in tried[rate]), _LEAST_KEPT)
+
+    return next((rate for rate in _LR_SCALES if not tried[rate]), None) or min(_LR_SCALES, key=price)

@@ -12,7 +12,7 @@ from autocompress import plugins
 from autocompress.checkpoint.store import EDITS, WEIGHTS, open_checkpoint
 from autocompress.checkpoint.weights import load_weights_into
 from autocompress.errors import CheckpointError
-from autocompress.surgery import apply, edits_from_json
+from autocompress.surgery import Edit, apply, edits_from_json
 
 
 def rebuild(model: nn.Module, path: str | Path) -> nn.Module:
@@ -45,12 +45,7 @@ def rebuild_from(model: nn.Module, folder: Path, example: Tensor) -> nn.Module:
     Raises:
         CheckpointError: edits or tensors do not fit the model.
     """
-    plugins.compressors()  # whose rooms bring their kinds of edits and codes
-    try:
-        described = json.loads((folder / EDITS).read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"checkpoint '{folder}' must have edits but: {_reason(error)}") from error
-    edits = edits_from_json(described)
+    edits = read_edits(folder)
     try:
         rebuilt = apply(model, edits, example)
         load_weights_into(rebuilt, folder / WEIGHTS)
@@ -59,6 +54,20 @@ def rebuild_from(model: nn.Module, folder: Path, example: Tensor) -> nn.Module:
             f"checkpoint '{folder}' must be of a {type(model).__name__} like this one but: {_reason(error)}"
         ) from error
     return rebuilt
+
+
+def read_edits(folder: Path) -> list[Edit]:
+    """The edits of a checkpoint's folder, which lead to its model from the user's.
+
+    Raises:
+        CheckpointError: there are none, or they are of a kind that is not known.
+    """
+    plugins.compressors()  # whose rooms bring their kinds of edits and codes
+    try:
+        described = json.loads((folder / EDITS).read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"checkpoint '{folder}' must have edits but: {_reason(error)}") from error
+    return list(edits_from_json(described))
 
 
 def _reason(error: Exception) -> str:

@@ -23,7 +23,7 @@ class Driver(Protocol):
     """The search, as seen by what executes its trials. All calls come from one thread."""
 
     def next(self) -> Job | None:
-        """The next trial; None when there is none left to start."""
+        """The next trial; None where there is none to start, at least until one that runs has ended."""
         ...
 
     def epoch(self, number: int, entry: Mapping[str, float]) -> bool:

@@ -28,6 +28,8 @@ class DriverSearcher(Searcher):  # type: ignore[misc]
     def suggest(self, trial_id: str) -> Any:
         """Hand Tune the driver's next job as a configuration, or say that there is none left."""
         job = self.driver.next()
+        if job is None and self.numbers:
+            return None  # ask again: what a running trial ends with may call for another
         if job is None:
             self.exhausted = True
             return Searcher.FINISHED

@@ -65,6 +65,7 @@ def train(config: Mapping[str, Any], handle: list[Any]) -> None:
                 shared.measuring,
                 report=lambda entry: _send("entry", dict(entry)),
                 device="cuda" if shared.use_gpu and torch.cuda.is_available() else "cpu",
+                trials=shared.trials,
                 shut_out=lambda metrics, replicates: rivals.shut_out(Point(metrics, replicates)),
             )
     except AutocompressError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,15 @@ from typing import Any
 from autocompress import plugins
 from autocompress.checkpoint.store import kept_trials, trial_folder
 from autocompress.distribute import Job
+from autocompress.engine.family import FamilyTree, stored_as_codes
 from autocompress.engine.halving import Halving
 from autocompress.engine.prepare import Prepared
-from autocompress.errors import SettingsError, one_line
+from autocompress.errors import one_line
+from autocompress.lineage import Family
 from autocompress.report import Progress, TrialEnd
 from autocompress.result import LEAST_PROBABILITY
 from autocompress.rivals import Rivals
-from autocompress.study import SearchStudy
+from autocompress.study import EXTRA, SearchStudy
 from autocompress.trial import Stage, TrialConfig, TrialResult
 
 
@@ -58,7 +60,10 @@ class SearchDriver:
         self.last_end = 0.0
         self.slots = _Slots()
         self.pipeline = plugins.pipeline()
-        study.begin_with(prepared.starts)
+        self.tree = FamilyTree(study, trials, prepared.objectives, reference, prepared.profile)
+        self.aims: dict[int, float] = {}
+        self.idle = False
+        self.guided = prepared.settings.sampler == "auto"
 
     @property
     def late(self) -> bool:
@@ -67,20 +72,37 @@ class SearchDriver:
 
     def next(self) -> Job | None:
         """Propose the next trial; where its search space fails, that is recorded and another proposed."""
-        while self.left > 0 and not self.late:
-            self.left -= 1
+        while not (self.idle or self.late):
+            family = self.tree.family(tuple(self.aims.values()), self._coding(), self.left)
+            move = None
+            if self.guided and not self.study.waiting():
+                move = self.pipeline.guided(family, self.prepared.spaces)
+            if self.left <= 0 and (move is None or move.trained):
+                # Until a running trial ends with a model that is worth storing as codes.
+                self.idle = True
+                break
             self.first_start = self.first_start or time.perf_counter()
-            trial = self.study.ask()
+            trial = (
+                self.study.ask()
+                if move is None
+                else self.study.ask(move.params, move.asked, not move.trained)
+            )
+            self.left -= EXTRA not in trial.user_attrs
             try:
-                config = self._propose(trial)
+                config = self._propose(trial, family)
             except Exception as error:
                 self.failed(trial.number, f"its search space failed: {one_line(error)}")
                 continue
             self.configs[trial.number] = config
+            if config.epochs:
+                self.aims[trial.number] = family.kept[config.parent].cost if move is None else move.cost
             self.slots.begin(trial.number)
             self.progress.trial_epoch(trial.number, 0, config.epochs)
-            return Job(trial.number, config, self._rivals())
+            return Job(trial.number, config, self._rivals(config))
         return None
+
+    def _coding(self) -> tuple[int, ...]:
+        return tuple(config.parent for config in self.configs.values() if not config.epochs)
 
     def epoch(self, number: int, entry: Mapping[str, float]) -> bool:
         """Show an epoch; the trial goes on unless the time is over or halving finds others more promising."""
@@ -97,8 +119,9 @@ class SearchDriver:
     def completed(self, number: int, result: TrialResult) -> None:
         """Record a trial's result in the study, keep or drop its checkpoint, and show its end."""
         self._ended(number, result.step_seconds, complete=True)
+        config = self.configs.pop(number)
         attributes = {
-            "config": self.configs.pop(number).to_json(),
+            "config": config.to_json(),
             "errors": dict(result.errors),
             "replicates": {name: list(drawn) for name, drawn in result.replicates.items()},
             "validation_rows": result.validation_rows,
@@ -109,12 +132,19 @@ class SearchDriver:
             "method_seconds": round(result.method_seconds, 3),
         }
         feasible = self.study.complete(number, result.metrics, self.reference, attributes)
-        self._show_end(number, "complete", self._kept(number, feasible), result.metrics)
+        methods = [stage.method for stage in config.stages]
+        remark = self._kept(number, feasible, methods, result.metrics)
+        self._show_end(number, "complete", remark, result.metrics)
 
-    def _rivals(self) -> Rivals:
-        return self.study.rivals(self.reference, {0, *kept_trials(self.trials)}, LEAST_PROBABILITY)
+    def _rivals(self, config: TrialConfig) -> Rivals:
+        """What a model must pass to be kept: those that store weights as codes are no match for one that
+        others may start from."""
+        numbers = {0, *kept_trials(self.trials)}
+        if not stored_as_codes([stage.method for stage in config.stages]):
+            numbers &= self.tree.parents.keys()
+        return self.study.rivals(self.reference, numbers, LEAST_PROBABILITY)
 
-    def _kept(self, number: int, feasible: bool) -> str:
+    def _kept(self, number: int, feasible: bool, methods: Sequence[str], metrics: Mapping[str, float]) -> str:
         """Keep a checkpoint if it may be on the front, else delete it; what is to be said of the trial."""
         remark = "" if feasible else "out of bounds"
         kept = {0, *kept_trials(self.trials)}
@@ -124,7 +154,9 @@ class SearchDriver:
                 return "on the front"
             if self.study.front_probabilities(self.reference, kept)[number] >= LEAST_PROBABILITY:
                 return "within noise of the front"
-        # Only what is, was or may be on the front is worth its disk space; `replay` makes it again.
+            if self.tree.may_be_parent(number, methods, metrics):
+                return "may be started from"
+        # Only what is, was or may be on a front is worth its disk space; `replay` makes it again.
         shutil.rmtree(trial_folder(self.trials, number), ignore_errors=True)
         return remark
 
@@ -168,6 +200,8 @@ class SearchDriver:
         return self.slots.outside / self.slots.trials if self.slots.trials else None
 
     def _ended(self, number: int, step_seconds: float, complete: bool = False) -> None:
+        self.aims.pop(number, None)
+        self.idle = False
         self.step_seconds += step_seconds
         self.last_end = time.perf_counter()
         self.slots.end(number, self.last_end, step_seconds if complete else None)
@@ -177,18 +211,17 @@ class SearchDriver:
     ) -> None:
         self.progress.trial_end(TrialEnd(number, state, metrics or {}, self.reference, remark))
 
-    def _propose(self, trial: Any) -> TrialConfig:
-        proposal = self.pipeline.suggest(trial, self.prepared.profile, self.prepared.spaces)
-        stages = tuple(Stage(plugins.method_of(c), asdict(c)) for c in proposal.configs)
-        if not stages:
-            raise SettingsError("a search space must propose at least one stage but proposed none.")
+    def _propose(self, trial: Any, family: Family) -> TrialConfig:
+        proposal = self.pipeline.suggest(trial, family, self.prepared.spaces)
         return TrialConfig(
-            stages=stages,
-            epochs=self.epochs,
+            stages=tuple(Stage(plugins.method_of(c), asdict(c)) for c in proposal.configs),
+            parent=proposal.parent,
+            epochs=0 if EXTRA in trial.user_attrs else self.epochs,
             compress_share=proposal.compress_share,
             lr_scale=proposal.lr_scale,
             distill_weight=proposal.distill_weight,
             distill_temperature=proposal.distill_temperature,
+            teacher=proposal.teacher,
             seed=self.prepared.settings.seed,
         )
 

@@ -75,7 +75,7 @@ def _architecture(prepared: Prepared) -> str:
 def _spaces(spaces: Mapping[str, SearchSpace]) -> dict[str, str]:
     """A digest of each space of the user's own: of its module, and of what its functions call elsewhere."""
     return {
-        f"spaces.{label}": digest((_source(space.module), space.suggest, space.starts))
+        f"spaces.{label}": digest((_source(space.module), space.suggest, space.move))
         for label, space in spaces.items()
         if label not in search_spaces()
     }

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -15,7 +14,7 @@ from autocompress import plugins
 from autocompress.checkpoint.store import Writer
 from autocompress.data import BUILT_IN, load_task, with_validation
 from autocompress.engine.settings import Settings
-from autocompress.errors import SettingsError, TaskError, TrialError, one_line
+from autocompress.errors import SettingsError, TaskError, TrialError
 from autocompress.graph import Analysis, analyse
 from autocompress.graph.costs import profile
 from autocompress.measure import (
@@ -49,7 +48,6 @@ class Prepared:
     analysis: Analysis
     profile: ModelProfile
     spaces: dict[str, SearchSpace]
-    starts: list[dict[str, Any]]
     objectives: tuple[Objective, ...]
     constraints: tuple[Constraint, ...]
     measuring: Measuring
@@ -96,7 +94,6 @@ def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> 
         analysis=analysis,
         profile=model_profile,
         spaces=spaces,
-        starts=_starts(settings, model_profile, spaces) if proposing else [],
         objectives=objectives,
         constraints=constraints,
         measuring=Measuring(
@@ -216,17 +213,6 @@ def _label(location: str | Suggest, taken: Collection[str]) -> str:
     return next(
         label for label in labels if label not in taken and (label == location or label not in installed)
     )
-
-
-def _starts(
-    settings: Settings, model_profile: ModelProfile, spaces: dict[str, SearchSpace]
-) -> list[dict[str, Any]]:
-    """What the first trials are to be."""
-    try:
-        starts: list[dict[str, Any]] = plugins.pipeline().starts(model_profile, spaces, settings.trials)
-    except Exception as error:
-        raise SettingsError(f"space must say what to start with but failed: {one_line(error)}") from error
-    return starts
 
 
 def _slug(name: str) -> str:

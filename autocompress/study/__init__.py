@@ -1,7 +1,16 @@
 """The Optuna study, the only record of trials; only this package and search_spaces/ import Optuna."""
 
-from autocompress.study.record import SearchStudy
+from autocompress.study.record import ASKED, EXTRA, SearchStudy
 from autocompress.study.samplers import SAMPLERS, make_sampler
 from autocompress.study.storage import STUDY_NAME, check_storage, sqlite_url
 
-__all__ = ["SAMPLERS", "STUDY_NAME", "SearchStudy", "check_storage", "make_sampler", "sqlite_url"]
+__all__ = [
+    "ASKED",
+    "EXTRA",
+    "SAMPLERS",
+    "STUDY_NAME",
+    "SearchStudy",
+    "check_storage",
+    "make_sampler",
+    "sqlite_url",
+]

@@ -23,6 +23,7 @@ from autocompress.rivals import Point, Rivals, costs_of, drawn_costs
 from autocompress.study.samplers import make_sampler
 
 INTERRUPTED = "interrupted"
+ASKED, EXTRA = "asked", "extra"
 _ARTIFACTS = "dashboard:artifacts"  # prefix of what optuna-dashboard keeps of a trial at its study
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -114,14 +115,21 @@ class SearchStudy:
                 self._enqueue(trial)
         return len(left)
 
-    def begin_with(self, proposals: Sequence[Mapping[str, Any]]) -> None:
-        """Let the first trials of a new study be these; the sampler draws parameters that they leave open."""
-        if len(self.study.trials) == 1:
-            for params in proposals:
-                self.study.enqueue_trial(dict(params))
+    def waiting(self) -> bool:
+        """Whether trials wait to be run again."""
+        return bool(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
-    def ask(self) -> Trial:
-        """A new trial to propose for."""
+    def ask(self, params: Mapping[str, Any] | None = None, asked: float = 0.0, extra: bool = False) -> Trial:
+        """A new trial to propose for.
+
+        Args:
+            params: what is to be suggested; the sampler draws what they leave open, or all.
+            asked: −ln of the share of its parent's cost that they tell a method to keep.
+            extra: whether the trial is beside the budget, because it does not train.
+        """
+        if params is not None:
+            attributes = {ASKED: asked} | ({EXTRA: True} if extra else {})
+            self.study.enqueue_trial(dict(params), user_attrs=attributes)
         trial = self.study.ask()
         self.live[trial.number] = trial
         return trial
@@ -188,10 +196,8 @@ class SearchStudy:
         self.study.tell(number, state=TrialState.PRUNED)
 
     def finished(self) -> int:
-        """Proposed trials that ended and were not interrupted."""
-        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-        ended = self.study.get_trials(deepcopy=False, states=states)
-        return sum(1 for t in ended if t.number > 0 and INTERRUPTED not in t.user_attrs)
+        """Proposed trials that ended and were not interrupted, without those that are beside the budget."""
+        return sum(1 for t in self.ended() if t.number > 0 and not {INTERRUPTED, EXTRA} & t.user_attrs.keys())
 
     def counts(self) -> dict[str, int]:
         """Number of proposed trials by state, interrupted ones apart."""
@@ -202,6 +208,11 @@ class SearchStudy:
             interrupted = INTERRUPTED in trial.user_attrs
             by_state[INTERRUPTED if interrupted else trial.state.name.lower()] += 1
         return by_state
+
+    def ended(self) -> list[FrozenTrial]:
+        """List the trials that ended, the reference and those without a result included."""
+        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+        return self.study.get_trials(deepcopy=False, states=states)
 
     def complete_trials(self) -> list[FrozenTrial]:
         """List the trials that ended with a result, the reference included."""
@@ -317,7 +328,8 @@ class SearchStudy:
 
     def _enqueue(self, trial: FrozenTrial) -> None:
         if trial.params:
-            self.study.enqueue_trial(trial.params)
+            again = {name: trial.user_attrs[name] for name in (ASKED, EXTRA) if name in trial.user_attrs}
+            self.study.enqueue_trial(trial.params, user_attrs=again)
 
 
 def _spread(metric: str, metrics: Mapping[str, float]) -> float:

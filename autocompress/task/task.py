@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -279,3 +279,23 @@ class ModelProfile:
     layers: tuple[LayerProfile, ...] = ()
     outputs: tuple[int, ...] = ()
     mixing_blocks: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Turn the profile into JSON-able data, which `from_json` reads back."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> ModelProfile:
+        """Read the profile that `to_json` wrote."""
+        return ModelProfile(
+            params=data["params"],
+            macs=data["macs"],
+            groups=tuple(GroupProfile(**group) for group in data["groups"]),
+            cut_points=tuple(
+                CutProfile(**{**cut, "shape": tuple(cut["shape"]), "partners": tuple(cut["partners"])})
+                for cut in data["cut_points"]
+            ),
+            layers=tuple(LayerProfile(**layer) for layer in data["layers"]),
+            outputs=tuple(data["outputs"]),
+            mixing_blocks=data["mixing_blocks"],
+        )

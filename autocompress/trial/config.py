@@ -22,26 +22,33 @@ class TrialConfig:
     """All that tells one trial from another; JSON-able.
 
     Args:
-        stages: compressors in order; none trains the reference itself further.
-        epochs: of the whole trial.
+        stages: compressors in order; none only trains the parent on.
+        parent: number of the trial whose model this one starts from; 0 is the reference.
+        epochs: of the whole trial; 0 compresses without training.
         compress_share: share of the epochs that train with compressors; the rest fine-tunes.
         lr_scale: factor on the recipe's learning rate.
         seed: of everything random in the trial.
-        distill_weight: share of the loss that is learned from the reference's outputs, in [0, 1].
+        distill_weight: share of the loss that is learned from the teacher's outputs, in [0, 1].
         distill_temperature: of that part.
+        teacher: number of the trial whose model that is; 0 is the reference.
     """
 
     stages: tuple[Stage, ...] = ()
+    parent: int = 0
     epochs: int = 10
     compress_share: float = 0.5
     lr_scale: float = 1.0
     seed: int = 0
     distill_weight: float = 0.0
     distill_temperature: float = 4.0
+    teacher: int = 0
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise SettingsError(f"epochs must be at least 1 but got {self.epochs}.")
+        for name in ("parent", "teacher"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"{name} must be at least 0 but got {getattr(self, name)}.")
+        if self.epochs < 0:
+            raise SettingsError(f"epochs must be at least 0 but got {self.epochs}.")
         if not 0 < self.compress_share <= 1:
             raise SettingsError(f"compress_share must be in (0, 1] but got {self.compress_share}.")
         if not self.lr_scale > 0:

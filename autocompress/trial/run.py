@@ -1,4 +1,4 @@
-"""`run_trial`: from the reference and a configuration to a measured checkpoint; knows no scheduler."""
+"""`run_trial`: from a parent and a configuration to a measured checkpoint; knows no scheduler."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autocompress.checkpoint.program import program_on, stored_tensor_bytes, weight_bytes
-from autocompress.checkpoint.rebuilding import rebuild_from
-from autocompress.checkpoint.store import UNQUANTISED, Checkpoint, Writer
-from autocompress.errors import TaskError
+from autocompress.checkpoint.rebuilding import read_edits, rebuild_from
+from autocompress.checkpoint.store import UNQUANTISED, Checkpoint, Writer, trial_folder
+from autocompress.errors import CheckpointError, TaskError
+from autocompress.graph import analyse
+from autocompress.graph.costs import profile
 from autocompress.measure import Measured, Subject, measure
 from autocompress.measure.latency import LatencySettings
 from autocompress.score import TAU
@@ -100,15 +102,17 @@ def run_trial(
     report: Callable[[Mapping[str, float]], None] = lambda entry: None,
     device: str = "cpu",
     shut_out: ShutOut | None = None,
+    trials: Path | None = None,
 ) -> TrialResult:
-    """Compress the reference by a configuration, write the checkpoint and measure it as loaded.
+    """Compress a parent's model by a configuration, write the checkpoint and measure it as loaded.
 
     A model that cannot be kept is measured as it is, without a file: exporting it and loading it again would
     take as long as all the rest of a small trial but its training.
 
     Args:
         task: with a validation split.
-        reference: where training starts.
+        reference: the parent and the teacher where the configuration names no other; what costs are relative
+            to.
         config: what to do.
         folder: checkpoint folder, which appears whole or not at all.
         measuring: what to measure on which artefact.
@@ -116,8 +120,10 @@ def run_trial(
         device: on which to train, and to run the artefact for its task metrics where it computes there what
             it does on the CPU; latency is that of the CPU.
         shut_out: says of which models there need be no checkpoint; None writes each.
+        trials: folder of the checkpoints of the trials that the configuration names as parent or teacher.
 
     Raises:
+        CheckpointError: the parent's or the teacher's checkpoint is missing or damaged.
         DivergedError: the loss or a metric became NaN or infinite.
         ProofError: the compact model does not equal the masked one, or edits and weights make another one.
         CheckpointError: edits and weights do not make the compact model again.
@@ -125,14 +131,13 @@ def run_trial(
     """
     start = time.perf_counter()
     seed_everything(config.seed, task)
-    model = task.model()
-    load_state(model, reference.state)
+    origin = _Origin(task, reference, trials)
+    model, edits = origin.model(config.parent)
     model.to(device)
-    distillation = _distillation(task, reference, config, device)
+    distillation = _distillation(origin, config, device)
     trainer = Trainer(task, config.epochs, config.lr_scale, report, distillation)
     stages = len(config.stages)
     compressing = compressing_epochs(config.epochs, config.compress_share, stages) if stages else 0
-    edits: list[Edit] = []
     difference = 0.0
     for position, stage in enumerate(config.stages):
         epochs = split_epochs(compressing, stages)[position]
@@ -194,11 +199,30 @@ def _estimated(measured: Measured, reference: Reference) -> Measured:
     return replace(measured, metrics={**measured.metrics, "bytes": measured.metrics["bytes"] + graph})
 
 
-def _distillation(task: Task, reference: Reference, config: TrialConfig, device: str) -> Distillation | None:
+@dataclass(frozen=True)
+class _Origin:
+    """Makes the models that a trial starts from and learns from."""
+
+    task: Task
+    reference: Reference
+    trials: Path | None
+
+    def model(self, number: int) -> tuple[nn.Module, list[Edit]]:
+        """A trial's model, in evaluation mode, and the edits that lead to it from the user's."""
+        model = self.task.model()
+        if number == 0:
+            load_state(model, self.reference.state)
+            return model, []
+        if self.trials is None:
+            raise CheckpointError(f"trial {number} must have a checkpoint but no folder of trials is given.")
+        folder = trial_folder(self.trials, number)
+        return rebuild_from(model, folder, self.task.example()).eval(), read_edits(folder)
+
+
+def _distillation(origin: _Origin, config: TrialConfig, device: str) -> Distillation | None:
     if not config.distill_weight:
         return None
-    teacher = task.model()
-    load_state(teacher, reference.state)
+    teacher, _ = origin.model(config.teacher)
     return Distillation(teacher.to(device).eval(), config.distill_weight, config.distill_temperature)
 
 
@@ -250,7 +274,7 @@ def _store(
     device: torch.device,
 ) -> tuple[Checkpoint, Measured]:
     """Export a model, measure it as loaded again from the file, and commit the checkpoint."""
-    writer = Writer(folder)
+    writer, example = Writer(folder), task.example()
     try:
         measured = _measured(writer, model, task, stored, measuring, trainer, device)
         checkpoint = writer.commit(
@@ -263,6 +287,7 @@ def _store(
                 "replicates": measured.replicates,
                 "validation_rows": measured.rows,
                 "input": task.input_spec().to_json(),
+                "profile": profile(model, example, analyse(model, example)).to_json(),
                 "check": {"max_relative_difference": stored.difference},
                 "artifact": measuring.artifact,
                 "history": trainer.history,

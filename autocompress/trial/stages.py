@@ -77,8 +77,8 @@ def make_method(stage: Stage) -> Method:
 
 def compressing_epochs(epochs: int, share: float, stages: int = 1) -> int:
     """How many of a trial's epochs train with compressors: the share, at least one for each stage, and
-    at least one left to repair."""
-    return min(max(stages, round(share * epochs)), max(1, epochs - 1))
+    at least one left to repair; none where there are none."""
+    return min(max(stages, round(share * epochs)), max(1, epochs - 1)) if epochs else 0
 
 
 def split_epochs(epochs: int, parts: int) -> list[int]:

@@ -1,0 +1,135 @@
+"""The family of a search: what its study and its checkpoints say of what a new trial may start from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autocompress import plugins
+from autocompress.checkpoint import open_checkpoint
+from autocompress.checkpoint.store import kept_trials, trial_folder
+from autocompress.lineage import Attempt, Family, Parent
+from autocompress.measure import STATIC, Objective
+from autocompress.methods.base import Stage
+from autocompress.pareto import non_dominated
+from autocompress.study import ASKED, EXTRA, SearchStudy
+from autocompress.task import ModelProfile
+
+
+class FamilyTree:
+    """Follows a search's trials and says what the next one may start from.
+
+    Args:
+        study: where trials are recorded.
+        trials: folder of the trials' checkpoints.
+        objectives: of the search.
+        reference: metrics of the reference.
+        profile: of the reference.
+    """
+
+    def __init__(
+        self,
+        study: SearchStudy,
+        trials: Path,
+        objectives: Sequence[Objective],
+        reference: Mapping[str, float],
+        profile: ModelProfile,
+    ) -> None:
+        self.study, self.trials, self.reference = study, trials, reference
+        costs = [o for o in objectives if o.metric in STATIC]
+        scores = [o for o in objectives if o.metric not in STATIC]
+        cost = costs[0].metric if costs else "bytes"
+        # What a file holds beside its tensors is no method's to shrink.
+        self.cost_metric = "weight_bytes" if cost == "bytes" else cost
+        self.score_objective = scores[0] if scores else objectives[0]
+        self.parents = {0: Parent(0, 1.0, self._score(reference), profile)}
+        self.attempts: dict[int, Attempt] = {}
+
+    def family(self, running: Sequence[float], coding: Sequence[int], left: int) -> Family:
+        """What the next trial may start from.
+
+        Args:
+            running: what trials that run now aim at, as costs over the reference's.
+            coding: numbers of the models that running trials turn into codes.
+            left: trials that are left, the next one included.
+        """
+        self._update()
+        kept = {number: parent for number, parent in self.parents.items() if self._there(number)}
+        ordered = sorted(kept.values(), key=lambda parent: parent.number)
+        costs = [[-parent.score, parent.cost] for parent in ordered]
+        front = sorted((ordered[i] for i in non_dominated(costs)), key=lambda parent: -parent.cost)
+        return Family(
+            tuple(front),
+            kept,
+            tuple(self.attempts.values()),
+            tuple(running),
+            tuple(coding),
+            left,
+            self.cost_metric,
+        )
+
+    def may_be_parent(self, number: int, methods: Collection[str], metrics: Mapping[str, float]) -> bool:
+        """Whether a model would be on the front of those that trials start from."""
+        if stored_as_codes(methods):
+            return False
+        mine = [-self._score(metrics), self._cost(metrics)]
+        others = [[-p.score, p.cost] for n, p in self.parents.items() if n != number and self._there(n)]
+        return len(others) in non_dominated([*others, mine])
+
+    def _update(self) -> None:
+        """Hear of the trials that ended since the last time."""
+        kept = kept_trials(self.trials)
+        for trial in self.study.ended():
+            if trial.number == 0 or trial.number in self.attempts:
+                continue
+            details = trial.user_attrs.get("details", {})
+            config = details.get("config", {})
+            methods = tuple(stage["method"] for stage in config.get("stages", ()))
+            metrics: Mapping[str, float] | None = trial.user_attrs.get("metrics")
+            parent, feasible = config.get("parent", 0), bool(trial.user_attrs.get("feasible"))
+            cost = None if metrics is None else self._cost(metrics)
+            score = None if metrics is None else self._score(metrics)
+            saved = lost = 0.0
+            if cost is not None and score is not None and parent in self.parents:
+                saved = math.log(self.parents[parent].cost / max(cost, 1e-12))
+                lost = self.parents[parent].score - score
+            is_kept = trial.number in kept
+            self.attempts[trial.number] = Attempt(
+                trial.number,
+                parent,
+                methods,
+                cost,
+                score,
+                feasible,
+                is_kept,
+                trial.params,
+                saved,
+                lost,
+                trial.user_attrs.get(ASKED, 0.0),
+                EXTRA not in trial.user_attrs,
+            )
+            if is_kept and feasible and metrics is not None and not stored_as_codes(methods):
+                self._add(trial.number, metrics, parent)
+
+    def _add(self, number: int, metrics: Mapping[str, float], parent: int) -> None:
+        manifest = open_checkpoint(trial_folder(self.trials, number), verify=False).manifest
+        profile = ModelProfile.from_json(manifest["profile"])
+        self.parents[number] = Parent(number, self._cost(metrics), self._score(metrics), profile, parent)
+
+    def _there(self, number: int) -> bool:
+        return number == 0 or trial_folder(self.trials, number).is_dir()
+
+    def _cost(self, metrics: Mapping[str, float]) -> float:
+        return metrics[self.cost_metric] / self.reference[self.cost_metric]
+
+    def _score(self, metrics: Mapping[str, float]) -> float:
+        value = metrics[self.score_objective.metric]
+        return value if self.score_objective.maximised else -value
+
+
+def stored_as_codes(methods: Collection[str]) -> bool:
+    """Whether one of these methods decides how weights are stored: what it ends with is not trained on."""
+    known: Mapping[str, Any] = plugins.compressors()
+    return any(known[method].stage is Stage.STORAGE for method in methods if method in known)

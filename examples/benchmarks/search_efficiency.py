@@ -1,0 +1,282 @@
+"""What a search's front is worth at equal training epochs, against torch-pruning (`pip install torch-pruning`).
+
+    python examples/benchmarks/search_efficiency.py --task digits --cost macs [--trials 12] [--epochs 5] [--seeds 3]
+
+Everyone starts from one trained reference and trains as many trials of as many epochs by the task's recipe. Fronts
+are chosen on validation and judged on test by their hypervolume: over test accuracy above 90 % of the reference's
+(in units of the other 10 %) and the logarithm of the cost ratio down to 0.01 (in units of that range).
+
+torch-pruning removes the channels of least group magnitude, from the reference each time (sweep) or a little more
+from what it trained last (iterative), with and without distillation from the best model so far; its learning rate
+and step are those of three each that are best on validation. Where the cost is bytes it is stored as int8 ONNX, and
+the search as it stores by itself; both relative to the reference's parameters at four bytes each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import torch_pruning
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+import autocompress as ac
+from autocompress.checkpoint import export_onnx
+from autocompress.checkpoint.program import load_program
+from autocompress.checkpoint.quantize import quantize_onnx
+from autocompress.data import load_task, with_validation
+from autocompress.data.tasks import load_weights
+from autocompress.graph.costs import count_params, layer_macs
+from autocompress.measure import measure_split
+from autocompress.training.distillation import Distillation
+from autocompress.training.loop import Trainer
+from autocompress.trial import load_state, seed_everything
+
+FLOOR, SHARE = 0.01, 0.9
+RATES, STEPS = (1.0, 2.0, 4.0), (0.78, 0.84, 0.9)
+console = Console()
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model: its cost over the reference's, and its accuracy on both splits."""
+
+    cost: float
+    val: float
+    test: float
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all contenders have in common."""
+
+    task: ac.Task
+    cost: str
+    trials: int
+    reference: nn.Module
+    base: Point
+    whole: float
+    folder: Path
+
+
+def hypervolume(points: Sequence[Point], base: Point, judged: Callable[[Point], float]) -> float:
+    """Of the front that validation chooses, by `judged`; at most about 1."""
+    front: list[Point] = []
+    for point in sorted([*points, base], key=lambda p: (p.cost, -p.val)):
+        if not front or point.val > front[-1].val:
+            front.append(point)
+    ends = [max(math.log(point.cost), math.log(FLOOR)) for point in front] + [0.0]
+    level = area = 0.0
+    for point, (start, end) in zip(front, itertools.pairwise(ends), strict=True):
+        level = max(level, (judged(point) - SHARE * judged(base)) / ((1 - SHARE) * judged(base)))
+        area += level * max(0.0, end - start)
+    return area / -math.log(FLOOR)
+
+
+def accuracy(program: Any, task: ac.Task, split: Any) -> float:
+    return measure_split(program, split, task, resampled=False).values["accuracy"]
+
+
+def judged_as_is(model: nn.Module, setting: Setting) -> Point:
+    """By its multiply-accumulates, or as int8 ONNX by the size of the file."""
+    task, program = setting.task, model.eval()
+    if setting.cost == "macs":
+        cost = float(layer_macs(model, task.example())[""])
+    else:
+        file = setting.folder / "model.onnx"
+        export_onnx(model, task.example(), file)
+        quantize_onnx(file, task.calibration())
+        cost, program = float(file.stat().st_size), load_program(file)
+    assert task.val is not None
+    assert task.test is not None
+    return Point(cost / setting.whole, accuracy(program, task, task.val), accuracy(program, task, task.test))
+
+
+def torch_pruned(
+    setting: Setting, seed: int, *, iterative: bool, distilled: bool, rate: float, step: float
+) -> list[Point]:
+    """Trials of torch-pruning, from the reference each time or from one another."""
+    task, model, points = setting.task, setting.reference, []
+    teacher, best = setting.reference, setting.base.val
+    for number in range(1, setting.trials + 1):
+        model = copy.deepcopy(model if iterative else setting.reference)
+        keep = step if iterative else step**number
+        last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1:]
+        torch_pruning.pruner.BasePruner(
+            model.train(),
+            task.example(),
+            torch_pruning.importance.GroupMagnitudeImportance(),
+            pruning_ratio=1 - keep,
+            ignored_layers=last,
+        ).step()
+        seed_everything(seed + number, task)
+        taught = Distillation(copy.deepcopy(teacher).eval(), 0.5, 4.0) if distilled else None
+        Trainer(task, task.recipe.epochs, rate, distillation=taught).fit(model, task.recipe.epochs)
+        points.append(judged_as_is(model, setting))
+        if points[-1].val >= best:
+            teacher, best = model, points[-1].val
+    return points
+
+
+def searched(setting: Setting, seed: int, **options: Any) -> list[Point]:
+    """The front of a search, and nothing else of it."""
+    out = setting.folder / f"run-{seed}-{'-'.join(map(str, options.values()))}"
+    objectives = ["accuracy", setting.cost]
+    result = ac.search(
+        setting.task,
+        objectives=objectives,
+        trials=setting.trials,
+        workers=1,
+        seed=seed,
+        out=out,
+        progress=ac.Progress(),
+        **options,
+    )
+    return [
+        Point(p.metrics[setting.cost] / setting.whole, p.metrics["accuracy"], p.test_metrics["accuracy"])
+        for p in result.front
+        if p.trial
+    ]
+
+
+def tuned(setting: Setting, *, iterative: bool, distilled: bool) -> Callable[[int], list[Point]]:
+    """torch-pruning at the rate and step that are best on validation with one seed."""
+
+    def run(rate: float, step: float, seed: int = 0) -> list[Point]:
+        return torch_pruned(setting, seed, iterative=iterative, distilled=distilled, rate=rate, step=step)
+
+    def worth(rate: float, step: float) -> float:
+        return hypervolume(run(rate, step), setting.base, lambda point: point.val)
+
+    rate = max(RATES, key=lambda r: worth(r, STEPS[1]))
+    step = max(STEPS, key=lambda s: worth(rate, s))
+    return lambda seed: run(rate, step, seed)
+
+
+def contenders(setting: Setting) -> dict[str, Callable[[], Callable[[int], list[Point]]]]:
+    """Name → what prepares it and gives, by seed, its points."""
+    found: dict[str, Callable[[], Callable[[int], list[Point]]]] = {
+        "autocompress": lambda: lambda seed: searched(setting, seed),
+        "random sampler": lambda: lambda seed: searched(setting, seed, sampler="random"),
+    }
+    for method in ("alcn", "alds", "autoplastic", "depth"):
+        found[f"{method} alone"] = lambda method=method: (
+            lambda seed: searched(setting, seed, methods=[method])
+        )
+    for iterative, distilled in itertools.product((True, False), (False, True)):
+        name = f"torch-pruning {'iterative' if iterative else 'sweep'}{', distilled' if distilled else ''}"
+        found[name] = lambda i=iterative, d=distilled: tuned(setting, iterative=i, distilled=d)
+    return found
+
+
+def pooled_mnist(root: str | None, folder: Path) -> str:
+    """A table of 16 features: MNIST in 4 × 4 means; 7,494 rows to train on."""
+    task = load_task("mnist", root=root)
+    file = folder / "table.npz"
+    import numpy as np
+
+    arrays = {}
+    for split, batches, rows in (("train", task.train, 7494), ("test", task.test, 10_000)):
+        assert batches is not None
+        x = torch.from_numpy(np.asarray(batches.x[:rows], dtype=np.float32))  # type: ignore[attr-defined]
+        arrays[f"x_{split}"] = F.avg_pool2d(x.reshape(-1, 1, 28, 28), 7).flatten(1).numpy()
+        arrays[f"y_{split}"] = batches.targets[:rows]  # type: ignore[attr-defined]
+    np.savez(file, **arrays)
+    return f"npz:{file}"
+
+
+def mlp(inputs: int, classes: int) -> nn.Sequential:
+    """The MLP 256-128-64."""
+    widths = [inputs, 256, 128, 64]
+    hidden = [layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*hidden, nn.Linear(64, classes))
+
+
+def table_mlp() -> nn.Sequential:
+    return mlp(16, 10)
+
+
+def prepared(args: argparse.Namespace, folder: Path) -> Setting:
+    """The task with its splits, and the reference, trained once."""
+    if args.task == "cifar10":
+        weights = load_weights(Path(args.data_root) / "pretrained" / "resnet20-12fca82f.th")
+        task = replace(load_task("cifar10", model="resnet20", root=args.data_root), weights=weights)
+        task, _ = with_validation(task)
+    else:
+        name = pooled_mnist(args.data_root, folder) if args.task == "table" else args.task
+        task, _ = with_validation(load_task(name, root=args.data_root))
+        if args.task == "table":
+            task = replace(task, model=table_mlp)
+    task = task.with_recipe(epochs=args.epochs)
+    seed_everything(0, task)
+    model = task.model()
+    if task.weights is None:
+        epochs = args.reference_epochs or task.recipe.reference_epochs or 30
+        Trainer(task, epochs, reference=True).fit(model, epochs)
+        task = replace(task, weights={name: t.numpy() for name, t in model.state_dict().items()})
+    else:
+        load_state(model, task.weights)
+    model.eval()
+    whole = float(layer_macs(model, task.example())[""]) if args.cost == "macs" else 4.0 * count_params(model)
+    assert task.val is not None
+    assert task.test is not None
+    base = Point(1.0, accuracy(model, task, task.val), accuracy(model, task, task.test))
+    return Setting(task, args.cost, args.trials, model, base, whole, folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--task", choices=["digits", "fashion_mnist", "cifar10", "table"], default="digits")
+    parser.add_argument("--cost", choices=["macs", "bytes"], default="macs")
+    parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--reference-epochs", type=int)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--data-root")
+    parser.add_argument("--only", nargs="*", help="names of contenders, or their beginnings")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        setting = prepared(args, Path(scratch))
+        base = setting.base
+        console.print(
+            f"reference: validation {base.val:.4f}, test {base.test:.4f}; {setting.whole:.0f} {args.cost}"
+        )
+        table = Table(title=f"{args.task}, {args.trials} × {args.epochs} epochs, {args.cost}")
+        for column in ("who", "hypervolume", "range", "points", "cheapest", "seconds a seed"):
+            table.add_column(column, justify="left" if column == "who" else "right")
+        for name, prepare in contenders(setting).items():
+            if args.only and not any(name.startswith(wanted) for wanted in args.only):
+                continue
+            run = prepare()
+            begun = time.perf_counter()
+            runs = [run(seed) for seed in range(1, args.seeds + 1)]
+            seconds = (time.perf_counter() - begun) / args.seeds
+            worths = [hypervolume(points, base, lambda point: point.test) for points in runs]
+            cheapest = min((p.cost for p in runs[0] if p.val >= SHARE * base.val), default=1.0)
+            table.add_row(
+                name,
+                f"{statistics.median(worths):.3f}",
+                f"{min(worths):.3f} to {max(worths):.3f}",
+                str(len(runs[0])),
+                f"{cheapest:.3f}",
+                f"{seconds:.0f}",
+            )
+            console.print(name, *(f"{worth:.3f}" for worth in worths), f"{seconds:.0f} s", highlight=False)
+        console.print(table)
+
+
+if __name__ == "__main__":
+    main()
