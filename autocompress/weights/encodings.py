@@ -28,7 +28,7 @@ class Quantized:
 
     def dense(self) -> Tensor:
         """The numbers, `(n,)`."""
-        return self.levels[self.codes]
+        return self.levels.index_select(0, self.codes)
 
     def part(self, start: int, stop: int) -> Quantized:
         """The encoding of some of the numbers."""
