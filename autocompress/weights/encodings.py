@@ -81,7 +81,8 @@ class Summed:
 
     def dense(self) -> Tensor:
         """The numbers, `(n,)`."""
-        return torch.stack([part.dense() for part in self.parts]).sum(0)
+        first, *others = self.parts
+        return sum((part.dense() for part in others), first.dense())
 
     def part(self, start: int, stop: int) -> Summed:
         """The encoding of some of the numbers."""

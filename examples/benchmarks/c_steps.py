@@ -72,11 +72,19 @@ console = Console(width=110)
 
 @dataclass(frozen=True)
 class Training:
-    """A task from whose model LC starts, and how many optimiser steps it takes."""
+    """A task and how LC is tried on it.
+
+    Args:
+        task: from a folder of data.
+        steps: optimiser steps that LC takes.
+        pretrain: epochs before it, where the task has no trained weights.
+        batch: rows of a batch that are used, all by default.
+    """
 
     task: Callable[[Path], ac.Task]
     steps: int
     pretrain: int = 0
+    batch: int | None = None
 
 
 def digits(_: Path) -> ac.Task:
@@ -86,7 +94,7 @@ def digits(_: Path) -> ac.Task:
 TRAININGS = {
     "digits": Training(digits, 132, pretrain=5),  # half of the default trial's
     "LeNet300": Training(lenet300, 400),  # not two of the 80 epochs that lc_lenet300.py takes
-    "resnet20": Training(lambda root: resnet20(str(root)), 10),
+    "resnet20": Training(lambda root: resnet20(str(root)), 20, batch=32),
 }
 
 
@@ -114,7 +122,8 @@ def measured(models: Sequence[str], schemes: Sequence[str], root: Path) -> Table
             load_state(model, task.weights)
         Trainer(task, max(training.pretrain, 1)).fit(model, training.pretrain)
         batches = itertools.chain.from_iterable(itertools.repeat(task.train))
-        task = replace(task, train=list(itertools.islice(batches, training.steps)))
+        steps = [(x[: training.batch], y[: training.batch]) for x, y in itertools.islice(batches, training.steps)]
+        task = replace(task, train=steps)
         share(task, model.state_dict(), Codebook(2), joint=True)  # what is slow in a process's first training
         for scheme in schemes:
             for joint in (False, True):

@@ -89,15 +89,17 @@ class Sum(Scheme):
         last = previous.parts if isinstance(previous, Summed) else None
         parts: list[Encoding | None] = [None] * len(self.parts) if last is None else list(last)
         dense = [torch.zeros_like(x) if part is None else part.dense() for part in parts]
-        rest = x - torch.stack(dense).sum(0)
-        reached = math.inf
-        for _ in range(_ALTERNATIONS if last is None else _WARM_ALTERNATIONS):
+        rest = x - sum(dense)
+        turns, reached = _ALTERNATIONS if last is None else _WARM_ALTERNATIONS, math.inf
+        for turn in range(1, turns + 1):
             for i, scheme in enumerate(self.parts):
-                solved = scheme.solve(rest + dense[i], mu, view, parts[i])
-                rest += dense[i]
+                target = rest + dense[i]
+                solved = scheme.solve(target, mu, view, parts[i])
                 parts[i], dense[i] = solved, solved.dense()
-                rest -= dense[i]
+                rest = target - dense[i]
             summed = Summed(tuple(part for part in parts if part is not None))
+            if turn == turns:
+                break
             objective = mu / 2 * float(rest.double().square().sum()) + self.penalty(summed, view)
             if objective >= reached * (1 - _GAIN):
                 break
