@@ -1,6 +1,6 @@
 """What share of a training LC's C steps take: every scheme and sums of them, on three models.
 
-    python examples/benchmarks/c_steps.py --data-root DATA [--models digits LeNet300 resnet20] [--schemes NAME ...]
+    python examples/benchmarks/c_steps.py --data-root DATA [--models NAME ...] [--schemes NAME ...]
 
 CPU time of all that LC does between optimiser steps (the first C step, those that follow, the log of each
 epoch) relative to that of the training, without any fine-tuning after it, which would lower the share. The
@@ -122,7 +122,9 @@ def measured(models: Sequence[str], schemes: Sequence[str], root: Path) -> Table
             load_state(model, task.weights)
         Trainer(task, max(training.pretrain, 1)).fit(model, training.pretrain)
         batches = itertools.chain.from_iterable(itertools.repeat(task.train))
-        steps = [(x[: training.batch], y[: training.batch]) for x, y in itertools.islice(batches, training.steps)]
+        steps = [
+            (x[: training.batch], y[: training.batch]) for x, y in itertools.islice(batches, training.steps)
+        ]
         task = replace(task, train=steps)
         share(task, model.state_dict(), Codebook(2), joint=True)  # what is slow in a process's first training
         for scheme in schemes:

@@ -2,8 +2,9 @@
 
 Numbers are sorted once. Then a cluster is an interval, its cost a difference of prefix sums, and a
 step of Lloyd's algorithm takes O(k log n). The first C step starts from the best clustering of a
-histogram, found by dynamic programming; later ones from the last levels. From either, all ends of
-clusters move at once, each within its own window, as long as that gains enough, then by Lloyd's steps.
+histogram, found by dynamic programming, from where all ends of clusters move at once, each within its
+own window, as long as that gains enough, then by Lloyd's steps. Later ones take a bounded number of
+Lloyd's steps from the last levels.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ _BAND, _NARROW, _LEAST_BAND, _COARSE = 8, 4, 48, 8
 _WINDOWS, _WINDOW_ROUNDS = 17, 40
 _CACHED = 1 << 14  # costs that are worked out at once and stay in the cache
 # Relative gains below which clusters stop to move. On LeNet300's weights, jointly and by layer, with 2 to 256
-# levels, distortion ends within 1e-3 of that of a dynamic programme over all of 2,048 bins and Lloyd's steps
-# to their end, which takes 0.1 to 2 s; from the last levels within 1e-4.
+# levels, distortion ends within 1e-3 (with 64 levels 4e-3) of that of a dynamic programme over all of 2,048
+# bins and Lloyd's steps to their end, which takes 0.1 to 2 s; this one takes 5 to 50 ms.
 _BAND_GAIN, _WINDOW_GAIN, _LLOYD_GAIN = 1e-3, 1e-6, 1e-8
 
 

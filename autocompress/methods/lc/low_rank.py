@@ -29,8 +29,9 @@ class LowRank(Scheme):
         at_least_0("rank", self.rank)
 
     def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
-        """Cut the singular value decomposition of the folded weights, `(n,)`, to the rank; for any μ exact, or
-        within 1e-3 of the least error where it starts from the last product.
+        """Cut the singular value decomposition of the folded weights, `(n,)`, to the rank; for any μ.
+
+        Exact, or from the last product within 1e-3 of the least error.
 
         Raises:
             SettingsError: the weights are of several layers or of a grouped one, or cannot be folded so.
@@ -81,7 +82,7 @@ class RankSelection(Scheme):
             lost = total - torch.cat([squares.new_zeros(1), squares.cumsum(0)])
             objective = mu / 2 * lost.clamp_min(0) + costs * torch.arange(len(lost), device=x.device)
             rank = int(objective.argmin())
-            if rank < len(squares):
+            if rank < len(squares) or rank == folding.full_rank:
                 break
             # All of the singular values that are known are worth their cost: more may be.
         if self.alpha * price * len(x) <= float(objective[rank]):

@@ -55,7 +55,7 @@ def l1_ball(x: Tensor, radius: float) -> Tensor:
         return x.clone()
     if radius == 0:
         return torch.zeros_like(x)
-    # Of m numbers that stay, the threshold is (their sum − radius)/m; the last that is above its own is the last.
+    # Of m numbers that stay, the threshold is (their sum − radius)/m; the last above its own stays last.
     # Duchi et al., "Efficient projections onto the l1-ball", ICML 2008, figure 1.
     count = torch.arange(1, len(x) + 1, device=x.device, dtype=torch.float64)
     m = int((falling * count > total - radius).count_nonzero())
