@@ -36,8 +36,8 @@ class Config:
     multipliers: bool = True
     mu_exponent: float = 1.0
     # Errors on validation (%, mean ± standard error) after LC and fine-tuning with 4, 16 and 64:
-    #   digits, 126 steps (so that 64 are 16), 8 seeds: k = 2 plus 1 % 4.3 ± 0.4, 1.6 ± 0.2, 1.6 ± 0.2; pruning
-    #   jointly to 3 % 2.6 ± 0.4, 3.5 ± 0.2, 3.5 ± 0.2;
+    #   digits, 126 steps (so that 64 are 16), 8 seeds: k = 2 plus 1 % 4.3 ± 0.4, 1.6 ± 0.2, 1.6 ± 0.2;
+    #   pruning jointly to 3 % 2.6 ± 0.4, 3.5 ± 0.2, 3.5 ± 0.2;
     #   fashion_mnist, mlp, 12,000 rows, 376 steps, 5 seeds: 18.1 ± 0.6, 14.8 ± 0.2, 15.2 ± 0.1; 15.1 ± 0.1,
     #   15.0 ± 0.0, 16.9 ± 0.1. A sum alone waits for as many times 16 as it has parts.
     spacing: int = 16
