@@ -86,7 +86,8 @@ class AlcnSession(Session):
         self.readers = find_readers(model, self.analysis)
         self.survival: list[Tensor] = []
         self.progress, self.calibrating = 0.0, False
-        self._calibrate()
+        with self.starting():
+            self._calibrate()
         self.hook = model.register_forward_pre_hook(_Refresh(self))
 
     def param_groups(self) -> list[ParamGroup]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -77,12 +76,11 @@ class LcSession(Session):
         self.mu, self.limit = config.mu0, _stable_mu(task.recipe)
         self.step = self.taken = self.solved = 0
         views = resolve(assignments(config.schemes), layers)
-        begun = time.perf_counter()
-        self.compressions = [
-            self._compress_directly(view, scheme, scale)
-            for (view, scheme), scale in zip(views, self._scales(views), strict=True)
-        ]
-        self.start_seconds = time.perf_counter() - begun
+        with self.starting():
+            self.compressions = [
+                self._compress_directly(view, scheme, scale)
+                for (view, scheme), scale in zip(views, self._scales(views), strict=True)
+            ]
 
     def mu_of(self, constraint: Compression) -> float:
         """μ of one constraint."""
