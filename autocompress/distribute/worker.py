@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import pickle
 import queue
@@ -9,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,15 @@ def train(config: Mapping[str, Any], handle: list[Any]) -> None:
         _send("failure", f"{type(error).__name__}: {one_line(error)}")
     else:
         _send("result", asdict(result))
+    _freeze_imports()
+
+
+@cache
+def _freeze_imports() -> None:
+    """Keep what the first trial imported out of garbage collection, once: half a million objects of PyTorch's
+    exporter and its like, which each full collection of a later trial would walk through."""
+    gc.collect()
+    gc.freeze()
 
 
 def _send(kind: str, content: Any) -> None:

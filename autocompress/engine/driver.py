@@ -70,16 +70,14 @@ class SearchDriver:
         while self.left > 0 and not self.late:
             self.left -= 1
             self.first_start = self.first_start or time.perf_counter()
-            trial = self.study.ask()
-            try:
-                config = self._propose(trial)
-            except Exception as error:
-                self.failed(trial.number, f"its search space failed: {one_line(error)}")
+            with self.study.transaction():
+                number, config = self._ask()
+            if config is None:
                 continue
-            self.configs[trial.number] = config
-            self.slots.begin(trial.number)
-            self.progress.trial_epoch(trial.number, 0, config.epochs)
-            return Job(trial.number, config, self._rivals())
+            self.configs[number] = config
+            self.slots.begin(number)
+            self.progress.trial_epoch(number, 0, config.epochs)
+            return Job(number, config, self._rivals())
         return None
 
     def epoch(self, number: int, entry: Mapping[str, float]) -> bool:
@@ -176,6 +174,15 @@ class SearchDriver:
         self, number: int, state: str, remark: str, metrics: Mapping[str, float] | None = None
     ) -> None:
         self.progress.trial_end(TrialEnd(number, state, metrics or {}, self.reference, remark))
+
+    def _ask(self) -> tuple[int, TrialConfig | None]:
+        """The next trial's number and configuration; none where its search space failed."""
+        trial = self.study.ask()
+        try:
+            return trial.number, self._propose(trial)
+        except Exception as error:
+            self.failed(trial.number, f"its search space failed: {one_line(error)}")
+            return trial.number, None
 
     def _propose(self, trial: Any) -> TrialConfig:
         proposal = self.pipeline.suggest(trial, self.prepared.profile, self.prepared.spaces)

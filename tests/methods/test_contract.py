@@ -22,7 +22,7 @@ from autocompress.checkpoint import export_program, load_program
 from autocompress.graph import analyse
 from autocompress.graph.costs import profile
 from autocompress.graph.proof import relative_difference
-from autocompress.methods.base import Session
+from autocompress.methods.base import Method, Session
 from autocompress.surgery import apply, check_equal, edits_from_json
 from autocompress.training.loop import Trainer
 from tests.methods.users import USERS, configured, probe
@@ -234,3 +234,14 @@ def test_compressed_models_are_rebuilt_trained_compressed_again_and_exported(
         assert again["rebuilt"] < 1e-6
         assert again["exported"] < 1e-5
         assert again["thawed"] == []
+
+
+@pytest.mark.parametrize(
+    "method",
+    [ac.Alcn(), ac.Alds(), ac.Alds(lambda_rank=0.1), ac.Depth(cuts=((0, 1),)), ac.Lc()],
+    ids=lambda method: type(method).__name__,
+)
+def test_what_a_method_solves_at_its_start_counts_as_its_own_time(
+    method: Method, residual_task: ac.Task
+) -> None:
+    assert method.start(residual_task.model(), residual_task).start_seconds > 0

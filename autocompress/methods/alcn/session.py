@@ -87,7 +87,8 @@ class AlcnSession(Session):
         self.maker_norms = MakerNorms(self.sites, sum(widths), self.weights)
         self.survival = self.weights.new_ones(sum(widths))
         self.progress, self.calibrating = 0.0, False
-        self._calibrate()
+        with self.starting():
+            self._calibrate()
         self.hook = model.register_forward_pre_hook(_Refresh(self))
 
     def param_groups(self) -> list[ParamGroup]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -80,12 +79,11 @@ class LcSession(Session):
         self.step = self.taken = self.solved = 0
         views = resolve(assignments(config.schemes), layers)
         self.spacing = config.spacing * max(len(parts_of(scheme)) for _, scheme in views)
-        begun = time.perf_counter()
-        self.compressions = [
-            self._compress_directly(view, scheme, scale)
-            for (view, scheme), scale in zip(views, self._scales(views), strict=True)
-        ]
-        self.start_seconds = time.perf_counter() - begun
+        with self.starting():
+            self.compressions = [
+                self._compress_directly(view, scheme, scale)
+                for (view, scheme), scale in zip(views, self._scales(views), strict=True)
+            ]
 
     def mu_of(self, constraint: Compression) -> float:
         """μ of one constraint."""
