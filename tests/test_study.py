@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 from optuna.trial import TrialState
+from sqlalchemy import event
 
 from autocompress.errors import SettingsError
 from autocompress.measure import Constraint, Objective
@@ -176,3 +178,48 @@ def test_dropped_trials_are_on_no_front_and_others_take_their_place(tmp_path: Pa
     made.drop({best: "its file is damaged"})
     assert [t.number for t in made.front(BASE)] == [worse]
     assert study(tmp_path).dropped() == {best: "its file is damaged"}
+
+
+def commits_of(made: SearchStudy) -> list[object]:
+    """One entry for each transaction that the study's database commits from now on."""
+    commits: list[object] = []
+    event.listen(made._database.engine, "commit", commits.append)
+    return commits
+
+
+def test_a_proposal_and_a_result_are_a_transaction_each(tmp_path: Path) -> None:
+    made = study(tmp_path)
+    commits = commits_of(made)
+    with made.transaction():
+        trial = made.ask()
+        values = [trial.suggest_float(name, 0, 1) for name in "abc"]
+    assert len(commits) == 1
+    assert list(study(tmp_path).study.trials[1].params.values()) == values
+    made.complete(trial.number, {"accuracy": 0.8, "bytes": 50.0}, BASE, {"config": {}})
+    assert len(commits) == 2
+    assert study(tmp_path).study.trials[1].state is TrialState.COMPLETE
+
+
+def test_what_was_written_before_an_exception_stands(tmp_path: Path) -> None:
+    made = study(tmp_path)
+
+    def propose_and_break() -> None:
+        with made.transaction():
+            made.ask().suggest_float("x", 0, 1)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        propose_and_break()
+    assert study(tmp_path).study.trials[1].state is TrialState.RUNNING
+    # Outside of a transaction all goes on as before.
+    made.fail(1, "interrupted", interrupted=True)
+    assert [t.state for t in study(tmp_path).study.trials[1:]] == [TrialState.FAIL, TrialState.WAITING]
+
+
+def test_others_can_read_a_study_while_a_trial_is_proposed(tmp_path: Path) -> None:
+    made = study(tmp_path)
+    with made.transaction():
+        made.ask().suggest_float("x", 0, 1)
+        other = optuna.load_study(storage=sqlite_url(tmp_path), study_name="test")
+        assert len(other.trials) == 1
+    assert len(other.trials) == 2

@@ -1,4 +1,4 @@
-"""`execute`: starts Ray, runs the driver's trials until it has no more, and cleans up."""
+"""Runs the reference and the driver's trials in worker processes, on one Ray from the first to the last."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,12 @@ for _name, _value in _ENVIRONMENT.items():
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
-from ray.exceptions import RayError  # noqa: E402
+from ray.exceptions import RayError, RayTaskError  # noqa: E402
 from ray.tune.error import TuneError  # noqa: E402
 
 from autocompress.distribute.driver import Driver  # noqa: E402
 from autocompress.distribute.searcher import DriverScheduler, DriverSearcher  # noqa: E402
-from autocompress.distribute.worker import Shared, train  # noqa: E402
+from autocompress.distribute.worker import ReferenceJob, Shared, reference_epochs, train  # noqa: E402
 from autocompress.errors import ClusterError, SettingsError, TaskError, one_line  # noqa: E402
 from autocompress.task import Task  # noqa: E402
 
@@ -54,17 +54,42 @@ class Cluster:
         workers: trials at a time.
         cpus: of one trial.
         gpus: of one trial.
-        address: of a running Ray cluster; None starts Ray on this machine for the search alone.
     """
 
     workers: int
     cpus: float = 1.0
     gpus: float = 0.0
-    address: str | None = None
+
+
+def run_reference(job: ReferenceJob, cluster: Cluster, report: Callable[[Mapping[str, float]], None]) -> None:
+    """Train and store the reference in a worker process, so that a GPU is never this one's; inside of
+    `connection`.
+
+    Args:
+        job: what to train and where to store it.
+        cluster: where to run; the reference takes as much of it as a trial.
+        report: receives each epoch's entry.
+
+    Raises:
+        ClusterError: Ray failed, or the worker process died.
+        SettingsError: no machine of the cluster carries a trial.
+    """
+    _start_here(cluster)
+    _check_machines(cluster)
+    options = {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus, "max_retries": 0}
+    remote: Any = ray.remote(num_returns="streaming", **options)(reference_epochs)
+    try:
+        for entry in remote.remote([ray.put(job)]):
+            report(ray.get(entry))
+    except RayTaskError as error:
+        # What went wrong there is told as if it had been here.
+        raise error.cause from error
+    except RayError as error:
+        raise ClusterError(f"Ray failed while the reference trained: {one_line(error)}") from error
 
 
 def execute(driver: Driver, shared: Shared, cluster: Cluster) -> bool:
-    """Run the driver's jobs until it has no more; False where Ctrl-C ended it before.
+    """Run the driver's jobs until it has no more; False where Ctrl-C ended it before. Inside of `connection`.
 
     Args:
         driver: gives jobs and hears of their ends.
@@ -73,10 +98,11 @@ def execute(driver: Driver, shared: Shared, cluster: Cluster) -> bool:
 
     Raises:
         ClusterError: Ray failed as a whole, not one trial.
-        SettingsError: there is no cluster at the address, or no machine of it carries a trial.
+        SettingsError: no machine of the cluster carries a trial.
     """
-    with _ray(cluster), tempfile.TemporaryDirectory(prefix="autocompress-") as scratch:
-        _check_machines(cluster)
+    _start_here(cluster)
+    _check_machines(cluster)
+    with tempfile.TemporaryDirectory(prefix="autocompress-") as scratch:
         searcher = DriverSearcher(driver)
         trainable = tune.with_resources(
             tune.with_parameters(train, handle=[ray.put(shared)]),
@@ -120,42 +146,44 @@ def check_sendable(task: Task) -> None:
 
 @contextlib.contextmanager
 def connection(address: str | None) -> Iterator[None]:
-    """Be connected to a running cluster, so that a wrong address is found at once; None does nothing.
+    """Have one Ray for all that is run inside; one that was there before is used and stays.
+
+    Args:
+        address: of a running cluster, which is joined at once, so that a wrong one is found before anything
+            is done; None starts Ray on this machine when the first thing is run.
 
     Raises:
         SettingsError: there is no cluster at the address.
     """
-    if address is None or ray.is_initialized():
+    if ray.is_initialized():
         yield
         return
+    try:
+        if address is not None:
+            _join(address)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _join(address: str) -> None:
     try:
         _init(address=address)
     except (ConnectionError, ValueError) as error:
         raise SettingsError(
             f"ray_address must be that of a running Ray cluster but got {address!r}: {one_line(error)}"
         ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
-@contextlib.contextmanager
-def _ray(cluster: Cluster) -> Iterator[None]:
-    """A Ray of our own, or a connection to a running one; one that was there before stays."""
-    if cluster.address is not None or ray.is_initialized():
-        with connection(cluster.address):
-            yield
+def _start_here(cluster: Cluster) -> None:
+    """Start Ray on this machine, unless there is one already."""
+    if ray.is_initialized():
         return
     cpus = max(1, math.ceil(cluster.workers * cluster.cpus))
     try:
         _init(address="local", num_cpus=cpus, include_dashboard=False)
     except (ConnectionError, ValueError) as error:
         raise ClusterError(f"Ray could not be started: {one_line(error)}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _check_machines(cluster: Cluster) -> None:

@@ -82,23 +82,16 @@ class SearchDriver:
                 self.idle = True
                 break
             self.first_start = self.first_start or time.perf_counter()
-            trial = (
-                self.study.ask()
-                if move is None
-                else self.study.ask(move.params, move.asked, not move.trained)
-            )
-            self.left -= EXTRA not in trial.user_attrs
-            try:
-                config = self._propose(trial, family)
-            except Exception as error:
-                self.failed(trial.number, f"its search space failed: {one_line(error)}")
+            with self.study.transaction():
+                number, config = self._ask(family, move)
+            if config is None:
                 continue
-            self.configs[trial.number] = config
+            self.configs[number] = config
             if config.epochs:
-                self.aims[trial.number] = family.kept[config.parent].cost if move is None else move.cost
-            self.slots.begin(trial.number)
-            self.progress.trial_epoch(trial.number, 0, config.epochs)
-            return Job(trial.number, config, self._rivals(config))
+                self.aims[number] = family.kept[config.parent].cost if move is None else move.cost
+            self.slots.begin(number)
+            self.progress.trial_epoch(number, 0, config.epochs)
+            return Job(number, config, self._rivals(config))
         return None
 
     def _coding(self) -> tuple[int, ...]:
@@ -210,6 +203,19 @@ class SearchDriver:
         self, number: int, state: str, remark: str, metrics: Mapping[str, float] | None = None
     ) -> None:
         self.progress.trial_end(TrialEnd(number, state, metrics or {}, self.reference, remark))
+
+    def _ask(self, family: Family, move: Any) -> tuple[int, TrialConfig | None]:
+        """The next trial's number and configuration; none where its search space failed."""
+        if move is None:
+            trial = self.study.ask()
+        else:
+            trial = self.study.ask(move.params, move.asked, extra=not move.trained)
+        self.left -= EXTRA not in trial.user_attrs
+        try:
+            return trial.number, self._propose(trial, family)
+        except Exception as error:
+            self.failed(trial.number, f"its search space failed: {one_line(error)}")
+            return trial.number, None
 
     def _propose(self, trial: Any, family: Family) -> TrialConfig:
         proposal = self.pipeline.suggest(trial, family, self.prepared.spaces)

@@ -14,8 +14,8 @@ from joblib import cpu_count
 from autocompress.checkpoint import Checkpoint, open_checkpoint
 from autocompress.checkpoint.store import remove_leftovers, trial_folder
 from autocompress.checkpoint.weights import load_weights_into
-from autocompress.distribute import Cluster, check_sendable, connection, execute
-from autocompress.distribute.worker import Shared
+from autocompress.distribute import Cluster, check_sendable, connection, execute, run_reference
+from autocompress.distribute.worker import ReferenceJob, Shared
 from autocompress.engine.driver import SearchDriver
 from autocompress.engine.final import settle_front
 from autocompress.engine.folder import RunFolder
@@ -29,7 +29,7 @@ from autocompress.report import ConsoleProgress, Progress
 from autocompress.result import Z95, SearchResult
 from autocompress.study import SearchStudy, check_storage, sqlite_url
 from autocompress.task import Task
-from autocompress.trial import Reference, train_reference
+from autocompress.trial import Reference
 
 
 def search(
@@ -86,8 +86,7 @@ class _Search:
     ) -> None:
         self.prepared, self.identity, self.folder, self.progress = prepared, entries, folder, progress
         self.settings = prepared.settings
-        self.workers = prepared.settings.parallel
-        self.device = "cuda" if prepared.settings.gpus_per_trial and torch.cuda.is_available() else "cpu"
+        self.workers = min(self.settings.parallel, self.settings.trials)
 
     def run(self) -> SearchResult:
         folder, settings = self.folder, self.settings
@@ -119,25 +118,28 @@ class _Search:
         return self._finish(study, driver, finished)
 
     def _reference(self) -> Checkpoint:
-        """The stored reference, or a new one."""
+        """The stored reference, or a new one, trained where trials are: this process never has a GPU."""
         if self.folder.reference.is_dir():
             return open_checkpoint(self.folder.reference)
         recipe = self.prepared.task.recipe
         epochs = recipe.reference_epochs or recipe.epochs
-        # More threads than a busy machine has cores free are slower than one.
-        threads, half = torch.get_num_threads(), max(1, cpu_count() // 2)
-        torch.set_num_threads(min(threads, half))
-        try:
-            return train_reference(
-                self.prepared.task,
-                self.folder.reference,
-                self.prepared.measuring,
-                self.settings.seed,
-                lambda entry: self.progress.reference_epoch(int(entry["epoch"]), epochs),
-                self.device,
-            )
-        finally:
-            torch.set_num_threads(threads)
+        job = ReferenceJob(
+            task=self.prepared.task,
+            folder=self.folder.reference.resolve(),
+            measuring=self.prepared.measuring,
+            seed=self.settings.seed,
+            use_gpu=self.settings.gpus_per_trial > 0,
+            # More threads than a busy machine has cores free are slower than one.
+            threads=min(torch.get_num_threads(), max(1, cpu_count() // 2)),
+        )
+        run_reference(
+            job, self._cluster, lambda entry: self.progress.reference_epoch(int(entry["epoch"]), epochs)
+        )
+        return open_checkpoint(self.folder.reference)
+
+    @property
+    def _cluster(self) -> Cluster:
+        return Cluster(self.workers, self.settings.cpus_per_trial, self.settings.gpus_per_trial)
 
     def _study(self, metrics: Mapping[str, float], checkpoint: Checkpoint) -> SearchStudy:
         study = SearchStudy(
@@ -180,9 +182,6 @@ class _Search:
             threads=max(1, int(settings.cpus_per_trial)),
         )
         self.workers = min(settings.parallel, driver.left)
-        cluster = Cluster(
-            self.workers, settings.cpus_per_trial, settings.gpus_per_trial, settings.ray_address
-        )
         self.progress.note(
             f"{driver.left} trials of {driver.epochs} epochs, {self.workers} at a time; "
             f"methods: {', '.join(self.prepared.spaces)}; "
@@ -190,7 +189,7 @@ class _Search:
         )
         self.progress.trials_begin(settings.trials - driver.left, settings.trials)
         try:
-            ended = execute(driver, shared, cluster)
+            ended = execute(driver, shared, self._cluster)
             # Trials that nobody told the end of were cut off, whatever Tune says.
             return ended and not driver.study.live
         except KeyboardInterrupt:

@@ -53,7 +53,9 @@ _FUNCTIONS: dict[Any, str] = {
     F.rrelu: "rrelu",
     F.multi_head_attention_forward: _ATTENTION,
 }
-_OPERATORS = {*_FUNCTIONS.values(), "lstm", "gru", "rnn_tanh", "rnn_relu"}
+# On a GPU these have no gradients unless they are switched to training, also where they drop nothing.
+_RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
+_OPERATORS = {*_FUNCTIONS.values(), *_RECURRENT}
 
 
 class TrainingMode(nn.Module):
@@ -71,12 +73,12 @@ class Training:
     Args:
         passing: modules that return their input in eval mode and may not in training.
         calls: operator → the module of each call in training, in order, and the probability to drop, 1 where
-            there is none, or 0 where it is switched off all the same; None where the model cannot be run in
-            training mode with its inputs alone.
+            there is none, or None where it is switched off all the same; no mapping where the model cannot be
+            run in training mode with its inputs alone.
     """
 
     passing: frozenset[str]
-    calls: Mapping[str, tuple[tuple[str, float], ...]] | None
+    calls: Mapping[str, tuple[tuple[str, float | None], ...]] | None
 
 
 def observe(model: nn.Module, example: Tensor) -> Training:
@@ -100,7 +102,7 @@ def observe(model: nn.Module, example: Tensor) -> Training:
         except Exception:
             # It asks for more in training, such as targets: what its operators say of themselves must do.
             return Training(frozenset(passing), None)
-    calls: dict[str, tuple[tuple[str, float], ...]] = {}
+    calls: dict[str, tuple[tuple[str, float | None], ...]] = {}
     for layer, name, func, args, kwargs in recorder.calls:
         strength = _strength(_arguments(func, name, args, kwargs))
         calls[name] = (*calls.get(name, ()), (layer, strength))
@@ -193,10 +195,10 @@ def _arguments(func: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, A
     return arguments | dict(zip(arguments, args, strict=False)) | dict(kwargs)
 
 
-def _strength(arguments: Mapping[str, Any]) -> float:
+def _strength(arguments: Mapping[str, Any]) -> float | None:
     on = next((bool(arguments[name]) for name in _FLAGS if name in arguments), True)
     chance = next((float(arguments[name]) for name in _CHANCES if name in arguments), 1.0)
-    return chance if on else 0.0
+    return chance if on else None
 
 
 @contextlib.contextmanager
@@ -245,18 +247,18 @@ def annotate(graph: fx.Graph, model: nn.Module, training: Training) -> None:
             calls[name].append((layer, node))
     for name, nodes in calls.items():
         for (_, node), strength in zip(nodes, _strengths(name, nodes, training), strict=True):
-            if strength:
+            if strength or (strength is not None and name in _RECURRENT):
                 node.meta[STRENGTH] = strength
 
 
-def _strengths(name: str, nodes: Sequence[tuple[str, fx.Node]], training: Training) -> list[float]:
+def _strengths(name: str, nodes: Sequence[tuple[str, fx.Node]], training: Training) -> list[float | None]:
     """Of an operator's nodes, which come with the modules that they are of, in order."""
     if training.calls is None:
         return [_supposed(node) for _, node in nodes]
     observed = training.calls.get(name, ())
     calls = {layer: [s for other, s in observed if other == layer] for layer, _ in nodes}
     counts, seen = Counter(layer for layer, _ in nodes), Counter[str]()
-    strengths = []
+    strengths: list[float | None] = []
     for position, (layer, _) in enumerate(nodes):
         own = calls[layer]
         if len(own) == counts[layer]:
@@ -266,16 +268,16 @@ def _strengths(name: str, nodes: Sequence[tuple[str, fx.Node]], training: Traini
             strengths.append(observed[position][1])
         else:
             # Where training takes another way through a module its calls cannot be told apart.
-            strengths.append(own[0] if len(set(own)) == 1 else 0.0)
+            strengths.append(own[0] if len(set(own)) == 1 else None)
         seen[layer] += 1
     return strengths
 
 
-def _supposed(node: fx.Node) -> float:
+def _supposed(node: fx.Node) -> float | None:
     """In training an operator is switched on, as far as it says how strong it then is."""
     arguments = {} if operator_name(node) == "softmax" else node_arguments(node)
     named = [argument for argument in arguments if argument in _FLAGS]
-    return _strength(arguments | dict.fromkeys(named, True)) if named else 0.0
+    return _strength(arguments | dict.fromkeys(named, True)) if named else None
 
 
 def last_input(graph: fx.Graph) -> fx.Node:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, ClassVar
@@ -67,6 +69,14 @@ class Session(ABC):
     model: nn.Module
     # Seconds that beginning took for the method's own work, beside reading the model's graph.
     start_seconds: float = 0.0
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """Count what runs inside as the method's own work at its start: solving for ranks, codes or
+        translators, not tracing the model nor putting modules into it."""
+        begun = time.perf_counter()
+        yield
+        self.start_seconds += time.perf_counter() - begun
 
     def param_groups(self) -> list[ParamGroup]:
         """The parameters to train, each once; one group of all that require gradients by default."""

@@ -6,7 +6,8 @@ import json
 import logging
 import uuid
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +65,15 @@ class SearchStudy:
     ) -> None:
         self.objectives, self.constraints = tuple(objectives), tuple(constraints)
         directions: list[Any] = [o.direction for o in objectives]
+        self._in_transaction = False
         try:
+            self._database = optuna.storages.RDBStorage(storage)
             if create:
                 self.study = optuna.create_study(
-                    storage=storage, study_name=name, directions=directions, load_if_exists=True
+                    storage=self._database, study_name=name, directions=directions, load_if_exists=True
                 )
             else:
-                self.study = optuna.load_study(storage=storage, study_name=name)
+                self.study = optuna.load_study(storage=self._database, study_name=name)
         except Exception as error:
             raise SettingsError(f"storage {storage!r} cannot be used: {one_line(error)}") from error
         stored = [d.name.lower() for d in self.study.directions]
@@ -81,6 +84,31 @@ class SearchStudy:
         self.study.sampler = make_sampler(sampler, seed + len(self.study.trials))
         self.artifacts = None if artifacts is None else FileSystemArtifactStore(artifacts)
         self.live: dict[int, Trial] = {}
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Write what is written inside in one transaction, and sync it to the disk once.
+
+        Optuna commits each parameter, attribute and state by itself, some thirty a trial, and each waits for
+        the disk. What was written before an exception stands, as it would without.
+        """
+        if self._in_transaction:
+            yield
+            return
+        sessions = self._database.scoped_session
+        with self._database.engine.connect() as connection:
+            connection.begin()
+            sessions.remove()
+            # Sessions whose connection is in a transaction join it, and leave it to be committed.
+            sessions.configure(bind=connection)
+            self._in_transaction = True
+            try:
+                yield
+            finally:
+                self._in_transaction = False
+                sessions.remove()
+                sessions.configure(bind=self._database.engine)
+                connection.commit()
 
     def add_reference(self, metrics: Mapping[str, float], attributes: Mapping[str, Any]) -> None:
         """Record the reference as trial 0, where it is not recorded yet."""
@@ -102,17 +130,18 @@ class SearchStudy:
         attributes: Mapping[str, Any],
         violations: Mapping[str, float],
     ) -> dict[str, Any]:
-        """What is recorded of a trial beside its values; few entries, each costs a transaction."""
+        """What is recorded of a trial beside its values."""
         feasible = all(violation <= 0 for violation in violations.values())
         return {"metrics": dict(metrics), "details": dict(attributes), "feasible": feasible}
 
     def close_leftovers(self) -> int:
         """Close trials of a driver that died and enqueue their parameters again; how many."""
         left = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        for trial in left:
-            self._fail(trial.number, trial._trial_id, "the driver died", interrupted=True)
-            if trial.params:
-                self._enqueue(trial)
+        with self.transaction():
+            for trial in left:
+                self._fail(trial.number, trial._trial_id, "the driver died", interrupted=True)
+                if trial.params:
+                    self._enqueue(trial)
         return len(left)
 
     def waiting(self) -> bool:
@@ -144,12 +173,13 @@ class SearchStudy:
         """Record a finished trial; whether it satisfies every constraint."""
         trial = self.live[number]
         violations = {c.text: c.violation(metrics, reference) for c in self.constraints}
-        for text, violation in violations.items():
-            trial.set_constraint(text, violation)
         recorded = self._attributes(metrics, attributes, violations)
-        for name, value in recorded.items():
-            trial.set_user_attr(name, value)
-        self.study.tell(trial, [metrics[o.metric] for o in self.objectives])
+        with self.transaction():
+            for text, violation in violations.items():
+                trial.set_constraint(text, violation)
+            for name, value in recorded.items():
+                trial.set_user_attr(name, value)
+            self.study.tell(trial, [metrics[o.metric] for o in self.objectives])
         del self.live[number]
         return bool(recorded["feasible"])
 
@@ -185,15 +215,17 @@ class SearchStudy:
     def fail(self, number: int, reason: str, *, interrupted: bool = False) -> None:
         """Record a failed trial with its reason; an interrupted one is enqueued again."""
         trial = self.live.pop(number)
-        self._fail(number, trial._trial_id, reason, interrupted=interrupted)
-        if interrupted:
-            self._enqueue(self.study.trials[number])
+        with self.transaction():
+            self._fail(number, trial._trial_id, reason, interrupted=interrupted)
+            if interrupted:
+                self._enqueue(self.study.trials[number])
 
     def prune(self, number: int, reason: str) -> None:
         """Record a trial that was stopped early."""
         trial = self.live.pop(number)
-        trial.set_user_attr("reason", reason)
-        self.study.tell(number, state=TrialState.PRUNED)
+        with self.transaction():
+            trial.set_user_attr("reason", reason)
+            self.study.tell(number, state=TrialState.PRUNED)
 
     def finished(self) -> int:
         """Proposed trials that ended and were not interrupted, without those that are beside the budget."""

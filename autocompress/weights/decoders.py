@@ -136,7 +136,8 @@ class Codes(WeightCode):
         all of them together: dl_k = mean of dw over code k; dc = Σ s dw / Σ s² where w = c·s.
         """
         codes = codes.reshape(-1)
-        counts = torch.bincount(codes, minlength=self.k).to(self.levels.dtype)
+        # Not by `bincount`, which waits for a GPU to know how long its answer is.
+        counts = codes.new_zeros(self.k).scatter_add(0, codes, codes.new_ones(()).expand(codes.shape))
         if self.scale is None:
             return _damped(self.levels, counts)[codes]
         norm = (counts * self.levels.square()).sum()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from autocompress.weights.folding import Folding
@@ -28,7 +27,7 @@ class Quantized:
 
     def dense(self) -> Tensor:
         """The numbers, `(n,)`."""
-        return self.levels[self.codes]
+        return self.levels.index_select(0, self.codes)
 
     def part(self, start: int, stop: int) -> Quantized:
         """The encoding of some of the numbers."""
@@ -81,7 +80,8 @@ class Summed:
 
     def dense(self) -> Tensor:
         """The numbers, `(n,)`."""
-        return torch.stack([part.dense() for part in self.parts]).sum(0)
+        first, *others = self.parts
+        return sum((part.dense() for part in others), first.dense())
 
     def part(self, start: int, stop: int) -> Summed:
         """The encoding of some of the numbers."""

@@ -1,7 +1,8 @@
 """A search that waits where a test wants it to: training stops at a gate until the test opens it.
 
 Folder `$GATE` holds what the processes tell each other: `closed` is made when trial `$GATE_TRIAL` is
-proposed, `waiting-PID` by each worker that came to the gate, and `open` by the test.
+proposed, `waiting-PID` by each worker that came to the gate, and `open` by the test. For trial 0, which is
+the reference, the gate is closed to all processes but the driver from the start.
 """
 
 from __future__ import annotations
@@ -27,8 +28,16 @@ class GatedLoss(nn.CrossEntropyLoss):
         super().__init__()
         self.gate = gate
 
+    def closed(self) -> bool:
+        if (self.gate / "open").exists():
+            return False
+        waits_for_reference = os.environ["GATE_TRIAL"] == "0" and os.environ["GATE_DRIVER"] != str(
+            os.getpid()
+        )
+        return waits_for_reference or (self.gate / "closed").exists()
+
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        while outputs.requires_grad and (self.gate / "closed").exists() and not (self.gate / "open").exists():
+        while outputs.requires_grad and self.closed():
             (self.gate / f"waiting-{os.getpid()}").touch()
             time.sleep(0.05)
         return super().forward(outputs, targets)
@@ -37,6 +46,8 @@ class GatedLoss(nn.CrossEntropyLoss):
 def make() -> ac.Task:
     """digits, two epochs a model."""
     gate = Path(os.environ["GATE"])
+    # Workers inherit it.
+    os.environ["GATE_DRIVER"] = str(os.getpid())
     return replace(load_task("digits"), loss=GatedLoss(gate), recipe=ac.Recipe(epochs=2), name="gated")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -124,6 +125,30 @@ def test_ctrl_c_prints_the_partial_front_and_the_same_command_goes_on(search: Ga
     search.open()
     again = search.again()
     assert again.returncode == 0, again.stderr
+    assert len(finished(search.trials())) == TRIALS
+
+
+@pytest.mark.parametrize("search", [0], indirect=True)
+def test_ctrl_c_while_the_reference_trains_ends_its_process_too(search: GatedSearch) -> None:
+    (worker,) = search.wait()
+    os.kill(search.driver.pid, signal.SIGINT)
+    assert search.driver.wait() == 130
+    log = (search.folder / "log.txt").read_text()
+    assert "interrupted before any trial" in log
+    assert "Traceback" not in log
+    while Path(f"/proc/{worker}").exists():
+        time.sleep(0.1)
+    assert not (search.out / "reference").exists()
+
+
+@pytest.mark.parametrize("search", [0], indirect=True)
+def test_a_reference_whose_process_dies_is_told_in_one_line(search: GatedSearch) -> None:
+    os.kill(search.wait()[0], signal.SIGKILL)
+    assert search.driver.wait() == 1
+    last = (search.folder / "log.txt").read_text().splitlines()[-1]
+    assert last.startswith("autocompress: Ray failed while the reference trained: ")
+    search.open()
+    assert search.again().returncode == 0
     assert len(finished(search.trials())) == TRIALS
 
 

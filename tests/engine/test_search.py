@@ -22,6 +22,7 @@ import autocompress as ac
 from autocompress.checkpoint import open_checkpoint
 from autocompress.engine.halving import Halving
 from autocompress.engine.replay import replay
+from autocompress.errors import DivergedError
 from autocompress.measure import measure_split
 from autocompress.pareto import dominates
 from autocompress.training.loop import Trainer
@@ -157,6 +158,41 @@ class Notes(ac.Progress):
 
     def note(self, text: str) -> None:
         self.lines.append(text)
+
+
+def test_the_driver_trains_nothing_itself(
+    residual_task: ac.Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise AssertionError("a GPU would be the driver's")
+
+    class Epochs(ac.Progress):
+        """Keeps what is told of the reference."""
+
+        def __init__(self) -> None:
+            self.seen: list[tuple[int, int]] = []
+
+        def reference_epoch(self, epoch: int, epochs: int) -> None:
+            self.seen.append((epoch, epochs))
+
+    # In this process alone: workers import the package anew.
+    monkeypatch.setattr(Trainer, "fit", refused)
+    told = Epochs()
+    task = residual_task.with_recipe(reference_epochs=3)
+    options = {"trials": 1, "workers": 1, "methods": ["alcn"], "constraints": []}
+    result = ac.search(task, progress=told, out=tmp_path / "run", **options)
+    assert [trial.state.name for trial in result.study.trials] == ["COMPLETE", "COMPLETE"]
+    assert told.seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_what_goes_wrong_with_the_reference_is_told_as_it_was_there(
+    residual_task: ac.Task, tmp_path: Path
+) -> None:
+    options = {"trials": 1, "workers": 1, "methods": ["alcn"], "progress": ac.Progress()}
+    with pytest.raises(DivergedError, match=r"the training loss became (nan|inf) in epoch \d") as raised:
+        ac.search(residual_task.with_recipe(lr=1e30), out=tmp_path / "run", **options)
+    assert "train_reference" in str(raised.value.__cause__)
+    assert not (tmp_path / "run" / "reference").exists()
 
 
 def test_a_finished_run_is_continued_with_more_trials_and_refused_with_other_settings(

@@ -7,12 +7,14 @@ import pickle
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision.models as tv
 from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
 from torchvision.ops import StochasticDepth
 
 from autocompress.graph import analyse
@@ -261,6 +263,38 @@ def test_a_graph_can_be_analysed_copied_pickled_and_cut_again(name: str) -> None
         assert relative_difference(expected, trained_pass(other, example, 3)) < 1e-6
         other.load_state_dict(state)
         model.load_state_dict(state)
+
+
+class TrainArguments(TorchFunctionMode):
+    """What recurrent operators are told of the mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[bool] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        schema = getattr(func, "_schema", None)
+        names = [argument.name for argument in schema.arguments] if schema is not None else []
+        if "train" in names:
+            self.seen.append(args[names.index("train")])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2}, {"num_layers": 2, "dropout": 0.4}])
+def test_recurrent_layers_are_in_training_where_the_model_is_also_if_they_drop_nothing(
+    kind: Callable[..., nn.Module], options: dict[str, Any]
+) -> None:
+    # cuDNN has no gradients of them otherwise.
+    model = Recurrent().eval()
+    model.lstm = kind(8, 8, batch_first=True, **options)
+    graph = through_graph(model.eval(), TOKENS)
+    again = through_graph(graph.eval(), TOKENS)
+    for module in (graph, again, copy.deepcopy(graph)):
+        for mode in (True, False):
+            with TrainArguments() as arguments:
+                module.train(mode)(TOKENS)
+            assert arguments.seen == [mode]
 
 
 def test_running_means_move_in_training_only() -> None:

@@ -22,12 +22,17 @@ from autocompress.checkpoint import export_program, load_program
 from autocompress.graph import analyse
 from autocompress.graph.costs import profile
 from autocompress.graph.proof import relative_difference
-from autocompress.methods.base import Session
+from autocompress.methods.base import Method, Session
 from autocompress.surgery import apply, check_equal, edits_from_json
 from autocompress.training.loop import Trainer
 from tests.methods.users import USERS, configured, probe
 
 METHODS = sorted(plugins.compressors())
+# A GPU too where there is one; tests/devices does without.
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")),
+]
 MODELS = {
     "residual": None,
     "mlp": lambda: nn.Sequential(
@@ -46,9 +51,9 @@ def task(request: pytest.FixtureRequest, residual_task: ac.Task) -> ac.Task:
     return residual_task if factory is None else ac.Task(**{**vars(residual_task), "model": factory})
 
 
-def trained(method: str, task: ac.Task) -> Session:
+def trained(method: str, task: ac.Task, device: str = "cpu") -> Session:
     torch.manual_seed(0)
-    session = plugins.compressor(method)().start(task.model(), task)
+    session = plugins.compressor(method)().start(task.model().to(device), task)
     Trainer(task, 2).fit(session.model, 2, session)
     return session
 
@@ -69,14 +74,17 @@ class TestEveryMethod:
         for _ in range(20):
             assert plugins.method_of(suggest(study.ask(), found)) == method
 
-    def test_penalty_is_finite_and_training_changes_the_model(self, method: str, task: ac.Task) -> None:
-        session = plugins.compressor(method)().start(task.model(), task)
+    @pytest.mark.parametrize("device", DEVICES)
+    def test_penalty_is_finite_and_training_changes_the_model(
+        self, method: str, task: ac.Task, device: str
+    ) -> None:
+        session = plugins.compressor(method)().start(task.model().to(device), task)
         before = {name: p.detach().clone() for name, p in session.model.named_parameters()}
         Trainer(task, 2).fit(session.model, 2, session)
         # A method may hold some parameters for a while, as published Autoplastic does α.
         moved = [not torch.equal(p, before[name]) for name, p in session.model.named_parameters()]
         assert sum(moved) > len(moved) / 2
-        session.model(task.example())
+        session.model(task.example().to(device))
         assert torch.isfinite(session.penalty())
         history = session.after_epoch(1.0)
         assert all(isinstance(value, float) for value in history.values())
@@ -101,14 +109,15 @@ class TestEveryMethod:
         assert not [name for name in finished.state_dict() if name.startswith(f"{method}_")]
         assert all(p.requires_grad for p in finished.parameters())
 
+    @pytest.mark.parametrize("device", DEVICES)
     def test_compact_model_is_smaller_equals_the_trained_one_and_can_be_made_again(
-        self, method: str, task: ac.Task, tmp_path: Path
+        self, method: str, task: ac.Task, tmp_path: Path, device: str
     ) -> None:
-        session = trained(method, task)
+        session = trained(method, task, device)
         full = sum(p.numel() for p in task.model().parameters())
         finished = session.finish()
         model = finished.model
-        assert check_equal(model, finished.expected, task.example(), "surgery") < 1e-4
+        assert check_equal(model, finished.expected, task.example().to(device), "surgery") < 1e-4
         numbers = sum(p.numel() for p in model.parameters())
         # A translator from the flat image may be as large as the layer that it stands for.
         assert numbers < full or (method == "depth" and numbers == full)
@@ -116,8 +125,9 @@ class TestEveryMethod:
         assert edits == finished.edits
         again = apply(task.model(), edits, task.example())
         again.load_state_dict(model.state_dict())
-        assert check_equal(again, model, task.example(), "making it again") < 1e-6
-        Trainer(task, 1).fit(model, 1)
+        assert check_equal(again, model.to("cpu"), task.example(), "making it again") < 1e-6
+        Trainer(task, 1).fit(model.to(device), 1)
+        model.to("cpu")
         export_program(model, task.example(), tmp_path / "model.pt2")
         loaded = load_program(tmp_path / "model.pt2")
         for batch in (1, 3):
@@ -125,9 +135,12 @@ class TestEveryMethod:
             with torch.no_grad():
                 assert relative_difference(model.eval()(x), loaded(x)) < 1e-6
 
-    def test_model_in_training_can_be_copied_and_its_state_is_saved(self, method: str, task: ac.Task) -> None:
-        session = trained(method, task)
-        x = task.example()
+    @pytest.mark.parametrize("device", DEVICES)
+    def test_model_in_training_can_be_copied_and_its_state_is_saved(
+        self, method: str, task: ac.Task, device: str
+    ) -> None:
+        session = trained(method, task, device)
+        x = task.example().to(device)
         twin = copy.deepcopy(session.model)
         with torch.no_grad():
             assert torch.equal(session.model.eval()(x), twin.eval()(x))
@@ -221,3 +234,14 @@ def test_compressed_models_are_rebuilt_trained_compressed_again_and_exported(
         assert again["rebuilt"] < 1e-6
         assert again["exported"] < 1e-5
         assert again["thawed"] == []
+
+
+@pytest.mark.parametrize(
+    "method",
+    [ac.Alcn(), ac.Alds(), ac.Alds(lambda_rank=0.1), ac.Depth(cuts=((0, 1),)), ac.Lc()],
+    ids=lambda method: type(method).__name__,
+)
+def test_what_a_method_solves_at_its_start_counts_as_its_own_time(
+    method: Method, residual_task: ac.Task
+) -> None:
+    assert method.start(residual_task.model(), residual_task).start_seconds > 0

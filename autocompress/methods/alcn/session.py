@@ -19,7 +19,7 @@ from autocompress.methods.alcn.config import Config, steepest
 from autocompress.methods.alcn.survival import Gates, kept_units, spread_ratios
 from autocompress.methods.base import Finished, Method, ParamGroup, Session
 from autocompress.methods.shared.gates import detach_gates, fold_gates, insert_gates, set_gates
-from autocompress.methods.shared.strength import find_readers, input_rms, maker_norms, reader_norms
+from autocompress.methods.shared.strength import MakerNorms, ReaderNorms, find_readers, input_rms
 from autocompress.surgery import keep_units
 from autocompress.task import ModelProfile, Task
 
@@ -77,16 +77,18 @@ class AlcnSession(Session):
         self.weights = (weights / weights.sum().clamp_min(1e-12)).to(device)
         widths = [group.width for group in self.analysis.groups]
         ratios = spread_ratios(len(widths), config.initial_ratio, config.ratio_slope)
-        self.gates = Gates(widths, ratios, config.min_ratio, config.round_to).to(device)
+        self.gates = Gates(widths, ratios.to(device), config.min_ratio, config.round_to)
         self.calibration = task.example(64).to(device)
         self.sites = insert_gates(model, self.analysis, self.calibration)
         for name, parameter in self.gates.named_parameters():
             # Not as a sub-module, which a sequential model would try to run.
             model.register_parameter(_PREFIX + name, parameter)
         self.readers = find_readers(model, self.analysis)
-        self.survival: list[Tensor] = []
+        self.maker_norms = MakerNorms(self.sites, sum(widths), self.weights)
+        self.survival = self.weights.new_ones(sum(widths))
         self.progress, self.calibrating = 0.0, False
-        self._calibrate()
+        with self.starting():
+            self._calibrate()
         self.hook = model.register_forward_pre_hook(_Refresh(self))
 
     def param_groups(self) -> list[ParamGroup]:
@@ -104,12 +106,12 @@ class AlcnSession(Session):
         temperature = config.final_temperature**self.progress
         self.survival = self.gates.survival(self._scores(), temperature, config.reference)
         faded = min(1.0, self.progress / config.ramp) if config.ramp else 1.0
-        everything = torch.cat([*self.survival, self.weights.new_ones(1)])
+        everything = torch.cat([self.survival, self.weights.new_ones(1)])
         set_gates(self.sites, 1 - faded * (1 - everything))
 
     def penalty(self) -> Tensor:
         """Charge λ_sparse for survival by cost, and λ_ratio for its distance from the ratios; `()`."""
-        means = torch.stack([s.mean() for s in self.survival])
+        means = self.gates.means(self.survival)
         sparse = (self.weights * means).sum()
         ratio = (means - self.gates.ratio).square().mean()
         penalty: Tensor = self.config.lambda_sparse * sparse + self.config.lambda_ratio * ratio
@@ -119,7 +121,7 @@ class AlcnSession(Session):
         """Note the progress, which cools the gates, and let go of the step's graph."""
         self.progress = progress
         # What the last forward pass computed must not hold its graph beyond the step.
-        self.survival = [s.detach() for s in self.survival]
+        self.survival = self.survival.detach()
         detach_gates(self.sites)
 
     def after_epoch(self, progress: float) -> Mapping[str, float]:
@@ -136,9 +138,9 @@ class AlcnSession(Session):
         with torch.no_grad():
             self.refresh()
         keep = {}
-        ratios = self.gates.ratio.tolist()
-        for group, survival, ratio in zip(self.analysis.groups, self.survival, ratios, strict=True):
-            count = kept_units(ratio, group.width, self.config.round_to)
+        parts = torch.split(self.survival, self.gates.widths)
+        for group, survival, ratio in zip(self.analysis.groups, parts, self.gates.ratio, strict=True):
+            count = int(kept_units(ratio, group.width, self.config.round_to))
             keep[group.name] = survival.topk(count).indices.sort().values.tolist()
         return keep
 
@@ -167,9 +169,8 @@ class AlcnSession(Session):
         set_gates(self.sites, self.weights.new_ones(units + 1))
         self.input_rms = input_rms(self.model, self.readers, self.calibration)
         self.calibrating = False
-        with torch.no_grad():
-            made = maker_norms(self.sites, units, self.weights)
-            self.maker_scale = 1 / made.clamp_min(1e-6)
+        self.reader_norms = ReaderNorms(self.readers, self.input_rms, units, self.weights)
+        self.maker_scale = 1 / self.maker_norms().clamp_min(1e-6)
 
     def _scores(self) -> Tensor:
         """h of all units, `(units,)`: how strongly a channel is made, times what its readers make of it.
@@ -178,7 +179,4 @@ class AlcnSession(Session):
         Without gradient: a gradient through h would pull channels towards the threshold m, where they
         gather half open, and removing them would then change what was trained.
         """
-        units = sum(self.gates.widths)
-        with torch.no_grad():
-            made = maker_norms(self.sites, units, self.weights) * self.maker_scale
-            return made * reader_norms(self.readers, self.input_rms, units, self.weights)
+        return self.maker_norms() * self.maker_scale * self.reader_norms()

@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
+from autocompress.methods.shared.unit_index import units_by_width
+
 
 def quantile(values: Tensor, q: Tensor) -> Tensor:
-    """The q-quantile by linear interpolation, differentiable in both; `(C,)`, `()` → `()`."""
-    ordered = values.sort().values
-    position = q.clamp(0, 1) * (len(ordered) - 1)
-    low = position.detach().floor().long().clamp(0, max(len(ordered) - 2, 0))
-    high = (low + 1).clamp(max=len(ordered) - 1)
-    return ordered[low] + (position - low) * (ordered[high] - ordered[low])
+    """The q-quantile by linear interpolation, differentiable in both; `(..., C)`, `(...)` → `(...)`."""
+    ordered, last = values.sort().values, values.shape[-1] - 1
+    position = q.clamp(0, 1) * last
+    low = position.detach().floor().long().clamp(0, max(last - 1, 0))
+    # By `gather`, because indexing by one number would wait for a GPU to compute it.
+    below, above = (
+        ordered.gather(-1, index[..., None])[..., 0] for index in (low, (low + 1).clamp_max(last))
+    )
+    return below + (position - low) * (above - below)
 
 
 def survival_scores(h: Tensor, ratio: Tensor, alpha: Tensor, temperature: float, reference: str) -> Tensor:
-    """s = σ(α·(h − m)/T) with h in units of its standard deviation; `(C,)` → `(C,)`.
+    """s = σ(α·(h − m)/T) with h in units of its standard deviation; `(..., C)`, `(...)` → `(..., C)`.
 
     m is the (1 − ρ)-quantile of h, so that mean(s) can meet any ρ; the paper's median is ρ = 0.5.
     """
     centre = quantile(h, 1 - ratio if reference == "quantile" else torch.full_like(ratio, 0.5))
-    scale = h.detach().std(correction=0).clamp_min(1e-6)
-    return torch.sigmoid(alpha * (h - centre) / (scale * temperature))
+    scale = h.detach().std(-1, correction=0, keepdim=True).clamp_min(1e-6)
+    return torch.sigmoid(alpha[..., None] * (h - centre[..., None]) / (scale * temperature))
 
 
-def kept_units(ratio: float, width: int, round_to: int) -> int:
-    """⌈ρ·C⌉, or the nearest multiple of `round_to`, from one to all `width` units."""
+def kept_units(ratio: Tensor, width: int, round_to: int) -> Tensor:
+    """⌈ρ·C⌉, or the nearest multiple of `round_to`, from one to all `width` units; whole numbers in double
+    precision, `(groups,)` → `(groups,)`."""
     # Rounded first, so that float noise on ρ·C does not keep one unit too many.
-    count = math.ceil(round(ratio * width, 3))
-    if round_to > 1:
-        allowed = [*range(round_to, width, round_to), width]
-        count = min(allowed, key=lambda units: abs(units - count))
-    return min(width, max(1, count))
+    count = (ratio.detach().double() * width).round(decimals=3).ceil().clamp(1, width)
+    if round_to == 1:
+        return count
+    below = count.div(round_to, rounding_mode="floor") * round_to
+    above = (below + round_to).clamp_max(width)
+    return torch.where((below > 0) & (count - below <= above - count), below, above)
 
 
 def spread_ratios(groups: int, middle: float, slope: float) -> Tensor:
@@ -48,7 +53,7 @@ class Gates(nn.Module):
 
     Args:
         widths: units of each group.
-        ratios: ρ of each group to start with, in (least, 1), `(groups,)`.
+        ratios: ρ of each group to start with, in (least, 1), `(groups,)`, on the device of training.
         least: below which no ρ falls.
         round_to: survival is that of the nearest multiple of this many units.
     """
@@ -59,29 +64,39 @@ class Gates(nn.Module):
         # In double precision, so that what is given is what ρ starts at, however near to either end.
         logit = torch.logit((ratios.double() - least) / (1 - least))
         self.ratio_logit = nn.Parameter(logit.to(torch.get_default_dtype()))
-        self.log_alpha = nn.Parameter(torch.zeros(len(widths)))
+        self.log_alpha = nn.Parameter(torch.zeros_like(self.ratio_logit))
+        self.by_width = units_by_width(widths, ratios.device)
+        self.order = torch.cat([units.flatten() for _, units in self.by_width]).argsort()
+        self.sizes = torch.tensor(widths).to(self.ratio_logit)
+        self.group_of = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths)).to(ratios.device)
 
     @property
     def ratio(self) -> Tensor:
         """ρ, `(groups,)`."""
         return self.least + (1 - self.least) * torch.sigmoid(self.ratio_logit)
 
-    def survival(self, h: Tensor, temperature: float, reference: str) -> list[Tensor]:
-        """s of each group's units, from the scores of all units, `(units,)`."""
-        ratios, alphas = self.ratio.unbind(), self.log_alpha.exp().unbind()
-        return [
-            self._survival(part, ratio, alpha, temperature, reference)
-            for part, ratio, alpha in zip(torch.split(h, self.widths), ratios, alphas, strict=True)
-        ]
+    def survival(self, h: Tensor, temperature: float, reference: str) -> Tensor:
+        """s of all units from their scores, `(units,)` → `(units,)`."""
+        ratios, alphas = self.ratio, self.log_alpha.exp()
+        survival = []
+        for groups, units in self.by_width:
+            ratio, alpha = ratios.index_select(0, groups), alphas.index_select(0, groups)
+            survival.append(self._survival(h[units], ratio, alpha, temperature, reference).flatten())
+        return torch.cat(survival).index_select(0, self.order)
+
+    def means(self, survival: Tensor) -> Tensor:
+        """The mean over each group's units; `(units,)` → `(groups,)`."""
+        return torch.zeros_like(self.sizes).index_add(0, self.group_of, survival) / self.sizes
 
     def _survival(
         self, h: Tensor, ratio: Tensor, alpha: Tensor, temperature: float, reference: str
     ) -> Tensor:
-        if self.round_to > 1:
-            width = len(h)
-            share = kept_units(float(ratio.detach()), width, self.round_to) / width
-            # The value is that of the rounded ratio, the gradient that of ρ (straight through).
-            ratio = ratio + (share - ratio).detach()
-            if share == 1:
-                return torch.ones_like(h) * ratio
-        return survival_scores(h, ratio, alpha, temperature, reference)
+        """s of groups of one width; `(groups, width)`, `(groups,)` → `(groups, width)`."""
+        if self.round_to == 1:
+            return survival_scores(h, ratio, alpha, temperature, reference)
+        width = h.shape[1]
+        share = (kept_units(ratio, width, self.round_to) / width).to(ratio)
+        # The value is that of the rounded ratio, the gradient that of ρ (straight through).
+        ratio = ratio + (share - ratio).detach()
+        survival = survival_scores(h, ratio, alpha, temperature, reference)
+        return torch.where((share == 1)[:, None], ratio[:, None], survival)

@@ -61,20 +61,18 @@ class AldsSession(Session):
     def __init__(self, config: Config, model: nn.Module, task: Task) -> None:
         self.config, self.model = config, model
         self.decomposer = Decomposer(model, task, config)
-        if config.cascade > 1:
-            self.decomposer.allocate(config.keep)  # so that a budget that cannot be met is told now
-        self.allocation = self.decomposer.allocate(self._keep(0))
+        with self.starting():
+            if config.cascade > 1:
+                self.decomposer.allocate(config.keep)  # so that a budget that cannot be met is told now
+            self.allocation = self.decomposer.allocate(self._keep(0))
         self.factorized = config.lambda_rank == 0 and config.cascade == 1
         self.tails: dict[str, Tail] = {}
         self.steps_done = 0
-        if self.factorized:
-            chosen = list(self.allocation.choices) if config.refit else []
-            wanted = dense_outputs(model, chosen, self.decomposer.inputs) if chosen else {}
-            self._factorize(model)
-            if wanted:
-                refit(model, wanted, self.decomposer.inputs)
-        else:
-            self._watch()
+        with self.starting():
+            if self.factorized:
+                self._factorize_and_refit(model)
+            else:
+                self._watch()
 
     def penalty(self) -> Tensor:
         """Charge λ_rank for the mean share of singular values that ranks would cut off; `()`, 0 once cut."""
@@ -120,6 +118,14 @@ class AldsSession(Session):
             Factorize(name, choice.scheme, choice.slices, choice.rank)
             for name, choice in self.allocation.choices.items()
         )
+
+    def _factorize_and_refit(self, model: nn.Module) -> None:
+        """Put factors in the places of the layers; where they are refitted, to what the dense ones make."""
+        chosen = list(self.allocation.choices) if self.config.refit else []
+        wanted = dense_outputs(model, chosen, self.decomposer.inputs) if chosen else {}
+        self._factorize(model)
+        if wanted:
+            refit(model, wanted, self.decomposer.inputs)
 
     def _project(self) -> None:
         """Cut the weights to the allocated ranks, in place."""

@@ -14,7 +14,7 @@ from autocompress.graph.costs import layer_macs, profile
 from autocompress.graph.proof import check_graph
 from autocompress.methods.autoplastic.switches import Switches, Values
 from autocompress.methods.shared.gates import insert_gates
-from autocompress.methods.shared.strength import find_readers, input_rms, reader_norms
+from autocompress.methods.shared.strength import ReaderNorms, find_readers, input_rms
 from autocompress.methods.shared.unit_index import unit_offsets
 from autocompress.surgery import AddAttention
 from autocompress.task import Task
@@ -91,8 +91,7 @@ def _strength(model: nn.Module, analysis: Analysis, inputs: Tensor) -> Tensor:
     """How strongly each unit is read, in standard deviations within its group; `(U,)`."""
     readers = find_readers(model, analysis)
     like, units = inputs.new_zeros((), dtype=torch.float32), unit_offsets(analysis)[-1]
-    with torch.no_grad():
-        read = reader_norms(readers, input_rms(model, readers, inputs), units, like)
+    read = ReaderNorms(readers, input_rms(model, readers, inputs), units, like)()
     parts = torch.split(read, [group.width for group in analysis.groups])
     standard = [(h - h.mean()) / h.std(correction=0).clamp_min(1e-12) for h in parts]
     return torch.cat(standard) if standard else read

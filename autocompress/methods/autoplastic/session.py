@@ -59,7 +59,7 @@ class _Refresh:
         self.session = session
 
     def __call__(self, module: nn.Module, args: Any) -> None:
-        self.session.switches.turn(self.session.values())
+        self.session.refresh()
 
 
 class AutoplasticSession(Session):
@@ -70,6 +70,7 @@ class AutoplasticSession(Session):
         raw: P, C and α as they are stored: logits under the "gradient" rule, values under the published.
         memory: of weights and gradients; None but for the published rule.
         progress: share of the training that is done.
+        live: what the last forward pass of the step was run with, with its graph.
     """
 
     def __init__(self, config: Config, model: nn.Module, task: Task) -> None:
@@ -91,6 +92,7 @@ class AutoplasticSession(Session):
             gate = nn.Parameter(getattr(self.raw, name))
             self.model.register_parameter(_PREFIX + name, gate)
             self.raw = self.raw._replace(**{name: gate})
+        self.live: Values | None = None
         self.hook = self.model.register_forward_pre_hook(_Refresh(self))
 
     @property
@@ -118,6 +120,12 @@ class AutoplasticSession(Session):
         scale = self.config.gate_lr_scale if self.config.rule == "gradient" else 1 / 20
         return [ParamGroup(rest), ParamGroup(gates, scale, weight_decay=0.0)]
 
+    def refresh(self) -> None:
+        """Compute the gates from the present parameters and hand them out."""
+        values = self.values()
+        self.live = values if torch.is_grad_enabled() else None
+        self.switches.turn(values)
+
     def values(self) -> Values:
         """P, C and α as the model is run with them."""
         if self.memory is not None:
@@ -141,27 +149,27 @@ class AutoplasticSession(Session):
         if self.config.rule == "published":
             return torch.zeros(())
         # Fading in: at first no block or channel has shown yet what it is worth.
-        share = self.switches.cost(self.values())
+        share = self.switches.cost(self.values() if self.live is None else self.live)
         penalty: Tensor = self.config.lambda_arch * min(1.0, 2 * self.progress) * share
         return penalty
 
     def after_step(self, progress: float) -> None:
-        """Collect gradients where the rule is the published one, and hand the gates their new values."""
+        """Collect gradients where the rule is the published one, and let go of the step's graph."""
         self.progress = progress
         if self.memory is not None:
             self.memory.collect(self.model)
             self.memory.hold(self.raw.alpha)
-        self._hand_out()
+        self.live = None
+        self.switches.let_go()
 
     def after_epoch(self, progress: float) -> Mapping[str, float]:
         """The paper's log line: L_eff, share of active channels, P, α, mean C, share of MACs pruned."""
         if self.memory is not None:
             self.raw = self.memory.epoch(self.raw, self.switches, self._plasticity)
-            self._hand_out()
-        kept = self.final()
         with torch.no_grad():
-            values = self.values()
-        return self.switches.line(values, kept)
+            # A copy of the model is without the hook, and runs with the gates that it finds.
+            self.refresh()
+            return self.switches.line(self.values(), self.final())
 
     def finish(self) -> Finished:
         """What ends shut is taken out of the graph; what stays is folded into the layers."""
@@ -181,11 +189,6 @@ class AutoplasticSession(Session):
         for name in self._trained:
             delattr(self.model, _PREFIX + name)
         return self.switches.fold(final)
-
-    def _hand_out(self) -> None:
-        """Give each gate its value without the graph of the last step, which it would hold."""
-        with torch.no_grad():
-            self.switches.turn(self.values())
 
 
 def _check_alphas(switches: Switches, alphas: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from autocompress.graph import Analysis
 from autocompress.graph.branch_gate import BranchGate
 from autocompress.graph.branches import fold_gate, gates_in
-from autocompress.methods.shared.gates import GateSite, fold_gates, set_gates
-from autocompress.methods.shared.unit_index import unit_offsets
+from autocompress.methods.shared.gates import GateSite, detach_gates, fold_gates, set_gates
+from autocompress.methods.shared.unit_index import unit_offsets, units_by_width
 
 
 class Values(NamedTuple):
@@ -38,6 +38,9 @@ class Switches:
         strength: how strongly each unit is read, in standard deviations of its group; `(U,)`.
         gates: graph node of each addition that a gated branch goes to, and name of the gate.
         folded: gates that `fold` multiplied into the layers before them.
+
+    Attributes:
+        units: positions of the units of all groups of one width, `(groups, width)`, for each width.
     """
 
     model: Any
@@ -49,6 +52,11 @@ class Switches:
     strength: Tensor
     gates: tuple[tuple[str, str], ...]
     folded: tuple[str, ...] = ()
+    units: list[Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        widths = [group.width for group in self.analysis.groups]
+        self.units = [units for _, units in units_by_width(widths, self.strength.device)]
 
     def turn(self, values: Values) -> None:
         """Hand each gate its value, with its gradient."""
@@ -58,6 +66,13 @@ class Switches:
             for share in shares(name):
                 self.gate(share).live = alpha
         set_gates(self.sites, torch.cat([values.c, values.c.new_ones(1)]))
+
+    def let_go(self) -> None:
+        """Keep the gates' values without the graph that they were computed with."""
+        for name in (*self.branches, *(share for mixing in self.mixings for share in shares(mixing))):
+            gate = self.gate(name)
+            gate.live = None if gate.live is None else gate.live.detach()
+        detach_gates(self.sites)
 
     def cost(self, values: Values) -> Tensor:
         """Share of the model's MACs that open gates stand for; `()`. Units in branches count twice."""
@@ -77,8 +92,9 @@ class Switches:
         """
         p, c, alpha = values
         open_units = c >= threshold
-        for group, start in zip(self.analysis.groups, unit_offsets(self.analysis), strict=False):
-            open_units[start + int(c[start : start + group.width].argmax())] = True
+        for units in self.units:
+            most = c.detach()[units].argmax(1, keepdim=True)
+            open_units = open_units.index_fill(0, units.gather(1, most).flatten(), True)
         ends = torch.where(alpha > 1 - edge, 1.0, alpha)
         stay = (torch.ones_like(p), torch.ones_like(c)) if opened else (p, c.clamp_min(threshold))
         return Values(
@@ -106,7 +122,7 @@ class Switches:
         parts = torch.split(active, [group.width for group in self.analysis.groups])
         named = zip(self.analysis.groups, parts, strict=True)
         entries |= {f"ratio/{group.name}": part.mean() for group, part in named}
-        return {name: float(value) for name, value in entries.items()}
+        return dict(zip(entries, torch.stack(list(entries.values())).tolist(), strict=True))
 
     def gate(self, name: str) -> BranchGate:
         """Look up the gate of this name on the model."""

@@ -65,8 +65,9 @@ class DepthSession(Session):
         analysis = analyse(model, example)
         check_graph(model, bridge(model, analysis, []), example.to(like.device))
         inputs = torch.cat(task.calibration(config.calibration))[: config.calibration]
-        for a, b in config.cuts:
-            self._bridge(model, analysis, (a, b), inputs.to(like.device), like)
+        with self.starting():
+            for a, b in config.cuts:
+                self._bridge(model, analysis, (a, b), inputs.to(like.device), like)
         if config.head_width:
             self._add_head(model, analysis, example, like)
         self.bridged = bridge(model, analysis, self.bridges)

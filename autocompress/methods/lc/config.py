@@ -25,9 +25,8 @@ class Config:
         mu_exponent: μ of a constraint is μ times this power of its weights' root mean square relative to
             that of all. 0 makes all alike; with 1 late layers, whose weights are few and large, settle
             before the early ones, which can still adapt. Penalties and rank selection share one μ.
-        spacing: optimiser steps from one C step to the next at least, or an eighth of all where those are
-            few; an L step that would end earlier goes on until then. On digits (132 steps, k = 2 plus 1 %,
-            5 seeds) 16 end at an error of 2.6 ± 0.1 %, 1 at 4.6 ± 0.7, 4 at 3.8 ± 0.2, 40 at 2.9 ± 0.2.
+        spacing: optimiser steps from one C step to the next at least, times the parts of the longest sum, or
+            an eighth of all where those are few; an L step that would end earlier goes on until then.
     """
 
     schemes: Schemes = (Assignment(("*",), Codebook(k=4)),)
@@ -36,6 +35,11 @@ class Config:
     steps: int = 30
     multipliers: bool = True
     mu_exponent: float = 1.0
+    # Errors on validation (%, mean ± standard error) after LC and fine-tuning with 4, 16 and 64:
+    #   digits, 126 steps (so that 64 are 16), 8 seeds: k = 2 plus 1 % 4.3 ± 0.4, 1.6 ± 0.2, 1.6 ± 0.2;
+    #   pruning jointly to 3 % 2.6 ± 0.4, 3.5 ± 0.2, 3.5 ± 0.2;
+    #   fashion_mnist, mlp, 12,000 rows, 376 steps, 5 seeds: 18.1 ± 0.6, 14.8 ± 0.2, 15.2 ± 0.1; 15.1 ± 0.1,
+    #   15.0 ± 0.0, 16.9 ± 0.1. A sum alone waits for as many times 16 as it has parts.
     spacing: int = 16
 
     def __post_init__(self) -> None:

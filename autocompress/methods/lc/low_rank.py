@@ -29,14 +29,16 @@ class LowRank(Scheme):
         at_least_0("rank", self.rank)
 
     def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
-        """Cut the singular value decomposition of the folded weights, `(n,)`, to the rank; exact for any μ.
+        """Cut the singular value decomposition of the folded weights, `(n,)`, to the rank; for any μ.
+
+        Exact, or from the last product within 1e-3 of the least error.
 
         Raises:
             SettingsError: the weights are of several layers or of a grouped one, or cannot be folded so.
         """
         folding = _folding(view, self.scheme)
         matrix = folding.fold(x.reshape(folding.shape))[0]
-        left, _ = projections.factors(matrix)
+        left, _ = projections.factors(matrix, _left(previous))
         return _product(matrix, left, min(self.rank, folding.full_rank), folding)
 
 
@@ -73,13 +75,16 @@ class RankSelection(Scheme):
             return Pruned(x.clone())
         folding = _folding(view, self.scheme)
         matrix = folding.fold(x.reshape(folding.shape))[0]
-        left, squares = projections.factors(matrix)
-        price = self._price(view)
-        ranks = torch.arange(folding.full_rank + 1, device=x.device)
-        lost = squares.sum() - torch.cat([squares.new_zeros(1), squares.cumsum(0)])
-        costs = price * ranks * (folding.rows + folding.columns)
-        objective = mu / 2 * lost.clamp_min(0) + self.alpha * costs
-        rank = int(objective.argmin())
+        price, total = self._price(view), float(matrix.double().square().sum())
+        costs = self.alpha * price * (folding.rows + folding.columns)
+        for near in (_left(previous), None):
+            left, squares = projections.factors(matrix, near)
+            lost = total - torch.cat([squares.new_zeros(1), squares.cumsum(0)])
+            objective = mu / 2 * lost.clamp_min(0) + costs * torch.arange(len(lost), device=x.device)
+            rank = int(objective.argmin())
+            if rank < len(squares) or rank == folding.full_rank:
+                break
+            # All of the singular values that are known are worth their cost: more may be.
         if self.alpha * price * len(x) <= float(objective[rank]):
             return Pruned(x.clone())
         return _product(matrix, left, rank, folding)
@@ -96,6 +101,11 @@ class RankSelection(Scheme):
     def _price(self, view: View) -> float:
         """C of one number; one of the weight is used as often as one of its factors, strides aside."""
         return 1.0 if self.cost == "storage" else view.macs[0] / max(math.prod(view.shapes[0]), 1)
+
+
+def _left(previous: Encoding | None) -> Tensor | None:
+    """Orthonormal columns that the last solution was a product with."""
+    return previous.left[0] if isinstance(previous, Factored) else None
 
 
 def _folding(view: View, scheme: int) -> Folding:

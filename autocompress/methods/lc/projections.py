@@ -7,6 +7,11 @@ from torch import Tensor
 
 from autocompress.methods.lc.sorting import increasing, kth_largest
 
+# Ranks of a matrix for each that is wanted from which on an iteration is less work than all singular values;
+# its most rounds; and the gain of a round, relative to what is lost, at which it ends: what is lost is then
+# within 1e-3 of the least.
+_KRYLOV_SHARE, _KRYLOV_ROUNDS, _KRYLOV_GAIN = 12, 4, 2e-4
+
 
 def signs(x: Tensor) -> Tensor:
     """Codes 0 for numbers below zero and 1 for others."""
@@ -22,9 +27,9 @@ def ternary(x: Tensor) -> tuple[Tensor, Tensor]:
     falling = increasing(size).flip(0)
     total = falling.double().cumsum(0)
     count = torch.arange(1, len(x) + 1, device=x.device, dtype=torch.float64)
-    m = int((total.square() / count).argmax()) + 1
+    m = int(total.square().div_(count).argmax()) + 1
     # Of numbers of one size all are used or none: in their count what is explained is convex.
-    codes = torch.where(size >= falling[m - 1], torch.where(x >= 0, 2, 0), 1)
+    codes = (x.sign() * (size >= falling[m - 1])).long() + 1
     return (total[m - 1] / m).to(x.dtype), codes
 
 
@@ -44,23 +49,22 @@ def keep_largest(x: Tensor, kappa: int) -> Tensor:
 
 def l1_ball(x: Tensor, radius: float) -> Tensor:
     """The nearest numbers with Σ|θ| ≤ radius: all shrunk by the one threshold that meets it."""
-    size = x.abs().double()
-    if float(size.sum()) <= radius:
+    falling = increasing(x.abs()).flip(0).double()
+    total = falling.cumsum(0)
+    if float(total[-1]) <= radius:
         return x.clone()
     if radius == 0:
         return torch.zeros_like(x)
-    # Michelot's algorithm: what is shrunk to zero goes, until nothing does any more.
-    while True:
-        threshold = (float(size.sum()) - radius) / len(size)
-        above = size[size > threshold]
-        if len(above) in (0, len(size)):
-            return soft_threshold(x, threshold)
-        size = above
+    # Of m numbers that stay, the threshold is (their sum − radius)/m; the last above its own stays last.
+    # Duchi et al., "Efficient projections onto the l1-ball", ICML 2008, figure 1.
+    count = torch.arange(1, len(x) + 1, device=x.device, dtype=torch.float64)
+    m = int((falling * count > total - radius).count_nonzero())
+    return soft_threshold(x, float(total[m - 1] - radius) / m)
 
 
 def soft_threshold(x: Tensor, threshold: float) -> Tensor:
     """sign(x)·max(|x| − threshold, 0), the minimum of threshold·|θ| + ½(x − θ)²."""
-    return x.sign() * (x.abs() - threshold).clamp_min(0)
+    return x - x.clamp(-threshold, threshold)
 
 
 def hard_threshold(x: Tensor, threshold: float) -> Tensor:
@@ -103,13 +107,22 @@ def fixed_point(x: Tensor, bits: int, last: Tensor | None = None) -> tuple[Tenso
     return levels, codes
 
 
-def factors(matrix: Tensor) -> tuple[Tensor, Tensor]:
+def factors(matrix: Tensor, near: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Left singular vectors, `(rows, r)`, and squared singular values, `(r,)`, falling.
 
-    From the Gram matrix in double, far faster than an SVD and as good for what is kept.
+    All of them, from the Gram matrix in double, far faster than an SVD and as good for what is kept; or some
+    of the greatest, at least three times as many as `near` has columns, where that is less work.
+
+    Args:
+        matrix: `(rows, columns)`.
+        near: orthonormal columns near to the first left singular vectors, `(rows, r)`.
     """
     wide = matrix.double()
     rows, columns = wide.shape
+    if near is not None and 0 < _KRYLOV_SHARE * near.shape[1] <= min(rows, columns):
+        leading = _leading(wide, near.double())
+        if leading is not None:
+            return leading
     if rows <= columns:
         squares, vectors = torch.linalg.eigh(wide @ wide.mT)
         return vectors.flip(-1), squares.flip(-1).clamp_min(0)
@@ -117,3 +130,26 @@ def factors(matrix: Tensor) -> tuple[Tensor, Tensor]:
     squares = squares.flip(-1).clamp_min(0)
     left = wide @ right.flip(-1)
     return left / squares.sqrt().clamp_min(1e-12 * float(squares[0]) ** 0.5 + 1e-300), squares
+
+
+def _leading(wide: Tensor, near: Tensor) -> tuple[Tensor, Tensor] | None:
+    """`factors` within Krylov spaces (WWᵀ)^i · near, i = 0, 1, 2; None where they have not come close enough.
+
+    Musco & Musco, "Randomized block Krylov methods for stronger and faster approximate singular value
+    decomposition", NeurIPS 2015. The next space starts from what the last one gave.
+    """
+    rank = near.shape[1]
+    total, reached = float(wide.square().sum()), float((near.mT @ wide).square().sum())
+    for _ in range(_KRYLOV_ROUNDS):
+        blocks = [near]
+        for _ in range(2):
+            blocks.append(torch.linalg.qr(wide @ (wide.mT @ blocks[-1])).Q)
+        basis = torch.linalg.qr(torch.cat(blocks, 1)).Q
+        inner = basis.mT @ wide
+        squares, vectors = torch.linalg.eigh(inner @ inner.mT)
+        left, squares = basis @ vectors.flip(-1), squares.flip(-1).clamp_min(0)
+        kept = float(squares[:rank].sum())
+        if kept - reached <= _KRYLOV_GAIN * (total - kept):
+            return left, squares
+        near, reached = left[:, :rank], kept
+    return None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -22,7 +21,7 @@ from autocompress.methods.base import Finished, Method, Session, Stage
 from autocompress.methods.lc.assignment import assignments, resolve, view_of
 from autocompress.methods.lc.compression import Compression, stored_bytes
 from autocompress.methods.lc.config import Config
-from autocompress.methods.lc.scheme import Scheme
+from autocompress.methods.lc.scheme import Scheme, parts_of
 from autocompress.methods.shared.replaceable import replaceable
 from autocompress.surgery import Edit, Encode, Factorize
 from autocompress.task import ModelProfile, Recipe, Task
@@ -62,6 +61,8 @@ class LcSession(Session):
         mu: μ of the present L step.
         limit: the greatest μ that training is stable at.
         replaceable: layers that two others may stand for.
+        spacing: optimiser steps from one C step to the next, where a training is long enough; each part of
+            a sum takes as long as a scheme of its own.
         step: L steps that are over.
         taken: optimiser steps so far.
         solved: of these, those before the last C step.
@@ -77,12 +78,12 @@ class LcSession(Session):
         self.mu, self.limit = config.mu0, _stable_mu(task.recipe)
         self.step = self.taken = self.solved = 0
         views = resolve(assignments(config.schemes), layers)
-        begun = time.perf_counter()
-        self.compressions = [
-            self._compress_directly(view, scheme, scale)
-            for (view, scheme), scale in zip(views, self._scales(views), strict=True)
-        ]
-        self.start_seconds = time.perf_counter() - begun
+        self.spacing = config.spacing * max(len(parts_of(scheme)) for _, scheme in views)
+        with self.starting():
+            self.compressions = [
+                self._compress_directly(view, scheme, scale)
+                for (view, scheme), scale in zip(views, self._scales(views), strict=True)
+            ]
 
     def mu_of(self, constraint: Compression) -> float:
         """μ of one constraint."""
@@ -101,14 +102,14 @@ class LcSession(Session):
         """A C step at the end of each L step, then the multipliers, then a larger μ."""
         self.taken += 1
         done = int(progress * self.config.steps + 1e-9)
-        least = min(self.config.spacing, self.taken / progress / _LEAST_C_STEPS)
+        least = min(self.spacing, self.taken / progress / _LEAST_C_STEPS)
         early = self.taken - self.solved < least and done < self.config.steps
         if done == self.step or early:
             return
         self.solved = self.taken
         for constraint in self.compressions:
             x = _vector(self.model, constraint.layers)
-            if not bool(x.isfinite().all()):
+            if not math.isfinite(float(x.sum())):
                 raise DivergedError(f"the weights of {_named(constraint.layers)} became NaN or infinite.")
             constraint.solve(x, self.mu_of(constraint), self.config.multipliers)
         if done < self.config.steps:

@@ -165,15 +165,20 @@ def _swap_class(module: nn.Module) -> None:
 
 def set_gates(sites: list[GateSite], survival: Tensor) -> None:
     """Give each gated layer the factors of its channels; survival `(units + 1,)`, last entry 1."""
+    indices = [index for site in sites for _, index in site.gated.values()]
+    if not indices:
+        return
+    # In one operation for all layers, as each of them takes a GPU about as long.
+    factors = iter(
+        torch.split(survival.index_select(0, torch.cat(indices)), [len(index) for index in indices])
+    )
     for site in sites:
         scope: Any = site.scope
-        for name, (dim, index) in site.gated.items():
-            scope._gates[f"{site.name}.{name}"] = (site.layer, name, dim, survival[index])
-        if site.statistics and scope is site.layer:
-            weight = site.layer._parameters["weight"]
-            dim, index = site.gated["weight"]
-            assert weight is not None
-            scope._share = _along(survival[index], weight, dim)
+        for name, (dim, _) in site.gated.items():
+            gate = next(factors)
+            scope._gates[f"{site.name}.{name}"] = (site.layer, name, dim, gate)
+            if name == "weight" and site.statistics and scope is site.layer:
+                scope._share = _along(gate, site.layer.get_parameter(name), dim)
 
 
 def detach_gates(sites: list[GateSite]) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,25 +12,45 @@ from autocompress.graph import Analysis
 from autocompress.methods.shared.activations import watch_inputs
 from autocompress.methods.shared.gates import GateSite
 from autocompress.methods.shared.unit_index import unit_index
+from autocompress.methods.shared.units import norms_along
 
 
-def maker_norms(sites: list[GateSite], units: int, like: Tensor) -> Tensor:
-    """Mean over a unit's gated layers of √(Σ w²) relative to the layer's mean; `(units,)`.
+class MakerNorms:
+    """Mean over a unit's gated layers of √(Σ w²) relative to the layer's mean; calling it gives `(units,)`.
 
-    After a batch norm √(γ² + β²) is exactly the RMS of the channel over a batch.
+    After a batch norm √(γ² + β²) is exactly the RMS of the channel over a batch. What does not change from
+    step to step is computed once, and all layers together.
+
+    Args:
+        sites: the gated layers, whose present weights count.
+        units: of all groups.
+        like: gives device and precision.
     """
-    total, count = like.new_zeros(units + 1), like.new_zeros(units + 1)
-    for site in sites:
-        squares, present = like.new_zeros(units + 1), like.new_zeros(units + 1)
-        for name, (dim, index) in site.gated.items():
-            own = _squares(site.layer._parameters[name], dim).to(like.dtype)
-            squares = squares.index_add(0, index, own)
-            present[index] = 1.0
-        norm = (squares + 1e-12).sqrt() * present
-        total = total + norm / (norm.sum() / present.sum()).clamp_min(1e-12)
-        count = count + present
-    # Units that no gated layer makes score by their readers alone.
-    return torch.where(count > 0, total / count.clamp_min(1), 1.0)[:units]
+
+    def __init__(self, sites: Sequence[GateSite], units: int, like: Tensor) -> None:
+        self.units, self.like = units, like
+        self.gated = [(site.layer, name, dim) for site in sites for name, (dim, _) in site.gated.items()]
+        # Each unit of each layer has a slot, in which the parameters of the layer meet.
+        slots = [
+            index + (units + 1) * position
+            for position, site in enumerate(sites)
+            for _, index in site.gated.values()
+        ]
+        empty = torch.empty(0, dtype=torch.int64, device=like.device)
+        present, self.slots = torch.unique(torch.cat([empty, *slots]), return_inverse=True)
+        self.site_of, self.unit_of = present // (units + 1), present % (units + 1)
+        ones = like.new_ones(len(present))
+        self.site_sizes = like.new_zeros(len(sites)).index_add(0, self.site_of, ones)
+        self.makers = like.new_zeros(units + 1).index_add(0, self.unit_of, ones)
+
+    def __call__(self) -> Tensor:
+        """The norms of the present weights, `(units,)`."""
+        squares = _norms(self.gated, self.like).square()
+        norms = (self.like.new_zeros(len(self.unit_of)).index_add(0, self.slots, squares) + 1e-12).sqrt()
+        relative = norms / _means(norms, self.site_of, self.site_sizes)
+        total = self.like.new_zeros(self.units + 1).index_add(0, self.unit_of, relative)
+        # Units that no gated layer makes score by their readers alone.
+        return (total / self.makers.clamp_min(1)).masked_fill(self.makers == 0, 1.0)[: self.units]
 
 
 @dataclass
@@ -87,22 +106,49 @@ def input_rms(model: nn.Module, readers: list[Reader], inputs: Tensor) -> list[T
     return [measured.get(position) for position in range(len(readers))]
 
 
-def reader_norms(readers: list[Reader], rms: list[Tensor | None], units: int, like: Tensor) -> Tensor:
-    """√(Σ (RMS·‖w‖)²) over all that reads a unit, layers weighing alike; `(units,)`.
+class ReaderNorms:
+    """√(Σ (RMS·‖w‖)²) over all that reads a unit, layers weighing alike; calling it gives `(units,)`.
 
     RMS(x_c)·‖W[:, c]‖ is the RMS of what input c adds to a layer's output.
+
+    Args:
+        readers: whose present weights count.
+        rms: of each reader's inputs, from `input_rms`.
+        units: of all groups.
+        like: gives device and precision.
     """
-    total = like.new_zeros(units + 1)
-    for reader, measured in zip(readers, rms, strict=True):
-        squares = _squares(reader.layer._parameters[reader.weight], reader.dim).to(like.dtype)
-        if measured is not None:
-            squares = squares * measured.square().to(like.dtype)
-        total = total.index_add(0, reader.index, squares / squares.mean().clamp_min(1e-12))
-    return (total + 1e-12).sqrt()[:units]
+
+    def __init__(
+        self, readers: Sequence[Reader], rms: Sequence[Tensor | None], units: int, like: Tensor
+    ) -> None:
+        self.units, self.like = units, like
+        self.weights = [(reader.layer, reader.weight, reader.dim) for reader in readers]
+        sizes = torch.tensor([len(reader.index) for reader in readers], dtype=torch.int64)
+        self.reader_of = torch.arange(len(readers)).repeat_interleave(sizes).to(like.device)
+        self.reader_sizes = sizes.to(like)
+        empty = torch.empty(0, dtype=torch.int64, device=like.device)
+        self.unit_of = torch.cat([empty, *(reader.index for reader in readers)])
+        known = [
+            like.new_ones(len(reader.index)) if measured is None else measured.to(like)
+            for reader, measured in zip(readers, rms, strict=True)
+        ]
+        self.rms = torch.cat([like.new_empty(0), *known])
+
+    def __call__(self) -> Tensor:
+        """The norms of the present weights, `(units,)`."""
+        squares = (_norms(self.weights, self.like) * self.rms).square()
+        relative = squares / _means(squares, self.reader_of, self.reader_sizes)
+        total = self.like.new_zeros(self.units + 1).index_add(0, self.unit_of, relative)
+        return (total + 1e-12).sqrt()[: self.units]
 
 
-def _squares(parameter: Any, dim: int) -> Tensor:
-    """Σ w² over all dimensions but one; `(size,)`."""
-    others = [d for d in range(parameter.dim()) if d != dim]
-    squares: Tensor = parameter.square()
-    return squares.sum(others) if others else squares
+def _norms(weights: Sequence[tuple[nn.Module, str, int]], like: Tensor) -> Tensor:
+    """√(Σ w²) along a dimension of each of some parameters, one after the other; `(sum of sizes,)`."""
+    norms = [norms_along(layer.get_parameter(name), dim) for layer, name, dim in weights]
+    return torch.cat([like.new_empty(0), *norms]).to(like)
+
+
+def _means(values: Tensor, layer_of: Tensor, sizes: Tensor) -> Tensor:
+    """The mean over each value's layer, in its place; `(values,)`."""
+    means = torch.zeros_like(sizes).index_add(0, layer_of, values) / sizes
+    return means.clamp_min(1e-12).index_select(0, layer_of)

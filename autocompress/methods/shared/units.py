@@ -48,9 +48,16 @@ def unit_norms(makers: Sequence[Maker], tensor: Callable[[str], Tensor | None], 
     """
     device = makers[0].units.device if makers else None
     squares = torch.zeros(units + 1, device=device)
-    for maker in makers:
-        value = tensor(maker.tensor)
-        if value is not None:
-            rows = value.detach().movedim(maker.dim, 0).flatten(1).float().square().sum(1)
-            squares = squares.index_add(0, maker.units, rows)
+    present = [(maker, value) for maker in makers if (value := tensor(maker.tensor)) is not None]
+    if present:
+        norms = torch.cat([norms_along(value, maker.dim).float() for maker, value in present])
+        squares = squares.index_add(0, torch.cat([maker.units for maker, _ in present]), norms.square())
     return squares[:units].sqrt()
+
+
+def norms_along(tensor: Tensor, dim: int) -> Tensor:
+    """√(Σ w²) over all dimensions but one, without gradient; `(size,)`."""
+    others = [other for other in range(tensor.dim()) if other != dim]
+    # Of no dimension PyTorch would take all.
+    norms: Tensor = torch.linalg.vector_norm(tensor.detach(), dim=others) if others else tensor.detach().abs()
+    return norms

@@ -49,6 +49,42 @@ def test_survival_equals_the_numpy_reference(kind: str, temperature: float, rati
     assert np.allclose(found.numpy(), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["quantile", "median"])
+@pytest.mark.parametrize("round_to", [1, 4])
+def test_groups_of_any_widths_are_those_of_the_numpy_reference(kind: str, round_to: int) -> None:
+    widths, ratios = [9, 4, 9, 2, 24, 4], np.array([0.2, 0.9, 0.55, 0.6, 0.3, 0.3])
+    gates = Gates(widths, torch.from_numpy(ratios), 0.05, round_to)
+    h = torch.rand(sum(widths), generator=torch.Generator().manual_seed(3))
+    survival = gates.survival(h, 0.5, kind)
+    means = gates.means(survival)
+    (means.sum() + 0 * gates.ratio.sum()).backward()
+    assert gates.ratio_logit.grad is not None
+    per_group = zip(
+        widths,
+        ratios,
+        (part.double().numpy() for part in torch.split(h, widths)),
+        (part.numpy() for part in torch.split(survival.detach(), widths)),
+        means.tolist(),
+        gates.ratio_logit.grad.tolist(),
+        strict=True,
+    )
+    for width, ratio, scores, found, mean, gradient in per_group:
+        used, step = ratio, 1e-6
+        if round_to > 1:
+            allowed = [*range(round_to, width, round_to), width]
+            used = min(allowed, key=lambda units: abs(units - np.ceil(ratio * width))) / width
+        if used == 1:
+            expected, slope = np.ones(width), 1.0
+        else:
+            expected = reference.survival(scores, used, 1.0, 0.5, kind)
+            near = [reference.survival(scores, used + d, 1.0, 0.5, kind).mean() for d in (-step, step)]
+            slope = (near[1] - near[0]) / (2 * step)
+        assert np.allclose(found, expected, atol=1e-5)
+        assert mean == pytest.approx(expected.mean(), rel=1e-5)
+        # Of the group's own ratio, straight through its rounding.
+        assert gradient == pytest.approx(slope * (ratio - 0.05) * (1 - ratio) / 0.95, rel=1e-3, abs=1e-6)
+
+
 @pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5, 0.9])
 def test_mean_survival_can_meet_any_ratio_where_the_median_cannot(ratio: float) -> None:
     h = torch.randn(1000, generator=torch.Generator().manual_seed(0)).abs()
@@ -70,7 +106,7 @@ def test_penalty_equals_the_numpy_reference(residual_task: ac.Task) -> None:
     session = started(config, residual_task)
     session.model(residual_task.example())
     expected = reference.loss(
-        [s.detach().numpy() for s in session.survival],
+        [s.detach().numpy() for s in torch.split(session.survival, session.gates.widths)],
         session.gates.ratio.tolist(),
         session.weights.tolist(),
         0.3,
@@ -94,7 +130,7 @@ def test_gates_start_open_and_end_at_their_survival(residual_task: ac.Task) -> N
         assert torch.allclose(session.model.eval()(x), plain.eval()(x), atol=1e-6)
     session.after_step(1.0)
     session.model(x)
-    everything = torch.cat([*session.survival, torch.ones(1)])
+    everything = torch.cat([session.survival, torch.ones(1)])
     for site in session.sites:
         for name, (_, index) in site.gated.items():
             gate = site.scope._gates[f"{site.name}.{name}"][-1]
@@ -105,8 +141,9 @@ def test_annealed_gates_are_nearly_hard_and_keep_the_learned_share(residual_task
     session = started(Config(initial_ratio=0.5), residual_task)
     Trainer(residual_task, 3).fit(session.model, 3, session)
     keep = session.keep()
+    parts = torch.split(session.survival, session.gates.widths)
     for group, survival, ratio in zip(
-        session.analysis.groups, session.survival, session.gates.ratio.tolist(), strict=True
+        session.analysis.groups, parts, session.gates.ratio.tolist(), strict=True
     ):
         count = math.ceil(round(ratio * group.width, 3))
         assert len(keep[group.name]) == count
@@ -130,17 +167,17 @@ def test_annealed_gates_are_nearly_hard_and_keep_the_learned_share(residual_task
     ],
 )
 def test_kept_units_are_the_nearest_multiple(ratio: float, width: int, round_to: int, expected: int) -> None:
-    assert kept_units(ratio, width, round_to) == expected
+    assert kept_units(torch.tensor([ratio, 1.0]), width, round_to).tolist() == [expected, width]
 
 
 @pytest.mark.parametrize("ratio", [0.3, 0.55, 0.9])
 def test_rounded_gates_end_open_for_as_many_units_as_are_kept(ratio: float) -> None:
     gates = Gates([24], torch.tensor([ratio]), 0.05, round_to=8)
     h = torch.randn(24, generator=torch.Generator().manual_seed(1)).abs()
-    survival = gates.survival(h, 1e-3, "quantile")[0]
-    assert int((survival > 0.9).sum()) == kept_units(ratio, 24, 8)
+    survival = gates.survival(h, 1e-3, "quantile")
+    assert int((survival > 0.9).sum()) == int(kept_units(torch.tensor(ratio), 24, 8))
     assert int(((survival > 0.1) & (survival <= 0.9)).sum()) == 0
-    gates.survival(h, 1.0, "quantile")[0].mean().backward()
+    gates.survival(h, 1.0, "quantile").mean().backward()
     assert gates.ratio_logit.grad is not None
     assert gates.ratio_logit.grad.item() > 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -222,6 +223,51 @@ def test_a_group_that_is_shut_keeps_its_most_open_unit_alive(task: ac.Task) -> N
     with torch.no_grad():
         first, second = finished.model.eval()(torch.randn(2, 3, 8, 8))
     assert not torch.allclose(first, second)
+
+
+def test_the_first_of_the_most_open_units_of_each_group_stays_and_others_go_by_the_threshold(
+    residual_task: ac.Task,
+) -> None:
+    session = begun(residual_task.model(), residual_task)
+    groups = session.switches.analysis.groups
+    assert len({group.width for group in groups}) > 1
+    rng = np.random.default_rng(0)
+    for least in (0.0, 0.4):
+        # In tenths, so that several are the most open.
+        c = (rng.integers(0, 5, len(session.raw.c)) / 10 + least).astype(np.float32)
+        values = session.values()._replace(c=torch.from_numpy(c))
+        hard = session.switches.hardened(values, 0.45, 0.1).c.detach().numpy()
+        stays = c >= 0.45
+        start = 0
+        for group in groups:
+            stays[start + c[start : start + group.width].argmax()] = True
+            start += group.width
+        assert np.array_equal(hard, np.where(stays, np.maximum(c, np.float32(0.45)), 0))
+        opened = session.switches.hardened(values, 0.45, 0.1, opened=True).c.detach().numpy()
+        assert np.array_equal(opened, stays)
+
+
+@pytest.mark.parametrize("progress", [0.3, 0.8])
+def test_the_penalty_is_of_the_present_gates_and_holds_no_graph_of_a_step_before(
+    task: ac.Task, progress: float
+) -> None:
+    session = begun(Blocks(), task)
+    session.progress = progress
+    x = task.example()
+    session.model(x)
+    expected = session.switches.cost(session.values()) * min(1.0, 2 * progress)
+    assert session.penalty().item() == pytest.approx(expected.item())
+    # Also after a pass that is not trained on.
+    with torch.no_grad():
+        session.model(x)
+    session.penalty().backward()
+    assert all(gate.grad is not None for gate in session.raw)
+    session.model(x)
+    session.after_step(progress)
+    copy.deepcopy(session.model)
+    with torch.no_grad():
+        session.raw.c.fill_(-20.0)
+    assert session.penalty().item() < expected.item()
 
 
 def test_a_branch_without_weights_counts_as_stable_under_the_published_rule(residual_task: ac.Task) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from autocompress.methods.lc.kmeans import kmeans
+from autocompress.methods.lc.kmeans import kmeans, nearest
 
 
 def distortion(x: np.ndarray, levels: np.ndarray) -> float:
@@ -78,3 +78,44 @@ def test_the_last_levels_are_as_good_a_start_as_a_histogram(k: int, moved: float
     later = 0.8 * x + 0.2 * levels[codes] + moved * torch.randn(20000, generator=generator)
     warm, cold = (distortion(later.numpy(), kmeans(later, k, start)[0].numpy()) for start in (levels, None))
     assert warm <= cold * 1.01
+
+
+@pytest.mark.parametrize("k", [2, 3, 16, 64])
+@pytest.mark.parametrize("draw", ["normal", "clusters", "outlier", "ties", "one level"])
+def test_each_number_has_the_code_of_its_nearest_level(k: int, draw: str) -> None:
+    rng = np.random.default_rng(0)
+    x = {
+        "normal": rng.normal(size=3000),
+        "clusters": rng.normal(rng.integers(0, 20, 3000), 0.05),
+        "outlier": np.append(rng.normal(size=2999), 1e6),  # nearly all borders lie in one cell
+        "ties": np.round(rng.normal(size=3000), 1),
+        "one level": np.full(3000, 0.3),
+    }[draw].astype(np.float32)
+    levels = np.quantile(x, np.linspace(0, 1, k)).astype(np.float32)
+    codes = nearest(torch.from_numpy(x), torch.from_numpy(levels)).numpy()
+    assert np.array_equal(codes, np.searchsorted((levels[1:] + levels[:-1]) / 2, x))
+    assert np.allclose(np.abs(x - levels[codes]), np.abs(x[:, None] - levels[None]).min(1), atol=1e-6)
+
+
+def test_a_later_c_step_is_of_bounded_length_and_those_after_it_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x = torch.randn(20000, generator=torch.Generator().manual_seed(0))
+    steps: list[int] = []
+    original = torch.searchsorted
+
+    def counted(*args: torch.Tensor) -> torch.Tensor:
+        steps.append(1)
+        return original(*args)
+
+    monkeypatch.setattr(torch, "searchsorted", counted)
+    levels, reached = torch.linspace(-0.01, 0.01, 16), []
+    for _ in range(20):
+        steps.clear()
+        levels, _ = kmeans(x, 16, levels)
+        assert 1 <= len(steps) <= 30
+        reached.append(distortion(x.numpy(), levels.numpy()))
+    assert all(later <= earlier * (1 + 1e-6) for earlier, later in itertools.pairwise(reached))
+    assert reached[0] > 1.3 * reached[-1]
+    assert len(steps) < 30
+    assert reached[-1] <= distortion(x.numpy(), kmeans(x, 16)[0].numpy()) * 1.01

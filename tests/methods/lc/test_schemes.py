@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from autocompress.methods.lc import (
 from autocompress.methods.lc.scheme import View
 from autocompress.methods.lc.schemes import SCHEMES, scheme_from
 from autocompress.weights.encodings import Encoding, Factored, Summed
+from autocompress.weights.folding import Folding
 
 VECTORS = {
     "normal": np.random.default_rng(0).normal(size=200),
@@ -133,6 +135,84 @@ def test_low_rank_is_the_truncated_svd(shape: tuple[int, ...], scheme: int) -> N
     for rank in (0, 1, 3, len(values), 99):
         found = solved(LowRank(rank, scheme), x, shape=shape)
         assert error(x, found) == pytest.approx(np.square(values[rank:]).sum(), abs=1e-8)
+
+
+def drifting(shape: tuple[int, int], noise: float) -> Iterator[np.ndarray]:
+    """Weights that move as those of an LC training do, from nothing of low rank towards rank 4 plus noise."""
+    rng = np.random.default_rng(0)
+    product = rng.normal(size=(shape[0], 4)) @ rng.normal(size=(4, shape[1])) / 2
+    x = rng.normal(size=shape)
+    for _ in range(12):
+        x = 0.7 * x + 0.3 * product + noise * rng.normal(size=shape)
+        yield x
+
+
+def eigenvalues_taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the matrices whose eigenvalues are asked for from now on."""
+    sizes: list[int] = []
+    original = torch.linalg.eigh
+
+    def counted(matrix: torch.Tensor) -> object:
+        sizes.append(len(matrix))
+        return original(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigh", counted)
+    return sizes
+
+
+@pytest.mark.parametrize("shape", [(100, 180), (180, 100)])
+@pytest.mark.parametrize("noise", [0.1, 1e-3])
+def test_low_rank_from_the_last_solution_is_as_good_as_the_svd_and_less_work(
+    shape: tuple[int, int], noise: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view, last = View((shape,)), None
+    sizes = eigenvalues_taken(monkeypatch)
+    for step, x in enumerate(drifting(shape, noise)):
+        last = LowRank(4).solve(torch.from_numpy(x.reshape(-1)), 1.0, view, last)
+        least = np.square(np.linalg.svd(x, compute_uv=False)[4:]).sum()
+        assert error(x, last.dense().numpy()) <= least * (1 + 1e-3)
+        if step:
+            assert max(sizes) == 12
+        sizes.clear()
+
+
+@pytest.mark.parametrize("start", [np.eye(100)[:, :4], np.eye(100)[:, 90:94]])
+def test_low_rank_from_a_bad_start_is_as_good_as_the_svd(start: np.ndarray) -> None:
+    x = np.diag(1 + np.arange(100.0) / 100) + 0.01 * np.random.default_rng(0).normal(size=(100, 100))
+    last = Factored(
+        torch.from_numpy(start)[None], torch.zeros(1, 4, 100, dtype=torch.double), Folding((100, 100))
+    )
+    solution = LowRank(4).solve(torch.from_numpy(x.reshape(-1)), 1.0, View(((100, 100),)), last)
+    least = np.square(np.linalg.svd(x, compute_uv=False)[4:]).sum()
+    assert error(x, solution.dense().numpy()) <= least * (1 + 1e-3)
+
+
+@pytest.mark.parametrize("noise", [0.1, 1e-3])
+def test_rank_selection_from_the_last_solution_minimises_its_objective(
+    noise: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view, last, alpha, ranks = View(((100, 180),)), None, 0.6, []
+    sizes = eigenvalues_taken(monkeypatch)
+    scheme = RankSelection(alpha)
+    for x in drifting((100, 180), noise):
+        last = scheme.solve(torch.from_numpy(x.reshape(-1)), 1.0, view, last)
+        squares = np.square(np.linalg.svd(x, compute_uv=False))
+        least = min(0.5 * squares[r:].sum() + alpha * r * 280 for r in range(101))
+        reached = 0.5 * error(x, last.dense().numpy()) + scheme.penalty(last, view)
+        assert reached <= min(least, alpha * 100 * 180) * (1 + 1e-3)
+        ranks.append(last.rank if isinstance(last, Factored) else 0)
+    assert ranks[-1] == 4
+    assert sizes[-1] <= 12
+
+
+def test_rank_selection_finds_a_rank_far_above_the_last_one() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(100, 30)) @ rng.normal(size=(30, 180))
+    view, scheme = View(((100, 180),)), RankSelection(0.01)
+    one = LowRank(1).solve(torch.from_numpy(x.reshape(-1)), 1.0, view)
+    later = scheme.solve(torch.from_numpy(x.reshape(-1)), 1.0, view, one)
+    assert isinstance(later, Factored)
+    assert later.rank == 30
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1e-3, 1e-2, 0.05, 1.0, 100.0])
