@@ -46,6 +46,8 @@ class ParetoModel:
         replicates: the same metrics over resamples of the validation rows, which all points share.
         validation_rows: how many they are.
         front_probability: how likely the point is to be on the front, were it judged by other rows.
+        lineage: numbers of the trials that the model came from, each started from the one before it, itself
+            last; the reference is not among them.
         make_model: makes a new model of the task; None where the run does not tell.
     """
 
@@ -59,6 +61,7 @@ class ParetoModel:
     replicates: Mapping[str, Sequence[float]] = field(default_factory=dict)
     validation_rows: int = 0
     front_probability: float = math.nan
+    lineage: tuple[int, ...] = ()
     make_model: Callable[[], nn.Module] | None = field(default=None, repr=False, compare=False)
 
     def interval(self, metric: str) -> tuple[float, float]:
@@ -233,6 +236,7 @@ class SearchResult:
                     "ratios": dict(p.ratios),
                     "errors": dict(p.errors),
                     "front_probability": p.front_probability,
+                    "lineage": list(p.lineage),
                 }
                 for p in self.front
             ],

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -23,7 +23,7 @@ from autocompress.graph.proof import TOLERANCE, relative_difference
 Program = Callable[[Tensor], Tensor]
 
 
-def export_program(model: nn.Module, example: Tensor, path: Path) -> None:
+def export_program(model: nn.Module, example: Tensor, path: Path) -> fx.GraphModule:
     """Write the `torch.export` program of a model, without debugging metadata, as a deflated archive.
 
     PyTorch writes its archives stored, and reads deflated ones as well: what codes, gaps and the graph
@@ -34,12 +34,16 @@ def export_program(model: nn.Module, example: Tensor, path: Path) -> None:
         example: `(B, ...)` with B ≥ 2.
         path: ends in `.pt2`.
 
+    Returns:
+        The program's graph with all that was known of it, around the model's own tensors.
+
     Raises:
         TrialError: the model cannot be exported.
     """
     try:
         # The program keeps its example inputs, of which only the shape matters; zeros take no space.
         program = export(model, torch.zeros_like(example))
+        graph: Any = program.module(check_guards=False)
         _strip(program.graph_module)
         stored = io.BytesIO()
         torch.export.save(program, stored)
@@ -50,6 +54,7 @@ def export_program(model: nn.Module, example: Tensor, path: Path) -> None:
             # Under one name whatever the file is called, and with no date: equal models, equal files.
             entry = zipfile.ZipInfo(f"model/{name.partition('/')[2]}")
             deflated.writestr(entry, archive.read(name), **_DEFLATED)
+    return cast(fx.GraphModule, graph)
 
 
 _DEFLATED: dict[str, Any] = {"compress_type": zipfile.ZIP_DEFLATED, "compresslevel": 9}

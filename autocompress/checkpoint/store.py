@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from autocompress.checkpoint.program import (
     Program,
@@ -61,7 +61,13 @@ class Checkpoint:
 
 
 class Writer:
-    """A checkpoint being written; nothing exists under its name before `commit`."""
+    """A checkpoint being written; nothing exists under its name before `commit`.
+
+    Attributes:
+        graph: of the model, once it is written.
+    """
+
+    graph: fx.GraphModule
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -91,7 +97,7 @@ class Writer:
         """
         (self.aside / EDITS).write_text(json.dumps([edit.to_json() for edit in edits]) + "\n")
         save_weights(model, self.aside / WEIGHTS)
-        export_program(model, example, self.aside / PROGRAM)
+        self.graph = export_program(model, example, self.aside / PROGRAM)
         if artifact.startswith("onnx"):
             export_onnx(model, example, self.aside / ONNX)
         if artifact == "onnx-int8":

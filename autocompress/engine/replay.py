@@ -1,4 +1,4 @@
-"""`replay`: train a trial of a run again from its stored configuration."""
+"""`replay`: train a trial of a run, and those that it came from, again from their stored configurations."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from autocompress.checkpoint import open_checkpoint
+from autocompress.checkpoint.store import trial_folder
 from autocompress.checkpoint.weights import load_weights_into
 from autocompress.engine.folder import RunFolder
 from autocompress.engine.identity import identity
@@ -25,13 +26,13 @@ def replay(
     task: Task | None = None,
     report: Callable[[Mapping[str, float]], None] = lambda entry: None,
 ) -> tuple[Mapping[str, float], TrialResult, Path]:
-    """Run a complete trial again, into `RUN/replays/`.
+    """Run a complete trial again, after those that it started from or learned from, into `RUN/replays/`.
 
     Args:
         path: the run folder.
         number: of the trial.
         task: where the run was made with a `Task` object instead of a name.
-        report: receives each epoch's entry.
+        report: receives each epoch's entry, of one trial after the other.
 
     Returns:
         The stored metrics, the new result and the new checkpoint's folder.
@@ -53,13 +54,39 @@ def replay(
     weights = {name: t.numpy() for name, t in prepared.model.state_dict().items()}
     program = reference.artifact_file(settings.artifact)
     torch.set_num_threads(max(1, int(settings.cpus_per_trial)))
-    target = folder.path / "replays" / f"{number:04d}"
-    result = run_trial(
-        prepared.task,
-        Reference(weights, program, reference.manifest["metrics"]),
-        TrialConfig.from_json(stored[number].user_attrs["details"]["config"]),
-        target,
-        prepared.measuring,
-        report,
-    )
-    return stored[number].user_attrs["metrics"], result, target
+    replays = folder.path / "replays"
+    configs = {n: TrialConfig.from_json(t.user_attrs["details"]["config"]) for n, t in stored.items()}
+    for wanted in line_of(configs, number):
+        result = run_trial(
+            prepared.task,
+            Reference(weights, program, reference.manifest["metrics"]),
+            configs[wanted],
+            trial_folder(replays, wanted),
+            prepared.measuring,
+            report,
+            trials=replays,
+        )
+    return stored[number].user_attrs["metrics"], result, trial_folder(replays, number)
+
+
+def line_of(configs: Mapping[int, TrialConfig], number: int) -> list[int]:
+    """Numbers of the trials whose models a trial needs, in the order in which they can be trained, itself
+    last.
+
+    Args:
+        configs: of all trials by number.
+        number: of the trial.
+    """
+    line: dict[int, None] = {}
+
+    def add(wanted: int) -> None:
+        if wanted == 0 or wanted in line:
+            return
+        config = configs[wanted]
+        add(config.parent)
+        if config.distill_weight:
+            add(config.teacher)
+        line[wanted] = None
+
+    add(number)
+    return list(line)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -63,6 +64,7 @@ def build_result(
             replicates=attributes["details"].get("replicates", {}),
             validation_rows=attributes["details"].get("validation_rows", 0),
             front_probability=probabilities.get(number, 0.0),
+            lineage=_lineage(trials, number),
             make_model=make_model,
         )
 
@@ -76,6 +78,15 @@ def build_result(
         study.study,
         contenders=[point(number) for number in near if probabilities[number] >= LEAST_PROBABILITY],
     )
+
+
+def _lineage(trials: Mapping[int, Any], number: int) -> tuple[int, ...]:
+    """Numbers of the trials that one came from, itself last."""
+    line: list[int] = []
+    while number != 0:
+        line.insert(0, number)
+        number = trials[number].user_attrs["details"]["config"].get("parent", 0)
+    return tuple(line)
 
 
 def open_study(folder: RunFolder) -> tuple[SearchStudy, tuple[Objective, ...]]:

@@ -26,12 +26,13 @@ _CACHE: OrderedDict[StructureKey, Analysis] = OrderedDict()
 _CACHE_SIZE = 16
 
 
-def analyse(model: nn.Module, example: Tensor) -> Analysis:
+def analyse(model: nn.Module, example: Tensor, graph: fx.GraphModule | None = None) -> Analysis:
     """Find a model's coupled channel groups on its exported graph, all proven by a trial removal.
 
     Args:
         model: any module that `torch.export` can trace with a free batch size; it is not changed.
         example: a batch of at least 2 inputs, `(B, ...)`.
+        graph: of the model as it is, where it has been exported already; changed.
 
     Raises:
         TraceError: `torch.export` cannot trace the model.
@@ -43,17 +44,17 @@ def analyse(model: nn.Module, example: Tensor) -> Analysis:
     inputs = example.to("cpu")
     key = structure_key(subject, inputs)
     if key is None:
-        return _analysed(subject, inputs)
+        return _analysed(subject, inputs, graph)
     if key not in _CACHE:
-        _CACHE[key] = _analysed(subject, inputs)
+        _CACHE[key] = _analysed(subject, inputs, graph)
         if len(_CACHE) > _CACHE_SIZE:
             _CACHE.popitem(last=False)
     _CACHE.move_to_end(key)
     return _CACHE[key]
 
 
-def _analysed(subject: nn.Module, inputs: Tensor) -> Analysis:
-    exported, training = _exported(subject, inputs)
+def _analysed(subject: nn.Module, inputs: Tensor, graph: fx.GraphModule | None) -> Analysis:
+    exported, training = _exported(subject, inputs, graph)
     states = _states(subject)
     constants = _name_constants(exported, states)
     _follow_inputs(exported.graph)
@@ -63,10 +64,14 @@ def _analysed(subject: nn.Module, inputs: Tensor) -> Analysis:
     return prove_groups(subject, inputs, build_analysis(subject, tracer, exported.graph, constants))
 
 
-def _exported(model: nn.Module, example: Tensor) -> tuple[fx.GraphModule, Training]:
+def _exported(
+    model: nn.Module, example: Tensor, graph: fx.GraphModule | None
+) -> tuple[fx.GraphModule, Training]:
     """A model's graph, modules that return their input marked in it, and what it does in training."""
     try:
         training = observe(model, example)
+        if graph is not None and not training.passing:
+            return graph, training
         with marked(model, training.passing):
             program = export(model, example)
     except Exception as error:

@@ -23,7 +23,7 @@ from autocompress.graph.costs import profile
 from autocompress.measure import Measured, Subject, measure
 from autocompress.measure.latency import LatencySettings
 from autocompress.score import TAU
-from autocompress.surgery import Edit, check_equal
+from autocompress.surgery import Edit, Encode, check_equal
 from autocompress.task import Task, on_device
 from autocompress.training.distillation import Distillation
 from autocompress.training.loop import Trainer
@@ -287,7 +287,7 @@ def _store(
                 "replicates": measured.replicates,
                 "validation_rows": measured.rows,
                 "input": task.input_spec().to_json(),
-                "profile": profile(model, example, analyse(model, example)).to_json(),
+                "profile": _profile(model, example, writer, stored.edits),
                 "check": {"max_relative_difference": stored.difference},
                 "artifact": measuring.artifact,
                 "history": trainer.history,
@@ -296,6 +296,15 @@ def _store(
         return checkpoint, measured
     finally:
         writer.discard()
+
+
+def _profile(
+    model: nn.Module, example: Tensor, writer: Writer, edits: Sequence[Edit]
+) -> dict[str, Any] | None:
+    """What search spaces may know of the model; None where its weights are codes: nothing starts from it."""
+    if any(isinstance(edit, Encode) for edit in edits):
+        return None
+    return profile(model, example, analyse(model, example, writer.graph)).to_json()
 
 
 def _measured(
