@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from autocompress.data.arrays import TensorBatches, channels_first, measured_spec
+from autocompress.data.arrays import DeviceBatches, TensorBatches, channels_first, measured_spec
 from autocompress.errors import TaskError
 from autocompress.task import InputSpec
 from tests.conftest import image_batches
@@ -81,3 +81,24 @@ def test_constant_features_are_left_at_their_scale_and_small_ones_keep_theirs() 
     spec = measured_spec(x)
     assert spec.std[0] == 1.0
     assert spec.std[1] == pytest.approx(x[:, 1].std(), rel=1e-4)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_batches_on_a_device_are_those_of_the_cpu(shuffle: bool) -> None:
+    batches = image_batches(count=65, shuffle=shuffle)
+    there = DeviceBatches.of(batches, torch.device("cpu"))
+    assert len(there) == len(batches)
+    torch.manual_seed(3)
+    wanted = list(batches)
+    torch.manual_seed(3)
+    for (x, y), (own_x, own_y) in zip(there, wanted, strict=True):
+        assert torch.equal(x, own_x)
+        assert torch.equal(y, own_y)
+        assert x.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_what_lies_on_a_device_is_not_pickled() -> None:
+    batches = image_batches()
+    assert batches.on_device(torch.device("meta")) is batches.on_device(torch.device("meta"))
+    assert pickle.loads(pickle.dumps(batches))._moved == {}
+    assert batches.on_device(torch.device("cpu")) is batches

@@ -17,6 +17,9 @@ from autocompress.training.loop import (
     Distillation,
     Plain,
     Trainer,
+    _compiled,
+    _Losses,
+    _on,
     make_optimizer,
     predict,
     reestimate_batch_norm,
@@ -196,3 +199,29 @@ def test_distillation_of_other_losses_is_the_distance_of_the_outputs(residual_ta
     inputs, outputs, targets = torch.randn(4, 3), torch.randn(4, 2), torch.randn(4, 2)
     loss = Distillation(teacher, 1.0, 3.0)(task, inputs, outputs, task.loss(outputs, targets))
     assert loss.item() == pytest.approx((teacher(inputs) - outputs).square().mean().item(), rel=1e-5)
+
+
+def test_losses_off_the_cpu_are_summed_there_and_looked_at_in_time() -> None:
+    losses = _Losses(3, torch.device("cpu"))
+    losses.between = 50
+    for value in range(49):
+        losses.add(torch.tensor(math.nan if value == 7 else 1.0))
+    with pytest.raises(DivergedError, match="the training loss became nan in epoch 3"):
+        losses.add(torch.tensor(1.0))
+    with pytest.raises(DivergedError, match="epoch 3"):
+        losses.mean()
+
+
+def test_a_loss_is_moved_as_a_copy_and_only_where_it_must_be() -> None:
+    loss = nn.CrossEntropyLoss(weight=torch.ones(5))
+    assert _on(loss, torch.device("cpu")) is loss
+    moved = _on(loss, torch.device("meta"))
+    assert moved.weight.device.type == "meta"
+    assert loss.weight.device.type == "cpu"
+
+
+def test_models_with_hooks_are_not_compiled(residual_task: ac.Task) -> None:
+    model = residual_task.model()
+    assert _compiled(model) is not model
+    model.register_forward_pre_hook(lambda module, args: None)
+    assert _compiled(model) is model
