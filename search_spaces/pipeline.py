@@ -223,10 +223,10 @@ def _reserve(family: ac.Family, name: str) -> float:
 def _by_merit(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> list[str]:
     """Spaces that can go on from any model, the one first whose trials lost least for what they saved.
 
-    Before any has been tried, channels come first, then ranks, then blocks; where there are many trials, some
-    try what was tried least.
+    Before any has been tried, channels come first, then ranks, then blocks, then what is a user's own; where
+    there are many trials, some try what was tried least.
     """
-    order = {1: 0, 2: 1, 0: 2}  # by `SearchSpace.level`
+    order = {1: 0, 2: 1, 0: 2, None: 3}  # by `SearchSpace.level`
     names = [name for name in spaces if spaces[name].level in order]
     tried = {name: [a for a in family.attempts if a.params.get("method") == name] for name in names}
 
@@ -237,7 +237,7 @@ def _by_merit(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> list[s
         return sum(attempt.lost for attempt in tried[name]) / saved if saved > 0 else 0.0
 
     def rank(name: str) -> tuple[float, ...]:
-        level = order[spaces[name].level or 0]
+        level = order[spaces[name].level]
         if trials >= _FEW and len(family.attempts) % _EXPLORING == _EXPLORING - 1:
             return len(tried[name]), level
         return not tried[name], price(name), level

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +24,9 @@ from autocompress.result import LEAST_PROBABILITY
 from autocompress.rivals import Rivals
 from autocompress.study import EXTRA, SearchStudy
 from autocompress.trial import Stage, TrialConfig, TrialResult
+
+# Trials of the same methods with the same settings, and proposals of such in a row that end a search.
+_MOST_ALIKE, _MOST_REPEATED = 2, 50
 
 
 class SearchDriver:
@@ -64,6 +68,7 @@ class SearchDriver:
         self.aims: dict[int, float] = {}
         self.idle = False
         self.guided = prepared.settings.sampler == "auto"
+        self.tried = Counter(_stages(config) for config in study.configs())
 
     @property
     def late(self) -> bool:
@@ -72,6 +77,7 @@ class SearchDriver:
 
     def next(self) -> Job | None:
         """Propose the next trial; where its search space fails, that is recorded and another proposed."""
+        repeated = 0
         while not (self.idle or self.late):
             family = self.tree.family(tuple(self.aims.values()), self._coding(), self.left)
             move = None
@@ -86,6 +92,15 @@ class SearchDriver:
                 number, config = self._ask(family, move)
             if config is None:
                 continue
+            if self._repeats(config):
+                repeated += 1
+                self.study.prune(number, "the same as trials before it", extra=True)
+                self.left += move is None or move.trained
+                if repeated == _MOST_REPEATED:
+                    self.progress.note(f"nothing new to try: {self.left} trials are left")
+                    self.left = 0
+                continue
+            self.tried[_stages(config)] += 1
             self.configs[number] = config
             if config.epochs:
                 self.aims[number] = family.kept[config.parent].cost if move is None else move.cost
@@ -93,6 +108,11 @@ class SearchDriver:
             self.progress.trial_epoch(number, 0, config.epochs)
             return Job(number, config, self._rivals(config))
         return None
+
+    def _repeats(self, config: TrialConfig) -> bool:
+        """Whether the same was tried often enough, from whichever parent: a small space is soon exhausted."""
+        most = _MOST_ALIKE if config.stages else max(_MOST_ALIKE, self.prepared.settings.trials // 6)
+        return self.tried[_stages(config)] >= most
 
     def _coding(self) -> tuple[int, ...]:
         return tuple(config.parent for config in self.configs.values() if not config.epochs)
@@ -230,6 +250,10 @@ class SearchDriver:
             teacher=proposal.teacher,
             seed=self.prepared.settings.seed,
         )
+
+
+def _stages(config: TrialConfig) -> str:
+    return json.dumps(config.to_json()["stages"], sort_keys=True)
 
 
 @dataclass

@@ -22,6 +22,7 @@ from autocompress.measure import Constraint, Objective
 from autocompress.pareto import front_probabilities, non_dominated
 from autocompress.rivals import Point, Rivals, costs_of, drawn_costs
 from autocompress.study.samplers import make_sampler
+from autocompress.trial import TrialConfig
 
 INTERRUPTED = "interrupted"
 ASKED, EXTRA = "asked", "extra"
@@ -220,11 +221,13 @@ class SearchStudy:
             if interrupted:
                 self._enqueue(self.study.trials[number])
 
-    def prune(self, number: int, reason: str) -> None:
-        """Record a trial that was stopped early."""
+    def prune(self, number: int, reason: str, *, extra: bool = False) -> None:
+        """Record a trial that was stopped early; an extra one did not run, and is beside the budget."""
         trial = self.live.pop(number)
         with self.transaction():
             trial.set_user_attr("reason", reason)
+            if extra:
+                trial.set_user_attr(EXTRA, True)
             self.study.tell(number, state=TrialState.PRUNED)
 
     def finished(self) -> int:
@@ -232,10 +235,12 @@ class SearchStudy:
         return sum(1 for t in self.ended() if t.number > 0 and not {INTERRUPTED, EXTRA} & t.user_attrs.keys())
 
     def counts(self) -> dict[str, int]:
-        """Number of proposed trials by state, interrupted ones apart."""
+        """Number of proposed trials by state, interrupted ones apart, without those that did not run."""
         by_state = {"complete": 0, "fail": 0, "pruned": 0, INTERRUPTED: 0}
         for trial in self.study.get_trials(deepcopy=False):
             if trial.number == 0 or not trial.state.is_finished():
+                continue
+            if trial.state is TrialState.PRUNED and EXTRA in trial.user_attrs:
                 continue
             interrupted = INTERRUPTED in trial.user_attrs
             by_state[INTERRUPTED if interrupted else trial.state.name.lower()] += 1
@@ -245,6 +250,11 @@ class SearchStudy:
         """List the trials that ended, the reference and those without a result included."""
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
         return self.study.get_trials(deepcopy=False, states=states)
+
+    def configs(self) -> list[TrialConfig]:
+        """List the configurations of all proposed trials that ended with a result."""
+        complete = [trial for trial in self.complete_trials() if trial.number > 0]
+        return [TrialConfig.from_json(trial.user_attrs["details"]["config"]) for trial in complete]
 
     def complete_trials(self) -> list[FrozenTrial]:
         """List the trials that ended with a result, the reference included."""

@@ -1,15 +1,16 @@
-"""What a search's front is worth at equal training epochs, against torch-pruning (`pip install torch-pruning`).
+"""What a search's front is worth at equal training epochs, beside torch-pruning's (`pip install torch-pruning`).
 
-    python examples/benchmarks/search_efficiency.py --task digits --cost macs [--trials 12] [--epochs 5] [--seeds 3]
+    python examples/benchmarks/search_efficiency.py --task digits --cost macs [--trials 12] [--epochs 5]
 
-Everyone starts from one trained reference and trains as many trials of as many epochs by the task's recipe. Fronts
-are chosen on validation and judged on test by their hypervolume: over test accuracy above 90 % of the reference's
-(in units of the other 10 %) and the logarithm of the cost ratio down to 0.01 (in units of that range).
+Everyone starts from one trained reference and trains as many trials of as many epochs by the task's recipe.
+Fronts are chosen on validation and judged on test by their hypervolume: over test accuracy above 90 % of the
+reference's (in units of the other 10 %) and the logarithm of the cost ratio down to 0.01 (in units of that).
 
-torch-pruning removes the channels of least group magnitude, from the reference each time (sweep) or a little more
-from what it trained last (iterative), with and without distillation from the best model so far; its learning rate
-and step are those of three each that are best on validation. Where the cost is bytes it is stored as int8 ONNX, and
-the search as it stores by itself; both relative to the reference's parameters at four bytes each.
+torch-pruning removes the channels of least group magnitude, from the reference each time (sweep) or a little
+more from what it trained last (iterative), with and without distillation from the best model so far; its
+learning rate and its step are those of three each that are best on validation. Where the cost is bytes it is
+stored as int8 ONNX, and the search as it stores by itself; both relative to the reference's parameters at four
+bytes each.
 """
 
 from __future__ import annotations
