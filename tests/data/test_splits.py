@@ -235,7 +235,7 @@ def test_a_loader_keeps_its_options() -> None:
     generator = torch.Generator().manual_seed(3)
     options = {
         "batch_size": 7,
-        "num_workers": 2,
+        "num_workers": 1,
         "collate_fn": own_collate,
         "drop_last": True,
         "timeout": 30,
