@@ -13,7 +13,8 @@ import optuna
 import autocompress as ac
 
 _STORAGE = 3  # `SearchSpace.level` of methods that decide how weights are stored
-TRAIN = "train"  # the move that only trains a model on
+# From where on of [0, 1] a parent is only trained on.
+_ONLY_TRAIN = 0.9
 # Share of what the reference costs at which nearly all models fail their bounds; guided trials go there in
 # equal steps, and are told by the bounds where to turn back.
 _FLOOR = 0.01
@@ -55,15 +56,18 @@ class Proposal:
 
 
 def suggest(trial: optuna.Trial, family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Proposal:
-    """A parent, by its place along the front; a move, by name; and the training.
+    """A parent, by its place along the front; a method, by name, unless the parent is only trained on; and
+    the training.
 
-    What a move cannot be made with is replaced by the nearest that it came from.
+    A parent that the method cannot compress gives way to the nearest that it came from. Pipelines are
+    lineages: a trial that stores weights as codes starts from one that removed channels.
     """
     parent = family.at(trial.suggest_float("parent", 0.0, 1.0))
-    name = trial.suggest_categorical("method", moves(spaces))
+    space = spaces[trial.suggest_categorical("method", sorted(spaces))]
     configs: tuple[Any, ...] = ()
-    if name != TRAIN:
-        space = spaces[name]
+    # A number, so that a sampler has to find out first that training on is worth a trial.
+    only_train = trial.suggest_float("only_train", 0.0, 1.0) > _ONLY_TRAIN and parent.number != 0
+    if not only_train:
         parent = family.nearest(parent, lambda candidate: space.unsupported(candidate.profile) is None)
         configs = _several(space.suggest(trial, parent.profile))
     taught = trial.suggest_categorical("teacher", ["none", "best"]) == "best"
@@ -81,14 +85,6 @@ def suggest(trial: optuna.Trial, family: ac.Family, spaces: Mapping[str, ac.Sear
 def _several(configs: Any) -> tuple[Any, ...]:
     """A space of the user's own may return several configurations, which follow each other."""
     return tuple(configs) if isinstance(configs, (tuple, list)) else (configs,)
-
-
-def moves(spaces: Mapping[str, ac.SearchSpace]) -> list[str]:
-    """What may happen to a parent: each space by itself, or training it on.
-
-    Pipelines are lineages: a trial that quantises starts from one that cut channels.
-    """
-    return [*sorted(spaces), TRAIN]
 
 
 @dataclass(frozen=True)
@@ -178,7 +174,7 @@ def guided(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
         asked = max(_LEAST_KEPT, aimed.keep ** _reserve(family, name))
         params = space.move(aimed.parent.profile, asked)
         if params is not None:
-            place = {"parent": family.position(aimed.parent), "method": name}
+            place = {"parent": family.position(aimed.parent), "method": name, "only_train": 0.0}
             training = {"compress_share": _SHARE, "lr_scale": _rate(family), **_DISTILL}
             return Guided(place | dict(params) | training, aimed.cost, -math.log(asked))
     return None
@@ -204,8 +200,8 @@ def _coded(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
         for name in storage:
             params = spaces[name].move(parent.profile, bits / 32)
             if params is not None and spaces[name].unsupported(parent.profile) is None:
-                place = {"parent": family.position(parent), "method": name, "teacher": "none"}
-                place |= {"compress_share": _SHARE, "lr_scale": 1.0}
+                place = {"parent": family.position(parent), "method": name, "only_train": 0.0}
+                place |= {"teacher": "none", "compress_share": _SHARE, "lr_scale": 1.0}
                 cost, asked = parent.cost * bits / 32, -math.log(bits / 32)
                 return Guided(place | dict(params), cost, asked, trained=False)
     return None

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -41,13 +42,15 @@ def of_methods(*names: str) -> dict[str, SearchSpace]:
     return {name: plugins.search_space(name) for name in names}
 
 
-def test_pipelines_go_from_structure_to_storage() -> None:
-    spaces = of_methods("alcn", "depth") | {"mine": SearchSpace(nothing)}
-    assert list(pipeline.pipelines(spaces)) == ["alcn", "depth", "depth+alcn", "mine"]
-    assert pipeline.pipelines({"alcn": spaces["alcn"]}) == {"alcn": ("alcn",)}
-    names = pipeline.pipelines(of_methods("alcn", "depth", "alds", "lc"))
-    assert len(names) == 4 + 6
-    assert {"depth+alds", "depth+lc", "alcn+alds", "alcn+lc", "alds+lc"} <= names.keys()
+def alone(profile: ModelProfile, **others: Any) -> ac.Family:
+    """A family of the reference alone."""
+    reference = ac.Parent(0, 1.0, 0.9, profile)
+    return ac.Family((reference,), {0: reference}, **others)
+
+
+def attempt(number: int, parent: int, cost: float | None, **others: Any) -> ac.Attempt:
+    usual = {"methods": ("alcn",), "score": 0.9, "feasible": True, "kept": True, "params": {"method": "alcn"}}
+    return ac.Attempt(number, parent, cost=cost, **{**usual, **others})
 
 
 def test_a_space_of_ones_own_may_return_a_sequence_and_have_any_name(resnet20: ModelProfile) -> None:
@@ -55,42 +58,140 @@ def test_a_space_of_ones_own_may_return_a_sequence_and_have_any_name(resnet20: M
         return ac.Depth.Config(), ac.Alcn.Config(initial_ratio=trial.suggest_float("mine.ratio", 0.2, 0.5))
 
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    proposal = pipeline.suggest(study.ask(), resnet20, {"a+b.py": SearchSpace(space)})
+    study.enqueue_trial({"method": "a+b.py"})
+    proposal = pipeline.suggest(study.ask(), alone(resnet20), {"a+b.py": SearchSpace(space)})
     assert [plugins.method_of(config) for config in proposal.configs] == ["depth", "alcn"]
 
 
-def test_every_proposal_has_the_stages_of_its_name(resnet20: ModelProfile) -> None:
+def test_every_proposal_is_the_move_of_its_name_from_a_model_of_the_family(resnet20: ModelProfile) -> None:
     spaces = of_methods("alcn", "depth")
+    reference = ac.Parent(0, 1.0, 0.9, resnet20)
+    better = ac.Parent(5, 0.5, 0.92, resnet20)
+    family = ac.Family((reference, better), {0: reference, 5: better})
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    for _ in range(20):
+    seen = set()
+    for _ in range(80):
         trial = study.ask()
-        proposal = pipeline.suggest(trial, resnet20, spaces)
+        proposal = pipeline.suggest(trial, family, spaces)
         names = [plugins.method_of(config) for config in proposal.configs]
-        assert "+".join(names) == trial.params["method"]
-        assert 0.3 <= proposal.distill_weight <= 0.9
+        assert proposal.parent == (5 if trial.params["parent"] > 0.5 else 0)
+        only_trained = trial.params["only_train"] > 0.9 and proposal.parent == 5
+        assert names == ([] if only_trained else [trial.params["method"]])
+        taught = trial.params["teacher"] == "best"
+        assert (proposal.distill_weight > 0) == taught
+        assert proposal.teacher == (5 if taught else 0)
+        seen.add((proposal.parent, bool(names), taught))
+    assert len(seen) == 6
 
 
-def test_the_first_trials_go_through_all_pipelines_in_turn(resnet20: ModelProfile) -> None:
-    spaces = of_methods("alcn", "depth")
-    first = pipeline.starts(resnet20, spaces, 12)
-    assert [params["method"] for params in first] == ["alcn", "depth", "depth+alcn"] * 2
-    assert [params.get("depth.drop") for params in first] == [None, 3, 3, None, 1, 1]
+def test_a_move_that_a_parent_does_not_suit_starts_from_what_the_parent_came_from(
+    resnet20: ModelProfile,
+) -> None:
+    reference = ac.Parent(0, 1.0, 0.9, resnet20)
+    bare = ac.Parent(5, 0.5, 0.92, ModelProfile(10, 10, ()))
+    family = ac.Family((reference, bare), {0: reference, 5: bare})
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    for params in first:
-        study.enqueue_trial(params)
-    for params in first:
+    for only_train, parent in ((0.0, 0), (1.0, 5)):
+        study.enqueue_trial({"parent": 1.0, "only_train": only_train})
+        assert pipeline.suggest(study.ask(), family, of_methods("alcn")).parent == parent
+
+
+def test_guided_trials_go_down_in_equal_ratios_that_the_budget_pays_for(resnet20: ModelProfile) -> None:
+    few, many = (pipeline.aim(alone(resnet20, left=left)) for left in (8, 80))
+    assert few.cost == pytest.approx(0.01 ** (1 / 6))
+    assert many.cost == pytest.approx(0.01 ** (1 / 60))
+    running = pipeline.aim(alone(resnet20, left=8, running=(0.5,)))
+    assert running.cost == pytest.approx(0.5 * (0.01 / 0.5) ** (1 / 6))
+
+
+def test_guided_trials_turn_back_where_bounds_end(resnet20: ModelProfile) -> None:
+    reference, half = ac.Parent(0, 1.0, 0.9, resnet20), ac.Parent(1, 0.5, 0.9, resnet20)
+    members = {0: reference, 1: half}
+    tried = (attempt(1, 0, 0.5), attempt(2, 1, 0.125, feasible=False, kept=False))
+    aimed = pipeline.aim(ac.Family((reference, half), members, tried, left=5))
+    assert aimed.parent is half
+    assert aimed.cost == pytest.approx(0.25)
+
+
+def test_gaps_are_filled_where_most_score_is_lost_for_most_cost(resnet20: ModelProfile) -> None:
+    front = tuple(
+        ac.Parent(number, cost, score, resnet20)
+        for number, (cost, score) in enumerate([(1.0, 0.90), (0.5, 0.899), (0.2, 0.85), (0.19, 0.80)])
+    )
+    members = {parent.number: parent for parent in front}
+    beyond = (attempt(9, 3, 0.18, feasible=False, kept=False),)
+    aimed = pipeline.aim(ac.Family(front, members, beyond, left=5))
+    assert aimed.parent is front[1]
+    assert aimed.cost == pytest.approx((0.5 * 0.2) ** 0.5)
+    taken = pipeline.aim(ac.Family(front, members, beyond, running=(0.31,), left=5))
+    assert taken.parent is front[0]
+    whole = [ac.Parent(0, 1.0, 0.9, resnet20), ac.Parent(1, 0.9, 0.8, resnet20)]
+    near = (attempt(9, 1, 0.85, feasible=False, kept=False),)
+    assert pipeline.aim(ac.Family(tuple(whole), dict(enumerate(whole)), near, left=5)) is None
+
+
+@pytest.mark.parametrize("method", ["alcn", "alds", "autoplastic", "depth", "lc"])
+def test_what_a_space_moves_by_can_be_suggested_whole(method: str, resnet20: ModelProfile) -> None:
+    space = plugins.search_space(method)
+    configs = []
+    for keep in (0.5, 0.8):
+        params = space.move(resnet20, keep)
+        assert params is not None
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        study.enqueue_trial(dict(params))
         trial = study.ask()
-        proposal = pipeline.suggest(trial, resnet20, spaces)
-        assert proposal.lr_scale == 1.0
-        assert {k: trial.params[k] for k in params} == params
+        configs.append(space.suggest(trial, resnet20))
+        assert plugins.method_of(configs[-1]) == method
+        assert {name: trial.params[name] for name in params} == params
+    assert configs[0] != configs[1] or method == "lc"
 
 
-def test_few_trials_of_one_method_begin_with_a_proven_proposal(resnet20: ModelProfile) -> None:
-    spaces = of_methods("depth")
-    assert len(pipeline.starts(resnet20, spaces, 1)) == 1
-    assert len(pipeline.starts(resnet20, spaces, 100)) == 4
-    both = spaces | of_methods("alcn")
-    assert [params["method"] for params in pipeline.starts(resnet20, both, 5)] == ["alcn", "depth"]
+def test_guided_trials_ask_for_more_where_a_method_went_less_far_than_it_was_told(
+    resnet20: ModelProfile,
+) -> None:
+    spaces = of_methods("alcn")
+    usual = pipeline.guided(alone(resnet20, left=8), spaces)
+    shy = attempt(1, 0, 0.8, saved=0.2, asked=0.4)
+    asked = pipeline.guided(alone(resnet20, left=8, attempts=(shy,)), spaces)
+    assert asked.asked == pytest.approx(2 * usual.asked)
+    assert asked.cost == pytest.approx(usual.cost)
+
+
+def test_models_of_the_front_are_stored_as_codes_beside_the_budget_where_bytes_count(
+    resnet20: ModelProfile,
+) -> None:
+    spaces = of_methods("alcn", "lc")
+    assert pipeline.guided(alone(resnet20, left=8, metric="macs"), spaces).trained
+    first = pipeline.guided(alone(resnet20, left=0, metric="weight_bytes"), spaces)
+    assert not first.trained
+    assert first.params["lc.1.k"] == 16
+    coded = attempt(1, 0, 0.125, methods=("lc",), asked=first.asked, trained=False)
+    fewer = pipeline.guided(alone(resnet20, metric="weight_bytes", attempts=(coded,)), spaces)
+    assert fewer.params["lc.1.k"] == 8
+    shut_out = attempt(1, 0, 0.125, methods=("lc",), asked=first.asked, trained=False, kept=False)
+    more = pipeline.guided(alone(resnet20, metric="weight_bytes", attempts=(shut_out,)), spaces)
+    assert more.params["lc.1.k"] == 32
+    assert pipeline.guided(alone(resnet20, left=5, metric="weight_bytes", coding=(0,)), spaces).trained
+    both = (coded, attempt(2, 0, 0.1, methods=("lc",), asked=1.0, trained=False))
+    assert pipeline.guided(alone(resnet20, left=5, metric="weight_bytes", attempts=both), spaces).trained
+    assert pipeline.guided(alone(resnet20, left=0, metric="weight_bytes", attempts=both), spaces) is None
+
+
+def test_the_sampler_takes_over_where_two_trials_in_a_row_had_no_result(resnet20: ModelProfile) -> None:
+    failed = tuple(attempt(n, 0, None, score=None, kept=False, feasible=False) for n in (1, 2))
+    assert pipeline.guided(alone(resnet20, left=8, attempts=failed), of_methods("alcn")) is None
+
+
+def test_guided_trials_try_each_rate_and_keep_to_the_one_that_loses_least(resnet20: ModelProfile) -> None:
+    spaces, tried = of_methods("alcn"), []
+    rates = []
+    for number, lost in enumerate((0.03, 0.01, 0.02, 0.01), start=1):
+        rates.append(
+            pipeline.guided(alone(resnet20, left=20, attempts=tuple(tried)), spaces).params["lr_scale"]
+        )
+        params = {"method": "alcn", "lr_scale": rates[-1]}
+        tried.append(attempt(number, 0, 0.8, params=params, lost=lost, saved=0.2, asked=0.2))
+    assert rates == [1.0, 2.0, 4.0, 2.0]
 
 
 def test_depth_proposes_disjoint_cuts_that_can_be_bridged(resnet20: ModelProfile) -> None:
@@ -173,7 +274,7 @@ def begun(trial: optuna.Trial, profile: ModelProfile) -> object:
     return narrow(trial, profile)
 
 
-begun.starts = lambda profile: [{"narrow.ratio": 0.25}]  # type: ignore[attr-defined]
+begun.move = lambda profile, keep: {"narrow.ratio": keep}  # type: ignore[attr-defined]
 
 
 class Sized:
@@ -202,10 +303,11 @@ print(json.dumps([sorted(plugins.search_spaces()), files, callable(plugins.pipel
 """
 
 
-def test_a_function_is_a_space_and_may_say_what_to_start_with(resnet20: ModelProfile) -> None:
+def test_a_function_is_a_space_and_may_say_how_to_move(resnet20: ModelProfile) -> None:
     assert plugins.search_space(narrow) == SearchSpace(narrow)
-    first = pipeline.starts(resnet20, {"begun": plugins.search_space(begun)}, 2)
-    assert [params["narrow.ratio"] for params in first] == [0.25]
+    assert plugins.search_space(begun).move(resnet20, 0.25) == {"narrow.ratio": 0.25}
+    guided = pipeline.guided(alone(resnet20, left=8), {"begun": plugins.search_space(begun)})
+    assert guided.params["narrow.ratio"] == pytest.approx(guided.cost)
 
 
 @pytest.mark.parametrize(("space", "name"), [

@@ -125,14 +125,27 @@ def test_what_is_measured_last_decides_what_stays_on_the_front(tmp_path: Path) -
     assert made.final_metrics() == {middle: {"bytes": 80.0}, small: {"accuracy": 0.5}}
 
 
-def test_a_new_study_begins_with_what_it_is_told_and_a_continued_one_does_not(tmp_path: Path) -> None:
+def test_what_is_asked_for_is_suggested_and_what_is_left_open_is_drawn(tmp_path: Path) -> None:
     made = study(tmp_path)
-    names = ["a", "b", "c"]
-    made.begin_with([{"method": name} for name in names])
-    made.begin_with([{"method": "a"}])
-    asked = [made.ask().suggest_categorical("method", names) for _ in range(3)]
-    assert asked == names
-    assert made.finished() == 0
+    trial = made.ask({"method": "b"}, asked=0.7)
+    assert trial.suggest_categorical("method", ["a", "b", "c"]) == "b"
+    assert 0 <= trial.suggest_float("other", 0, 1) <= 1
+    assert trial.user_attrs["asked"] == 0.7
+    made.fail(trial.number, "cut off", interrupted=True)
+    assert made.waiting()
+    again = made.ask()
+    assert (again.suggest_categorical("method", ["a", "b", "c"]), again.user_attrs["asked"]) == ("b", 0.7)
+    assert not made.waiting()
+
+
+def test_extra_trials_are_beside_the_budget(tmp_path: Path) -> None:
+    made = study(tmp_path)
+    for extra in (False, True):
+        trial = made.ask({"method": "a"}, extra=extra)
+        made.complete(trial.number, {"accuracy": 0.9, "bytes": 50}, BASE, {"config": {}})
+    made.prune(made.ask().number, "the same as trials before it", extra=True)
+    assert made.finished() == 1
+    assert made.counts() == {"complete": 2, "fail": 0, "pruned": 0, "interrupted": 0}
 
 
 def with_replicates(made: SearchStudy, accuracy: float, size: float, replicates: list[float]) -> int:

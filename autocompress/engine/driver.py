@@ -80,9 +80,7 @@ class SearchDriver:
         repeated = 0
         while not (self.idle or self.late):
             family = self.tree.family(tuple(self.aims.values()), self._coding(), self.left)
-            move = None
-            if self.guided and not self.study.waiting():
-                move = self.pipeline.guided(family, self.prepared.spaces)
+            move = self._guided(family)
             if self.left <= 0 and (move is None or move.trained):
                 # Until a running trial ends with a model that is worth storing as codes.
                 self.idle = True
@@ -108,6 +106,18 @@ class SearchDriver:
             self.progress.trial_epoch(number, 0, config.epochs)
             return Job(number, config, self._rivals(config))
         return None
+
+    def _guided(self, family: Family) -> Any:
+        """A trial that goes where the front lacks a point; None where the sampler is to propose."""
+        if not self.guided or self.study.waiting():
+            return None
+        try:
+            return self.pipeline.guided(family, self.prepared.spaces)
+        except Exception as error:
+            # A space of a user's own, which was tried on the reference alone.
+            self.guided = False
+            self.progress.note(f"a search space's move failed, the sampler goes on alone: {one_line(error)}")
+            return None
 
     def _repeats(self, config: TrialConfig) -> bool:
         """Whether the same was tried often enough, from whichever parent: a small space is soon exhausted."""

@@ -14,7 +14,7 @@ from autocompress import plugins
 from autocompress.checkpoint.store import Writer
 from autocompress.data import BUILT_IN, load_task, with_validation
 from autocompress.engine.settings import Settings
-from autocompress.errors import SettingsError, TaskError, TrialError
+from autocompress.errors import SettingsError, TaskError, TrialError, one_line
 from autocompress.graph import Analysis, analyse
 from autocompress.graph.costs import profile
 from autocompress.measure import (
@@ -200,6 +200,13 @@ def _spaces(settings: Settings, model_profile: ModelProfile) -> dict[str, Search
         spaces[method] = plugins.search_space(method)
     for location in settings.spaces:
         spaces[_label(location, spaces)] = plugins.search_space(location)
+    for name, space in spaces.items():
+        try:
+            space.move(model_profile, 0.5)
+        except Exception as error:
+            raise SettingsError(
+                f"space {name!r} must say by move(profile, keep) how to keep half but: {one_line(error)}"
+            ) from error
     return spaces
 
 

@@ -1,5 +1,6 @@
-"""What a search's front is worth at equal training epochs, beside torch-pruning's (`pip install torch-pruning`).
+"""What a search's front is worth at equal training epochs, beside torch-pruning's.
 
+    pip install torch-pruning
     python examples/benchmarks/search_efficiency.py --task digits --cost macs [--trials 12] [--epochs 5]
 
 Everyone starts from one trained reference and trains as many trials of as many epochs by the task's recipe.
@@ -9,8 +10,8 @@ reference's (in units of the other 10 %) and the logarithm of the cost ratio dow
 torch-pruning removes the channels of least group magnitude, from the reference each time (sweep) or a little
 more from what it trained last (iterative), with and without distillation from the best model so far; its
 learning rate and its step are those of three each that are best on validation. Where the cost is bytes it is
-stored as int8 ONNX, and the search as it stores by itself; both relative to the reference's parameters at four
-bytes each.
+stored as int8 ONNX, and the search as it stores by itself; both relative to the reference's parameters at
+four bytes each.
 """
 
 from __future__ import annotations

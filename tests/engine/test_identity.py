@@ -235,10 +235,10 @@ def test_a_space_that_is_a_function_is_stored_by_name_and_told_by_what_it_comput
     renamed = types.FunctionType(high.__code__, high.__globals__, "low")
     with pytest.raises(ac.UsageError, match=r"^the search space 'low' changed .* the same search space, or"):
         made.refuse_other_settings(identity(of(renamed)))
-    with_starts = types.FunctionType(low.__code__, low.__globals__, "low")
-    with_starts.starts = lambda profile: [{"ratio": 0.2}]  # type: ignore[attr-defined]
+    with_move = types.FunctionType(low.__code__, low.__globals__, "low")
+    with_move.move = lambda profile, keep: {"ratio": 0.2}  # type: ignore[attr-defined]
     with pytest.raises(ac.UsageError, match="the search space 'low' changed"):
-        made.refuse_other_settings(identity(of(with_starts)))
+        made.refuse_other_settings(identity(of(with_move)))
     # Two of the same name are told apart.
     assert list(of(low, renamed).spaces) == ["low", "low-2"]
 

@@ -115,11 +115,11 @@ def test_spaces_of_one_name_are_told_apart_by_their_path(residual_task: ac.Task,
     assert tuple(prepare(residual_task, Settings(spaces=files)).spaces) == files
 
 
-def test_what_a_space_starts_with_is_tried_before_training(residual_task: ac.Task, tmp_path: Path) -> None:
+def test_what_a_space_moves_by_is_tried_before_training(residual_task: ac.Task, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
-        "def suggest(t, p): ...\ndef starts(profile):\n    return profile.nothing\n"
+        "def suggest(t, p): ...\ndef move(profile, keep):\n    return profile.nothing\n"
     )
-    with pytest.raises(ac.UsageError, match="space must say what to start with but failed"):
+    with pytest.raises(ac.UsageError, match=r"must say by move\(profile, keep\) how to keep half but"):
         prepare(residual_task, Settings(spaces=(str(tmp_path / "mine.py"),)))
 
 
