@@ -21,7 +21,7 @@ from autocompress.errors import TaskError
 from autocompress.measure import Measured, Subject, measure
 from autocompress.measure.latency import LatencySettings
 from autocompress.score import TAU
-from autocompress.surgery import Edit, check_equal
+from autocompress.surgery import Edit, absorb_biases, check_equal
 from autocompress.task import Task, on_device
 from autocompress.training.distillation import Distillation
 from autocompress.training.loop import Trainer
@@ -140,6 +140,7 @@ def run_trial(
         model, difference = compressed.model, max(difference, compressed.difference)
         edits += compressed.edits
     trainer.fit(model, config.epochs - compressing)
+    absorb_biases(model.eval(), task.example().to(device))
     measuring = measuring or Measuring()
     if shut_out is not None and measuring.without_file:
         model = model.to("cpu").eval()
