@@ -12,10 +12,10 @@ from autocompress.checkpoint import Checkpoint, export_onnx, export_program
 from autocompress.checkpoint.store import Writer
 from autocompress.errors import SettingsError
 from autocompress.methods.base import Method
-from autocompress.surgery import Edit
+from autocompress.surgery import Edit, absorb_biases
 from autocompress.task import InputSpec, Task
 from autocompress.task.checks import check_batches_of_one
-from autocompress.training.loop import Trainer
+from autocompress.training.loop import Trainer, device_of
 from autocompress.trial import compress_stage, compressing_epochs, seed_everything, split_epochs
 
 
@@ -116,4 +116,5 @@ def compress(
         edits += stage.edits
     trainer.fit(model, trainer.epochs - compressing)
     example = task.example()
+    absorb_biases(model.eval(), example.to(device_of(model)))
     return Compressed(model.eval(), trainer.history, tuple(edits), difference, example, task.input_spec())

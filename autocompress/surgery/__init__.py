@@ -1,5 +1,6 @@
 """Surgery: edits as data, a kind in each file, and how each is carried out on any model."""
 
+from autocompress.surgery.biases import absorb_biases
 from autocompress.surgery.branches import AddAttention, DropBranches, GateBranches, RemoveGates
 from autocompress.surgery.bridges import BridgeEnds, BridgeLayers
 from autocompress.surgery.channels import KeepChannels, KeptPositions, keep_units
@@ -20,6 +21,7 @@ __all__ = [
     "KeepChannels",
     "KeptPositions",
     "RemoveGates",
+    "absorb_biases",
     "apply",
     "check_equal",
     "edits_from_json",

@@ -23,7 +23,7 @@ from autocompress.graph.costs import profile
 from autocompress.measure import Measured, Subject, measure
 from autocompress.measure.latency import LatencySettings
 from autocompress.score import TAU
-from autocompress.surgery import Edit, Encode, check_equal
+from autocompress.surgery import Edit, Encode, absorb_biases, check_equal
 from autocompress.task import Task, on_device
 from autocompress.training.distillation import Distillation
 from autocompress.training.loop import Trainer
@@ -145,6 +145,7 @@ def run_trial(
         model, difference = compressed.model, max(difference, compressed.difference)
         edits += compressed.edits
     trainer.fit(model, config.epochs - compressing)
+    absorb_biases(model.eval(), task.example().to(device))
     measuring = measuring or Measuring()
     if shut_out is not None and measuring.without_file:
         model = model.to("cpu").eval()
