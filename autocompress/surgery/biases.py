@@ -18,9 +18,9 @@ _BatchNorm = nn.modules.batchnorm._BatchNorm
 def absorb_biases(model: nn.Module, example: Tensor) -> list[str]:
     """Move biases of layers whose output goes into a batch norm alone, in place: b → 0, μ → μ − b.
 
-    Batch norm subtracts μ, the mean of what it is given, so that b has no effect on the outputs and, in training,
-    no gradient. Zeros take no space in a deflated file, and what is added to them is not lost to rounding.
-    What is frozen stays as it is, and so does a bias whose layer's output is used elsewhere as well.
+    Batch norm subtracts μ, the mean of what it is given, so that b has no effect on the outputs and, in
+    training, no gradient. Zeros take no space in a deflated file, and what is added to them is not lost to
+    rounding. What is frozen stays, and so does a bias whose layer's output is used elsewhere as well.
 
     Args:
         model: in evaluation mode.
