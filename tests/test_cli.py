@@ -154,6 +154,7 @@ def test_front_prints_a_table_json_and_csv(finished: ac.SearchResult, command: C
     found = json.loads(command("front", finished.out, "--json").stdout)
     assert found == finished.to_json()
     keys = {"trial", "path", "metrics", "errors", "front_probability", "test_metrics", "config", "ratios"}
+    keys |= {"lineage"}
     assert set(found["points"][0]) == keys
     assert (finished.out / found["points"][0]["path"] / "manifest.json").is_file()
     text = command("front", finished.out, "--csv").stdout

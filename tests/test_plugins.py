@@ -39,8 +39,8 @@ def suggest(trial, profile):
     return Halving.Config(initial_ratio=trial.suggest_float("halving.ratio", 0.4, 0.6))
 
 
-def starts(profile):
-    return [{"halving.ratio": 0.45}]
+def move(profile, keep):
+    return {"halving.ratio": 0.45}
 """
 ENTRY_POINTS = {
     plugins.METHODS_GROUP: {"halving": "halving.method:Halving"},
@@ -94,12 +94,10 @@ def test_a_plug_in_brings_its_method_and_its_space(install: Install, residual_ta
     assert plugins.method_of(method.Config()) == "halving"
     prepared = prepare(residual_task, Settings())
     assert {"halving", "alcn"} <= prepared.spaces.keys()
-    names = plugins.pipeline().pipelines(prepared.spaces)
-    # Of the same level as ALCN, it follows depth and precedes what concerns storage.
-    assert {"halving", "depth+halving", "halving+lc"} <= names.keys()
-    assert not {"alcn+halving", "halving+alcn"} & names.keys()
-    start = next(params for params in prepared.starts if params["method"] == "halving")
-    assert start["halving.ratio"] == 0.45
+    reference = ac.Parent(0, 1.0, 0.9, prepared.profile)
+    halving = {"halving": prepared.spaces["halving"]}
+    guided = plugins.pipeline().guided(ac.Family((reference,), {0: reference}, left=4), halving)
+    assert (guided.params["method"], guided.params["halving.ratio"]) == ("halving", 0.45)
     # It is a package that is installed, and no code of the user's own.
     assert not [name for name in identity(prepared)["digests"] if name.startswith("spaces.")]
 

@@ -33,20 +33,23 @@ class CtrlC(ac.Progress):
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> ac.SearchResult:
-    """A search that begins with each method alone, interrupted and continued to the last of them."""
+    """A search with each method from the reference, interrupted and continued to the last of them."""
     out: Path = tmp_path_factory.mktemp("smoke") / "run"
     options = {"epochs": 2, "workers": 1, "constraints": [], "methods": METHODS, "out": out}
-    # A search begins with one trial of each method only where these are at most half of its trials.
-    begun = ac.search("digits", trials=2 * len(METHODS), progress=CtrlC(), **options)
-    assert begun.interrupted
-    return ac.search("digits", trials=len(METHODS), progress=ac.Progress(), **options)
+    options["objectives"] = ["accuracy", "macs"]
+    begun = ac.search("digits", trials=1, progress=ac.Progress(), **options)
+    for method in METHODS:
+        begun.study.enqueue_trial({"method": method, "parent": 0.0, "only_train": 0.0})
+    cut_off = ac.search("digits", trials=1 + len(METHODS), progress=CtrlC(), **options)
+    assert cut_off.interrupted
+    return ac.search("digits", trials=1 + len(METHODS), progress=ac.Progress(), **options)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_goes_through_search_resume_export_and_reload(
     method: str, resumed: ac.SearchResult, digits: ac.Task, tmp_path: Path
 ) -> None:
-    complete = [t for t in resumed.study.trials[1:] if t.state.name == "COMPLETE"]
+    complete = [t for t in resumed.study.trials[2:] if t.state.name == "COMPLETE"]
     stages = {t.number: [s["method"] for s in t.user_attrs["details"]["config"]["stages"]] for t in complete}
     assert sorted(stages.values()) == [[name] for name in METHODS]
     number = next(number for number, names in stages.items() if names == [method])

@@ -86,8 +86,8 @@ def test_a_trial_exports_once_and_analyses_once(
     calls.clear()
     stages = (Stage("alcn", {"initial_ratio": 0.5}), Stage("alds", {"keep": 0.6}))
     run_trial(residual_task, reference, replace(CONFIG, stages=stages, epochs=3), tmp_path / "0003")
-    # What the second stage begins with is a model that nobody has seen.
-    assert calls == {"export": 2, "load": 1, "prove_groups": 1}
+    # What the second stage begins with is a model that nobody has seen, and so is what it ends with.
+    assert calls == {"export": 2, "load": 1, "prove_groups": 2}
 
 
 def test_a_model_that_is_shut_out_is_measured_without_a_file(
@@ -194,7 +194,8 @@ def test_epochs_are_shared_out_evenly_and_one_is_left_to_repair() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "epochs must be at least 1 but got 0"),
+        ({"epochs": -1}, "epochs must be at least 0 but got -1"),
+        ({"parent": -1}, "parent must be at least 0 but got -1"),
         ({"compress_share": 0.0}, r"compress_share must be in \(0, 1\] but got 0\.0"),
         ({"lr_scale": -1.0}, r"lr_scale must be greater than 0 but got -1\.0"),
     ],

@@ -90,10 +90,10 @@ class SearchDriver:
                 number, config = self._ask(family, move)
             if config is None:
                 continue
-            if self._repeats(config):
+            if move is None and self._repeats(config):
                 repeated += 1
                 self.study.prune(number, "the same as trials before it", extra=True)
-                self.left += move is None or move.trained
+                self.left += 1
                 if repeated == _MOST_REPEATED:
                     self.progress.note(f"nothing new to try: {self.left} trials are left")
                     self.left = 0
