@@ -27,6 +27,8 @@ _LEAST_KEPT = 0.1
 # Every so many guided trials the method that was tried least is tried, unless there are few in all: a lineage
 # of one method then ends better than the beginnings of several.
 _EXPLORING, _FEW = 6, 16
+# Bits of each weight that models are first stored with, and the fewest.
+_FIRST_BITS, _FEWEST_BITS = 4, 2
 # How guided trials are trained; what the sampler proposes varies it.
 _SHARE, _LR_SCALES, _TEMPERATURE = 0.2, (1.0, 2.0, 4.0), 4.0
 _DISTILL = {"teacher": "best", "distill_weight": 0.5, "distill_temperature": _TEMPERATURE}
@@ -183,20 +185,23 @@ def guided(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
 def _coded(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | None:
     """A model of the front with its weights as codes, as they are: that costs no training.
 
-    The cheapest first, each with four bits a weight, then with three, or with five where four were too few.
+    Once the budget of trials is used up, each once, the costliest first, as it bears most; with one bit less
+    than the last whose codes were good enough to be kept, and once more with one more where they were not.
     """
     storage = [name for name in spaces if spaces[name].level == _STORAGE]
-    if not storage or family.metric not in ("bytes", "weight_bytes"):
+    if not storage or family.left > 0 or family.metric not in ("bytes", "weight_bytes"):
         return None
-    coded: dict[int, list[ac.Attempt]] = {}
+    tries: dict[int, list[ac.Attempt]] = {}
+    bits = _FIRST_BITS
     for attempt in family.attempts:
         if attempt.asked and set(attempt.methods) & set(storage):
-            coded.setdefault(attempt.parent, []).append(attempt)
-    for parent in reversed(family.front):
-        tries = coded.get(parent.number, [])
-        if len(tries) > 1 or parent.number in family.coding:
+            tries.setdefault(attempt.parent, []).append(attempt)
+            used = round(32 * math.exp(-attempt.asked))
+            bits = max(_FEWEST_BITS, used - 1) if attempt.kept else used + 1
+    for parent in family.front:
+        before = tries.get(parent.number, [])
+        if parent.number in family.coding or len(before) > 1 or any(attempt.kept for attempt in before):
             continue
-        bits = 4 if not tries else 3 if tries[0].kept else 5
         for name in storage:
             params = spaces[name].move(parent.profile, bits / 32)
             if params is not None and spaces[name].unsupported(parent.profile) is None:

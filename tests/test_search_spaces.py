@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -157,24 +158,32 @@ def test_guided_trials_ask_for_more_where_a_method_went_less_far_than_it_was_tol
     assert asked.cost == pytest.approx(usual.cost)
 
 
-def test_models_of_the_front_are_stored_as_codes_beside_the_budget_where_bytes_count(
-    resnet20: ModelProfile,
-) -> None:
+def test_models_of_the_front_are_stored_as_codes_once_the_budget_is_used_up(resnet20: ModelProfile) -> None:
     spaces = of_methods("alcn", "lc")
-    assert pipeline.guided(alone(resnet20, left=8, metric="macs"), spaces).trained
-    first = pipeline.guided(alone(resnet20, left=0, metric="weight_bytes"), spaces)
-    assert not first.trained
-    assert first.params["lc.1.k"] == 16
-    coded = attempt(1, 0, 0.125, methods=("lc",), asked=first.asked, trained=False)
-    fewer = pipeline.guided(alone(resnet20, metric="weight_bytes", attempts=(coded,)), spaces)
-    assert fewer.params["lc.1.k"] == 8
-    shut_out = attempt(1, 0, 0.125, methods=("lc",), asked=first.asked, trained=False, kept=False)
-    more = pipeline.guided(alone(resnet20, metric="weight_bytes", attempts=(shut_out,)), spaces)
-    assert more.params["lc.1.k"] == 32
-    assert pipeline.guided(alone(resnet20, left=5, metric="weight_bytes", coding=(0,)), spaces).trained
-    both = (coded, attempt(2, 0, 0.1, methods=("lc",), asked=1.0, trained=False))
-    assert pipeline.guided(alone(resnet20, left=5, metric="weight_bytes", attempts=both), spaces).trained
-    assert pipeline.guided(alone(resnet20, left=0, metric="weight_bytes", attempts=both), spaces) is None
+    reference, half = ac.Parent(0, 1.0, 0.9, resnet20), ac.Parent(1, 0.5, 0.89, resnet20)
+
+    def guided(*attempts: ac.Attempt, **others: Any) -> Any:
+        usual = {"left": 0, "metric": "weight_bytes", **others}
+        family = ac.Family((reference, half), {0: reference, 1: half}, attempts, **usual)
+        return pipeline.guided(family, spaces)
+
+    def coded(parent: int, bits: int, kept: bool) -> ac.Attempt:
+        asked = -math.log(bits / 32)
+        return attempt(9, parent, 0.1, methods=("lc",), asked=asked, trained=False, kept=kept)
+
+    def aimed(move: Any) -> tuple[float, int]:
+        assert not move.trained
+        return move.params["parent"], move.params["lc.1.k"]
+
+    assert guided(left=5).trained
+    assert guided(metric="macs") is None
+    assert aimed(guided()) == (0.0, 16)
+    assert aimed(guided(coding=(0,))) == (1.0, 16)
+    assert aimed(guided(coded(0, 4, kept=True))) == (1.0, 8)
+    assert aimed(guided(coded(0, 4, kept=False))) == (0.0, 32)
+    assert aimed(guided(coded(0, 4, kept=False), coded(0, 5, kept=False))) == (1.0, 64)
+    assert aimed(guided(coded(0, 2, kept=True))) == (1.0, 4)
+    assert guided(coded(0, 4, kept=True), coded(1, 3, kept=True)) is None
 
 
 def test_the_sampler_takes_over_where_two_trials_in_a_row_had_no_result(resnet20: ModelProfile) -> None:

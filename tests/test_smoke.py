@@ -54,7 +54,9 @@ def test_a_method_goes_through_search_resume_export_and_reload(
     assert sorted(stages.values()) == [[name] for name in METHODS]
     number = next(number for number, names in stages.items() if names == [method])
     stored, again, folder = replay(resumed.out, number)
-    assert again.metrics == stored
+    # The bytes of a model that was not kept were estimated.
+    estimated = resumed.study.trials[number].user_attrs["details"]["estimated"]
+    assert all(again.metrics[name] == stored[name] for name in stored if name not in estimated)
     config = open_checkpoint(folder).manifest["config"]
     point = ac.ParetoModel(number, folder, stored, {}, config, {})
     files = [point.export(tmp_path / name) for name in ("model.pt2", "model.onnx")]
