@@ -141,7 +141,7 @@ class SearchDriver:
 
     def completed(self, number: int, result: TrialResult) -> None:
         """Record a trial's result in the study, keep or drop its checkpoint, and show its end."""
-        self._ended(number, result.step_seconds, complete=True)
+        self._ended(number, result.step_seconds, result.seconds)
         config = self.configs.pop(number)
         attributes = {
             "config": config.to_json(),
@@ -216,18 +216,20 @@ class SearchDriver:
         wall = self.last_end - self.first_start
         return (wall * workers - self.step_seconds) / self.step_seconds, wall, self.step_seconds
 
-    def outside(self) -> float | None:
+    def outside(self) -> tuple[float, float] | None:
         """Seconds that a trial took outside of steps, on average over those that were not their worker's
-        first: from the end of the one before it to its own. None where there were none.
+        first: in the trial itself, and from the end of the one before it to its own. None where there were
+        none.
         """
-        return self.slots.outside / self.slots.trials if self.slots.trials else None
+        slots = self.slots
+        return (slots.own / slots.trials, slots.outside / slots.trials) if slots.trials else None
 
-    def _ended(self, number: int, step_seconds: float, complete: bool = False) -> None:
+    def _ended(self, number: int, step_seconds: float, seconds: float | None = None) -> None:
         self.aims.pop(number, None)
         self.idle = False
         self.step_seconds += step_seconds
         self.last_end = time.perf_counter()
-        self.slots.end(number, self.last_end, step_seconds if complete else None)
+        self.slots.end(number, self.last_end, step_seconds, seconds)
 
     def _show_end(
         self, number: int, state: str, remark: str, metrics: Mapping[str, float] | None = None
@@ -273,12 +275,14 @@ class _Slots:
 
     Args:
         outside: seconds outside of steps, of complete trials that had one before them.
+        own: of these, those in the trials themselves.
         trials: how many these are.
         free: when each place that is free became so.
         begun: running trial → when its place became free; None for the first one of a worker.
     """
 
     outside: float = 0.0
+    own: float = 0.0
     trials: int = 0
     free: deque[float] = field(default_factory=deque)
     begun: dict[int, float | None] = field(default_factory=dict)
@@ -286,12 +290,13 @@ class _Slots:
     def begin(self, number: int) -> None:
         self.begun[number] = self.free.popleft() if self.free else None
 
-    def end(self, number: int, now: float, step_seconds: float | None) -> None:
-        """A trial ended; the seconds that it spent in steps are None where it did not complete."""
+    def end(self, number: int, now: float, step_seconds: float, seconds: float | None) -> None:
+        """A trial ended, which took so many seconds; None where it did not complete."""
         if number not in self.begun:
             return
         begun = self.begun.pop(number)
         self.free.append(now)
-        if begun is not None and step_seconds is not None:
+        if begun is not None and seconds is not None:
             self.outside += now - begun - step_seconds
+            self.own += seconds - step_seconds
             self.trials += 1

@@ -224,9 +224,13 @@ class _Search:
                 f"overhead {measured[0]:.1%}: {measured[1]:.1f} s wall × "
                 f"{self.workers} workers for "
                 f"{measured[2]:.1f} s inside training and evaluation steps"
-                + ("" if outside is None else f"; {outside:.2f} s a trial outside of steps")
+                + ("" if outside is None else _outside(*outside))
             )
         return result
+
+
+def _outside(own: float, whole: float) -> str:
+    return f"; outside of steps {own:.2f} s in a trial, {whole:.2f} s with what is between trials"
 
 
 def _resolution(reference: Mapping[str, Any], metric: str) -> str:

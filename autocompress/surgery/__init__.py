@@ -5,7 +5,7 @@ from autocompress.surgery.branches import AddAttention, DropBranches, GateBranch
 from autocompress.surgery.bridges import BridgeEnds, BridgeLayers
 from autocompress.surgery.channels import KeepChannels, KeptPositions, keep_units
 from autocompress.surgery.codecs import Encode
-from autocompress.surgery.edits import Edit, apply, edits_from_json
+from autocompress.surgery.edits import Edit, apply, edits_from_json, joined
 from autocompress.surgery.equivalence import check_equal
 from autocompress.surgery.factors import Factorize
 
@@ -25,5 +25,6 @@ __all__ = [
     "apply",
     "check_equal",
     "edits_from_json",
+    "joined",
     "keep_units",
 ]

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autocompress.errors import CheckpointError, TrialError
@@ -40,9 +41,26 @@ class KeptPositions:
         """Of a dimension of that size without some positions."""
         stays = np.ones(size, dtype=bool)
         stays[list(removed)] = False
+        return KeptPositions._where(tensor, dim, stays)
+
+    @staticmethod
+    def _where(tensor: str, dim: int, stays: NDArray[np.bool_]) -> KeptPositions:
         edges = np.flatnonzero(np.diff(np.concatenate([[0], stays.astype(np.int8), [0]])))
         runs = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
         return KeptPositions(tensor, dim, tuple((first, end - first) for first, end in runs))
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """Those that stay, in order."""
+        runs = [np.arange(first, first + count) for first, count in self.kept]
+        return np.concatenate(runs) if runs else np.zeros(0, dtype=np.int64)
+
+    def then(self, later: KeptPositions) -> KeptPositions:
+        """What stays after both, `later` being of what this one leaves."""
+        left = self.positions[later.positions]
+        stays = np.zeros(int(left.max(initial=-1)) + 1, dtype=bool)
+        stays[left] = True
+        return KeptPositions._where(self.tensor, self.dim, stays)
 
     def removed(self, size: int) -> list[int]:
         """Positions of a dimension of that size that do not stay."""
@@ -90,6 +108,16 @@ class KeepChannels(Edit):
         }
         cut_tensors(model, Cuts(removed, dict(self.groups)))
         return model
+
+    def then(self, later: Edit) -> Edit | None:
+        """One cut for two in a row; None where one of them traces the model, as the other left it."""
+        if not isinstance(later, KeepChannels) or self.rewritten or later.rewritten:
+            return None
+        kept = {(entry.tensor, entry.dim): entry for entry in self.kept}
+        for entry in later.kept:
+            before = kept.get((entry.tensor, entry.dim))
+            kept[entry.tensor, entry.dim] = entry if before is None else before.then(entry)
+        return KeepChannels(tuple(kept.values()), tuple({**dict(self.groups), **dict(later.groups)}.items()))
 
     def _keep(self, analysis: Analysis, tensors: dict[str, Tensor]) -> Keep:
         """The units of each group that stay, by the positions of any tensor that they run through."""

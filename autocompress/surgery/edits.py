@@ -42,9 +42,32 @@ class Edit(ABC):
             The edited model, in the mode (training or evaluation) of the one given.
         """
 
+    def then(self, later: Edit) -> Edit | None:
+        """One edit that does what this one and a later one do, carried out one after the other.
+
+        Args:
+            later: of the model that this one leaves.
+
+        Returns:
+            The edit; None where there is none, which is the default.
+        """
+        return None
+
     def to_json(self) -> dict[str, Any]:
         """The edit as JSON-able data; `edits_from_json` reads it back."""
         return {"edit": self.kind, **dataclasses.asdict(self)}
+
+
+def joined(edits: Iterable[Edit]) -> tuple[Edit, ...]:
+    """The same changes in as few edits as neighbours can be joined to."""
+    shorter: list[Edit] = []
+    for edit in edits:
+        both = shorter[-1].then(edit) if shorter else None
+        if both is None:
+            shorter.append(edit)
+        else:
+            shorter[-1] = both
+    return tuple(shorter)
 
 
 def edits_from_json(data: Iterable[Mapping[str, Any]]) -> tuple[Edit, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ from autocompress.graph.costs import profile
 from autocompress.measure import Measured, Subject, measure
 from autocompress.measure.latency import LatencySettings
 from autocompress.score import TAU
-from autocompress.surgery import Edit, Encode, absorb_biases, check_equal
+from autocompress.surgery import Edit, Encode, absorb_biases, check_equal, joined
 from autocompress.task import Task, on_device
 from autocompress.training.distillation import Distillation
 from autocompress.training.loop import Trainer
@@ -134,7 +135,7 @@ def run_trial(
     origin = _Origin(task, reference, trials)
     model, edits = origin.model(config.parent)
     model.to(device)
-    distillation = _distillation(origin, config, device)
+    distillation = _distillation(origin, config, device, model)
     trainer = Trainer(task, config.epochs, config.lr_scale, report, distillation)
     stages = len(config.stages)
     compressing = compressing_epochs(config.epochs, config.compress_share, stages) if stages else 0
@@ -153,7 +154,7 @@ def run_trial(
         if shut_out(unexported.metrics, unexported.replicates):
             estimated = ("bytes", "weight_bytes")
             return _result(_estimated(unexported, reference), trainer, difference, start, estimated)
-    stored = _Stored(config, reference, difference, tuple(edits))
+    stored = _Stored(config, reference, difference, joined(edits))
     measured = _store(folder, model, task, measuring, trainer, stored, torch.device(device))[1]
     return _result(measured, trainer, difference, start)
 
@@ -220,10 +221,13 @@ class _Origin:
         return rebuild_from(model, folder, self.task.example()).eval(), read_edits(folder)
 
 
-def _distillation(origin: _Origin, config: TrialConfig, device: str) -> Distillation | None:
+def _distillation(
+    origin: _Origin, config: TrialConfig, device: str, parent: nn.Module
+) -> Distillation | None:
     if not config.distill_weight:
         return None
-    teacher, _ = origin.model(config.teacher)
+    same = config.teacher == config.parent
+    teacher = copy.deepcopy(parent) if same else origin.model(config.teacher)[0]
     return Distillation(teacher.to(device).eval(), config.distill_weight, config.distill_temperature)
 
 

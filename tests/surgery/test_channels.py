@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from autocompress.errors import CheckpointError, ProofError, TrialError
 from autocompress.graph import analyse
 from autocompress.graph.proof import random_keep, relative_difference
-from autocompress.surgery import KeepChannels, KeptPositions, apply, check_equal, edits_from_json, keep_units
+from autocompress.surgery import (
+    KeepChannels,
+    KeptPositions,
+    apply,
+    check_equal,
+    edits_from_json,
+    joined,
+    keep_units,
+)
 from tests.graph.zoo import MODELS, UNet
 
 KEEP = {"stem": [0, 3], "side": [1]}
@@ -141,3 +149,22 @@ def test_models_that_differ_are_not_called_equal(residual: nn.Module, images: Te
     other.train()
     with pytest.raises(ProofError):
         check_equal(residual, other, images, "surgery")
+
+
+def test_two_cuts_in_a_row_are_one(residual: nn.Module, images: Tensor) -> None:
+    analysis = analyse(residual, images)
+    group = max(analysis.groups, key=lambda group: group.width)
+    first = keep_units(copy.deepcopy(residual), analysis, {group.name: [0, 2, 3, 5, 6]}, images)
+    between = analyse(first.model, images)
+    same = next(other for other in between.groups if other.width == 5)
+    other = next(other for other in between.groups if other is not same)
+    second = keep_units(copy.deepcopy(first.model), between, {same.name: [1, 2, 4], other.name: [0]}, images)
+    both = joined([*first.edits, *second.edits])
+    assert len(both) == 1
+    fresh = apply(copy.deepcopy(residual), both, images)
+    fresh.load_state_dict(second.model.state_dict())
+    assert torch.equal(fresh(images), second.model(images))
+    directly = apply(copy.deepcopy(residual), [*first.edits, *second.edits], images)
+    assert [p.shape for p in fresh.parameters()] == [p.shape for p in directly.parameters()]
+    at_once = apply(copy.deepcopy(residual), both, images)
+    assert all(map(torch.equal, at_once.parameters(), directly.parameters()))

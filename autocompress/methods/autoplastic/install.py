@@ -37,9 +37,10 @@ def install(model: nn.Module, task: Task) -> Switches:
     macs, mixed = layer_macs(model, example), _mixings(model)
     names = gate_names(model, plain.residuals)
     gates = {b.node: (name, BranchGate(1.0)) for b, name in zip(plain.residuals, names, strict=True)}
-    gated = gate_branches(model, plain, gates)
-    gated.to(device)
-    check_graph(model, gated, example.to(device))
+    gated: nn.Module = model
+    if gates or mixed:
+        gated = gate_branches(model, plain, gates).to(device)
+        check_graph(model, gated, example.to(device))
     analysis = analyse(gated, example)
     groups = profile(gated, example, analysis).groups
     calibration = task.example(64).to(device)

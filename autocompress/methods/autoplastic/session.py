@@ -67,6 +67,7 @@ class AutoplasticSession(Session):
 
     Attributes:
         switches: the gates on the model.
+        branched: whether it has residual branches or mixing blocks, which are gated in its graph.
         raw: P, C and α as they are stored: logits under the "gradient" rule, values under the published.
         memory: of weights and gradients; None but for the published rule.
         progress: share of the training that is done.
@@ -78,7 +79,10 @@ class AutoplasticSession(Session):
         self.example = task.example()
         self.begun: list[Edit] = list(add_attention(model, task)) if config.add_attention else []
         self.switches = switches = install(model, task)
-        self.begun.append(GateBranches(switches.gates))
+        # A model without branches and mixing blocks keeps its class; only its channels are gated.
+        self.branched = bool(switches.branches or switches.mixings)
+        if self.branched:
+            self.begun.append(GateBranches(switches.gates))
         self.model = switches.model
         raw = switches.start(config.p_init, config.c_init, config.alpha_init)
         if config.rule == "gradient":
@@ -177,6 +181,8 @@ class AutoplasticSession(Session):
         plain = self.release()
         probe = self.example.to(next(plain.parameters()).device)
         cut = keep_units(plain.eval(), analyse(plain, self.example), self.switches.keep(final), probe)
+        if not self.branched:
+            return Finished(cut.model, (*self.begun, *cut.edits), cut.masked)
         shut = self.switches.shut(final)
         edits = [*self.begun, RemoveGates(self.switches.folded), *cut.edits, DropBranches(shut)]
         compact: Any = cut.model

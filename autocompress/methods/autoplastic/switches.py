@@ -166,6 +166,9 @@ class Switches:
                     gate.weight.copy_(gate.live)
                     gate.live = None
                     gate.requires_grad_(True)
+        model: nn.Module = self.model
+        if not self.branches and not self.mixings:
+            return model
         folded = []
         for name, call in gates_in(self.model.graph, self.model).items():
             if float(self.gate(name).factor.detach()) != 0 and fold_gate(self.model.graph, call, self.model):
@@ -173,7 +176,6 @@ class Switches:
                 folded.append(name)
         self.folded = tuple(folded)
         self.model.recompile()
-        model: nn.Module = self.model
         return model
 
 
