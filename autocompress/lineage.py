@@ -6,6 +6,7 @@ trained is not thrown away.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +43,8 @@ class Attempt:
         methods: of its stages, in order; none where it only trained on.
         cost: over the reference's; None where the trial ended without a result.
         score: of its model; None where it ended without a result.
-        feasible: whether it satisfies every constraint.
+        feasible: whether it satisfies the constraints on what is no cost: one that is too costly may be
+            compressed further.
         kept: whether it is, was or may yet be on the front.
         params: what was suggested.
         saved: −ln of what it left of its parent's cost; 0 where it ended without a result.
@@ -77,6 +79,7 @@ class Family:
         coding: numbers of those whose weights are turned into codes by a trial that runs now.
         left: trials that are left of the budget, the one to propose included.
         metric: that costs are of.
+        bound: greatest cost over the reference's that constraints allow, infinity where they do not say.
     """
 
     front: tuple[Parent, ...]
@@ -86,6 +89,7 @@ class Family:
     coding: tuple[int, ...] = ()
     left: int = 1
     metric: str = "macs"
+    bound: float = math.inf
 
     def at(self, position: float) -> Parent:
         """The model at a position along the front, from 0, the costliest, to 1, the cheapest."""

@@ -27,6 +27,8 @@ _LEAST_KEPT = 0.1
 # Every so many guided trials the method that was tried least is tried, unless there are few in all: a lineage
 # of one method then ends better than the beginnings of several.
 _EXPLORING, _FEW = 6, 16
+# What a trial keeps of its parent's cost at least while that is out of bounds, and of the bound at the end.
+_STRIDE, _INWARD = 0.5, 0.95
 # Bits of each weight that models are first stored with, and the fewest.
 _FIRST_BITS, _FEWEST_BITS = 4, 2
 # How guided trials are trained; what the sampler proposes varies it.
@@ -106,20 +108,22 @@ def aim(family: ac.Family) -> Aim | None:
     """Where a point would add most to the front: beyond its cheap end as long as bounds allow, else in its
     widest gap; None where there is none.
 
-    Beyond the cheap end trials go in equal ratios down to `_FLOOR`; once one was out of bounds, halfway (in
-    logarithms) between it and the last that was not.
+    While all is too costly for the bounds, trials go there in few steps. Beyond the cheap end they go in equal
+    ratios down to `_FLOOR`; once one was out of bounds, halfway (in logarithms) between it and the last that
+    was not.
     """
     cheapest = family.front[-1]
     lowest = min([cheapest.cost, *family.running])
     failed = [a.cost for a in family.attempts if a.cost is not None and not a.feasible]
     beyond = max((cost for cost in failed if cost < cheapest.cost), default=0.0)
-    if beyond:
+    target: float | None = None
+    if cheapest.cost > family.bound:
+        target = max(_INWARD * family.bound, _STRIDE * cheapest.cost)
+    elif beyond:
         target = math.sqrt(beyond * lowest) if beyond < _GAP * lowest else None
     elif lowest > _FLOOR:
         steps = max(1, math.ceil(_DESCENDING * family.left))
         target = lowest * (_FLOOR / lowest) ** (1 / steps)
-    else:
-        target = None
     if target is not None:
         return Aim(cheapest, max(_LEAST_KEPT, target / cheapest.cost))
     return _widest_gap(family)
@@ -235,7 +239,7 @@ def _by_merit(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> list[s
 
     def price(name: str) -> float:
         saved = sum(attempt.saved for attempt in tried[name])
-        return sum(attempt.lost for attempt in tried[name]) / saved if saved > 0 else 0.0
+        return sum(attempt.lost for attempt in tried[name]) / saved if saved > 0 else math.inf
 
     def rank(name: str) -> tuple[float, ...]:
         level = order[spaces[name].level]
@@ -252,6 +256,8 @@ def _rate(family: ac.Family) -> float:
     tried = {rate: [a for a in guided_trials if a.params.get("lr_scale") == rate] for rate in _LR_SCALES}
 
     def price(rate: float) -> float:
+        if any(a.cost is None for a in tried[rate]):
+            return math.inf  # it diverged
         return sum(a.lost for a in tried[rate]) / max(sum(a.saved for a in tried[rate]), _LEAST_KEPT)
 
     return next((rate for rate in _LR_SCALES if not tried[rate]), None) or min(_LR_SCALES, key=price)

@@ -114,6 +114,27 @@ def test_guided_trials_turn_back_where_bounds_end(resnet20: ModelProfile) -> Non
     assert aimed.cost == pytest.approx(0.25)
 
 
+def test_what_is_too_costly_for_the_bounds_goes_there_in_few_steps(resnet20: ModelProfile) -> None:
+    costs = [pipeline.aim(alone(resnet20, left=20, bound=0.2)).cost]
+    for _ in range(2):
+        cheapest = ac.Parent(1, costs[-1], 0.9, resnet20)
+        reference = ac.Parent(0, 1.0, 0.91, resnet20)
+        family = ac.Family((reference, cheapest), {0: reference, 1: cheapest}, left=20, bound=0.2)
+        costs.append(pipeline.aim(family).cost)
+    assert costs == pytest.approx([0.5, 0.25, 0.19])
+
+
+def test_rates_and_methods_that_failed_are_not_the_cheapest(resnet20: ModelProfile) -> None:
+    def tried(number: int, rate: float, cost: float | None) -> ac.Attempt:
+        params = {"method": "alcn", "lr_scale": rate}
+        done = {"saved": 0.2, "lost": 0.01} if cost else {"score": None, "kept": False}
+        return attempt(number, 0, cost, params=params, asked=0.2, **done)
+
+    attempts = (tried(1, 1.0, 0.8), tried(2, 4.0, None), tried(3, 2.0, 0.8))
+    family = alone(resnet20, left=20, attempts=attempts)
+    assert pipeline.guided(family, of_methods("alcn")).params["lr_scale"] == 1.0
+
+
 def test_gaps_are_filled_where_most_score_is_lost_for_most_cost(resnet20: ModelProfile) -> None:
     front = tuple(
         ac.Parent(number, cost, score, resnet20)

@@ -64,7 +64,9 @@ class SearchDriver:
         self.last_end = 0.0
         self.slots = _Slots()
         self.pipeline = plugins.pipeline()
-        self.tree = FamilyTree(study, trials, prepared.objectives, reference, prepared.profile)
+        self.tree = FamilyTree(
+            study, trials, prepared.objectives, prepared.constraints, reference, prepared.profile
+        )
         self.aims: dict[int, float] = {}
         self.idle = False
         self.guided = prepared.settings.sampler == "auto"
@@ -161,24 +163,25 @@ class SearchDriver:
 
     def _rivals(self, config: TrialConfig) -> Rivals:
         """What a model must pass to be kept: those that store weights as codes are no match for one that
-        others may start from."""
+        others may start from, which may also be too costly yet."""
         numbers = {0, *kept_trials(self.trials)}
-        if not stored_as_codes([stage.method for stage in config.stages]):
-            numbers &= self.tree.parents.keys()
-        return self.study.rivals(self.reference, numbers, LEAST_PROBABILITY)
+        if stored_as_codes([stage.method for stage in config.stages]):
+            return self.study.rivals(self.reference, numbers, LEAST_PROBABILITY)
+        numbers &= self.tree.parents.keys()
+        return self.study.rivals(self.reference, numbers, LEAST_PROBABILITY, self.tree.quality)
 
     def _kept(self, number: int, feasible: bool, methods: Sequence[str], metrics: Mapping[str, float]) -> str:
         """Keep a checkpoint if it may be on the front, else delete it; what is to be said of the trial."""
         remark = "" if feasible else "out of bounds"
         kept = {0, *kept_trials(self.trials)}
         # A model that was shut out has no checkpoint.
-        if feasible and number in kept:
-            if number in {trial.number for trial in self.study.front(self.reference, kept)}:
+        if number in kept:
+            if feasible and number in {trial.number for trial in self.study.front(self.reference, kept)}:
                 return "on the front"
-            if self.study.front_probabilities(self.reference, kept)[number] >= LEAST_PROBABILITY:
+            if feasible and self.study.front_probabilities(self.reference, kept)[number] >= LEAST_PROBABILITY:
                 return "within noise of the front"
             if self.tree.may_be_parent(number, methods, metrics):
-                return "may be started from"
+                return "may be started from" if feasible else "out of bounds, may be started from"
         # Only what is, was or may be on a front is worth its disk space; `replay` makes it again.
         shutil.rmtree(trial_folder(self.trials, number), ignore_errors=True)
         return remark

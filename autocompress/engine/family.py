@@ -11,7 +11,7 @@ from autocompress import plugins
 from autocompress.checkpoint import open_checkpoint
 from autocompress.checkpoint.store import kept_trials, trial_folder
 from autocompress.lineage import Attempt, Family, Parent
-from autocompress.measure import STATIC, Objective
+from autocompress.measure import STATIC, Constraint, Objective
 from autocompress.methods.base import Stage
 from autocompress.pareto import non_dominated
 from autocompress.study import ASKED, EXTRA, SearchStudy
@@ -25,8 +25,12 @@ class FamilyTree:
         study: where trials are recorded.
         trials: folder of the trials' checkpoints.
         objectives: of the search.
+        constraints: of the search.
         reference: metrics of the reference.
         profile: of the reference.
+
+    Attributes:
+        quality: the constraints on what is no cost.
     """
 
     def __init__(
@@ -34,6 +38,7 @@ class FamilyTree:
         study: SearchStudy,
         trials: Path,
         objectives: Sequence[Objective],
+        constraints: Sequence[Constraint],
         reference: Mapping[str, float],
         profile: ModelProfile,
     ) -> None:
@@ -44,6 +49,9 @@ class FamilyTree:
         # What a file holds beside its tensors is no method's to shrink.
         self.cost_metric = "weight_bytes" if cost == "bytes" else cost
         self.score_objective = scores[0] if scores else objectives[0]
+        self.quality = tuple(c for c in constraints if not set(c.metrics) <= set(STATIC))
+        bounds = [self._bound(c) for c in constraints if not c.at_least and c not in self.quality]
+        self.bound = min(bounds, default=math.inf)
         self.parents = {0: Parent(0, 1.0, self._score(reference), profile)}
         self.attempts: dict[int, Attempt] = {}
 
@@ -68,11 +76,12 @@ class FamilyTree:
             tuple(coding),
             left,
             self.cost_metric,
+            self.bound,
         )
 
     def may_be_parent(self, number: int, methods: Collection[str], metrics: Mapping[str, float]) -> bool:
         """Whether a model would be on the front of those that trials start from."""
-        if stored_as_codes(methods):
+        if stored_as_codes(methods) or not self._good(metrics):
             return False
         mine = [-self._score(metrics), self._cost(metrics)]
         others = [[-p.score, p.cost] for n, p in self.parents.items() if n != number and self._there(n)]
@@ -88,7 +97,7 @@ class FamilyTree:
             config = details.get("config", {})
             methods = tuple(stage["method"] for stage in config.get("stages", ()))
             metrics: Mapping[str, float] | None = trial.user_attrs.get("metrics")
-            parent, feasible = config.get("parent", 0), bool(trial.user_attrs.get("feasible"))
+            parent, feasible = config.get("parent", 0), metrics is not None and self._good(metrics)
             cost = None if metrics is None else self._cost(metrics)
             score = None if metrics is None else self._score(metrics)
             saved = lost = 0.0
@@ -115,8 +124,21 @@ class FamilyTree:
 
     def _add(self, number: int, metrics: Mapping[str, float], parent: int) -> None:
         manifest = open_checkpoint(trial_folder(self.trials, number), verify=False).manifest
+        if manifest["profile"] is None:
+            return  # an own method's codes
         profile = ModelProfile.from_json(manifest["profile"])
         self.parents[number] = Parent(number, self._cost(metrics), self._score(metrics), profile, parent)
+
+    def _good(self, metrics: Mapping[str, float]) -> bool:
+        return all(c.violation(metrics, self.reference) <= 0 for c in self.quality)
+
+    def _bound(self, constraint: Constraint) -> float:
+        """The greatest cost that a constraint on costs allows, over the reference's; where one of several
+        metrics must be small, any cost will do for one that is not asked about."""
+        names = {self.cost_metric} | ({"bytes"} if self.cost_metric == "weight_bytes" else set())
+        if not set(constraint.metrics) <= names:
+            return math.inf
+        return max(constraint.bound(m, self.reference) / self.reference[m] for m in constraint.metrics)
 
     def _there(self, number: int) -> bool:
         return number == 0 or trial_folder(self.trials, number).is_dir()

@@ -294,26 +294,44 @@ class SearchStudy:
         numbers = [trial.number for trial, _ in candidates]
         return dict(zip(numbers, shares.tolist(), strict=True))
 
-    def rivals(self, reference: Mapping[str, float], among: Collection[int], least: float) -> Rivals:
-        """What a candidate is up against now, among some trials."""
+    def rivals(
+        self,
+        reference: Mapping[str, float],
+        among: Collection[int],
+        least: float,
+        constraints: Sequence[Constraint] | None = None,
+    ) -> Rivals:
+        """What a candidate is up against now.
+
+        Args:
+            reference: metrics of the reference.
+            among: numbers of the trials that it is compared with.
+            least: probability of being on the front from which on a candidate is kept.
+            constraints: that it must satisfy; None is those of the search.
+        """
+        bounds = self.constraints if constraints is None else tuple(constraints)
         names = {objective.metric for objective in self.objectives}
         points = tuple(
             Point(point.metrics, {name: drawn for name, drawn in point.replicates.items() if name in names})
-            for _, point in self._candidates(reference, among)
+            for _, point in self._candidates(reference, among, bounds)
         )
-        return Rivals(self.objectives, self.constraints, reference, points, least)
+        return Rivals(self.objectives, bounds, reference, points, least)
 
     def _candidates(
-        self, reference: Mapping[str, float], among: Collection[int] | None
+        self,
+        reference: Mapping[str, float],
+        among: Collection[int] | None,
+        constraints: Sequence[Constraint] | None = None,
     ) -> list[tuple[FrozenTrial, Point]]:
-        """Complete trials that satisfy every constraint by what was measured last."""
+        """Complete trials that satisfy constraints, the search's unless given, by what was measured last."""
+        bounds = self.constraints if constraints is None else constraints
         final, dropped = self.final_metrics(), self.dropped()
         candidates: list[tuple[FrozenTrial, Point]] = []
         for trial in self.complete_trials():
             if trial.number in dropped or (among is not None and trial.number not in among):
                 continue
             metrics = {**trial.user_attrs["metrics"], **final.get(trial.number, {})}
-            if all(c.violation(metrics, reference) <= 0 for c in self.constraints):
+            if all(c.violation(metrics, reference) <= 0 for c in bounds):
                 drawn = trial.user_attrs["details"].get("replicates", {})
                 candidates.append((trial, Point(metrics, drawn)))
         return candidates
