@@ -108,9 +108,9 @@ def aim(family: ac.Family) -> Aim | None:
     """Where a point would add most to the front: beyond its cheap end as long as bounds allow, else in its
     widest gap; None where there is none.
 
-    While all is too costly for the bounds, trials go there in few steps. Beyond the cheap end they go in equal
-    ratios down to `_FLOOR`; once one was out of bounds, halfway (in logarithms) between it and the last that
-    was not.
+    While all is too costly for the bounds, trials go there in few steps. Beyond the cheap end they go in
+    equal ratios down to `_FLOOR`; once one was out of bounds, halfway (in logarithms) between it and the last
+    that was not.
     """
     cheapest = family.front[-1]
     lowest = min([cheapest.cost, *family.running])
