@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -189,35 +186,3 @@ def test_a_class_that_a_method_imports_is_not_taken_for_it(
         forget()
         for name in [name for name in sys.modules if name.startswith("autocompress.methods.zeroing")]:
             del sys.modules[name]
-
-
-PROGRAM = """
-import json
-import autocompress as ac
-
-result = ac.search("digits", methods=["halving"], trials=1, epochs=2, workers=1, constraints=[], out="run")
-trial = result.study.trials[1]
-stages = trial.user_attrs["details"]["config"]["stages"]
-ratios = [stage["config"]["initial_ratio"] for stage in stages]
-methods = [stage["method"] for stage in stages]
-print(json.dumps([trial.state.name, trial.params["halving.ratio"], methods, ratios]))
-"""
-
-
-def test_a_method_that_is_installed_is_searched(tmp_path: Path) -> None:
-    paths = [str(installed(tmp_path / "site", ENTRY_POINTS)), *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.strip().splitlines()[-1]) == [
-        "COMPLETE",
-        0.45,
-        ["halving"],
-        [0.45],
-    ]

@@ -76,6 +76,8 @@ def _strip(module: fx.GraphModule) -> None:
 # Constants of more numbers are computed where the program is loaded, so that the file keeps the codes that
 # weights are decoded from, not the weights.
 _MOST_FOLDED = 64
+# Batches of two or more, as the ONNX exporter takes them.
+_SEVERAL = ({0: torch.export.Dim("batch", min=2)},)
 
 
 def export_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
@@ -91,15 +93,7 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
 
     with inference(model), contextlib.redirect_stdout(io.StringIO()):
         try:
-            program = torch.onnx.export(
-                model,
-                (example.clone(),),
-                dynamo=True,
-                dynamic_shapes=FREE_BATCH,
-                optimize=False,
-                verbose=False,
-            )
-            assert program is not None
+            program = _onnx_program(model, example)
             optimize(program.model, input_size_limit=_MOST_FOLDED, output_size_limit=_MOST_FOLDED)
             proto = program.model_proto
         except Exception as error:
@@ -107,6 +101,19 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
     del proto.metadata_props[:]
     _strip_onnx(proto.graph)
     path.write_bytes(proto.SerializeToString())
+
+
+def _onnx_program(model: nn.Module, example: Tensor) -> Any:
+    """The program of PyTorch's exporter, for any batch size.
+
+    PyTorch 2.9 takes some graphs that were loaded from a file for unlike at a batch of one, though their
+    operators are the same; the ONNX file holds no bound on the batch.
+    """
+    options: dict[str, Any] = {"dynamo": True, "optimize": False, "verbose": False}
+    try:
+        return torch.onnx.export(model, (example.clone(),), dynamic_shapes=FREE_BATCH, **options)
+    except torch.onnx.OnnxExporterError:
+        return torch.onnx.export(model, (example.clone(),), dynamic_shapes=_SEVERAL, **options)
 
 
 def _strip_onnx(graph: Any) -> None:

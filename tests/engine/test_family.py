@@ -25,14 +25,6 @@ def test_a_bound_on_cost_is_reached_over_models_that_are_too_costly_yet(tmp_path
     assert all(point.ratios["macs"] <= 0.3 for point in result.front)
 
 
-def test_the_same_seed_and_one_worker_give_the_same_front(tmp_path: Path) -> None:
-    fronts = []
-    for name in ("a", "b"):
-        result = ac.search("digits", trials=4, epochs=2, workers=1, seed=3, out=tmp_path / name)
-        fronts.append([(point.trial, point.metrics, point.lineage) for point in result.front])
-    assert fronts[0] == fronts[1]
-
-
 def test_methods_that_store_weights_end_a_line() -> None:
     assert stored_as_codes(["alcn", "lc"])
     assert not stored_as_codes(["alcn", "alds"])

@@ -67,7 +67,6 @@ FAMILIES: dict[str, tuple[Callable[[], nn.Module], int]] = {
     ),
     "vgg": (named("vgg11_bn"), 32),
     "vit": (lambda: VisionTransformer(32, 8, 2, 4, 32, 48, num_classes=7), 32),
-    "wide_resnet": (named("wide_resnet50_2"), 32),
 }
 FAMILIES |= {name: (make, 8) for name, make in MODELS.items()}
 
