@@ -164,6 +164,9 @@ def guided(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
 
     None where it lacks none, where the last two trials ended without a result, or where no space knows how to
     keep a share of a cost: then the sampler proposes by itself.
+
+    Raises:
+        UsageError: a space failed to say how.
     """
     if len(family.attempts) > 1 and all(attempt.cost is None for attempt in family.attempts[-2:]):
         return None
@@ -178,12 +181,23 @@ def guided(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
         if space.unsupported(aimed.parent.profile) is not None:
             continue
         asked = max(_LEAST_KEPT, aimed.keep ** _reserve(family, name))
-        params = space.move(aimed.parent.profile, asked)
+        params = _move(name, space, aimed.parent, asked)
         if params is not None:
             place = {"parent": family.position(aimed.parent), "method": name, "only_train": 0.0}
             training = {"compress_share": _SHARE, "lr_scale": _rate(family), **_DISTILL}
             return Guided(place | dict(params) | training, aimed.cost, -math.log(asked))
     return None
+
+
+def _move(name: str, space: ac.SearchSpace, parent: ac.Parent, keep: float) -> Mapping[str, Any] | None:
+    """What a space, which may be a user's own, suggests to keep a share of a parent's cost."""
+    try:
+        return space.move(parent.profile, keep)
+    except Exception as error:
+        raise ac.UsageError(
+            f"space {name!r} must say by move(profile, keep) how to keep {keep:.3g} but: "
+            f"{type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
 
 
 def _coded(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | None:
@@ -207,7 +221,7 @@ def _coded(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
         if parent.number in family.coding or len(before) > 1 or any(attempt.kept for attempt in before):
             continue
         for name in storage:
-            params = spaces[name].move(parent.profile, bits / 32)
+            params = _move(name, spaces[name], parent, bits / 32)
             if params is not None and spaces[name].unsupported(parent.profile) is None:
                 place = {"parent": family.position(parent), "method": name, "only_train": 0.0}
                 place |= {"teacher": "none", "compress_share": _SHARE, "lr_scale": 1.0}

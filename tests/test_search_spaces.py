@@ -212,6 +212,16 @@ def test_the_sampler_takes_over_where_two_trials_in_a_row_had_no_result(resnet20
     assert pipeline.guided(alone(resnet20, left=8, attempts=failed), of_methods("alcn")) is None
 
 
+def test_a_space_that_cannot_say_how_to_move_is_named(resnet20: ModelProfile) -> None:
+    def move(profile: ModelProfile, keep: float) -> dict[str, float]:
+        raise KeyError("width")
+
+    with pytest.raises(
+        ac.UsageError, match=r"^space 'mine' must say by move\(profile, keep\) .* KeyError: 'width'$"
+    ):
+        pipeline.guided(alone(resnet20, left=8), {"mine": SearchSpace(nothing, move)})
+
+
 def test_guided_trials_try_each_rate_and_keep_to_the_one_that_loses_least(resnet20: ModelProfile) -> None:
     spaces, tried = of_methods("alcn"), []
     rates = []

@@ -19,16 +19,16 @@ _NAMES = {
 
 
 def changed(
-    made: Mapping[str, str | None], mine: Mapping[str, str | None], *, spaces: bool = True
+    stored: Mapping[str, str | None], current: Mapping[str, str | None], *, spaces: bool = True
 ) -> list[tuple[str, str]]:
     """What changed, and what must be the same instead, in words.
 
     Args:
-        made: digests of the run.
-        mine: digests of now.
+        stored: digests of the run.
+        current: digests of now.
         spaces: whether search spaces count.
     """
-    names = [name for name in {**mine, **made} if made.get(name) != mine.get(name)]
+    names = [name for name in {**current, **stored} if stored.get(name) != current.get(name)]
     kinds = [name.partition(".") for name in names]
     return [
         (_NAMES[kind][0].format(name), _NAMES[kind][1])

@@ -17,7 +17,7 @@ from autocompress.distribute import Job
 from autocompress.engine.family import FamilyTree, stored_as_codes
 from autocompress.engine.halving import Halving
 from autocompress.engine.prepare import Prepared
-from autocompress.errors import one_line
+from autocompress.errors import UsageError, one_line
 from autocompress.lineage import Family
 from autocompress.report import Progress, TrialEnd
 from autocompress.result import LEAST_PROBABILITY
@@ -115,10 +115,10 @@ class SearchDriver:
             return None
         try:
             return self.pipeline.guided(family, self.prepared.spaces)
-        except Exception as error:
+        except UsageError as error:
             # A space of a user's own, which was tried on the reference alone.
             self.guided = False
-            self.progress.note(f"a search space's move failed, the sampler goes on alone: {one_line(error)}")
+            self.progress.note(f"{one_line(error)}; the sampler goes on alone")
             return None
 
     def _repeats(self, config: TrialConfig) -> bool:

@@ -83,9 +83,9 @@ class FamilyTree:
         """Whether a model would be on the front of those that trials start from."""
         if stored_as_codes(methods) or not self._good(metrics):
             return False
-        mine = [-self._score(metrics), self._cost(metrics)]
+        candidate = [-self._score(metrics), self._cost(metrics)]
         others = [[-p.score, p.cost] for n, p in self.parents.items() if n != number and self._there(n)]
-        return len(others) in non_dominated([*others, mine])
+        return len(others) in non_dominated([*others, candidate])
 
     def _update(self) -> None:
         """Hear of the trials that ended since the last time."""

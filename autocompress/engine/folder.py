@@ -62,11 +62,11 @@ class RunFolder:
             )
         return data
 
-    def refuse_other_settings(self, mine: Mapping[str, Any], *, replayed: bool = False) -> None:
+    def refuse_other_settings(self, current: Mapping[str, Any], *, replayed: bool = False) -> None:
         """Refuse to continue a run with what makes it another one, naming all that changed.
 
         Args:
-            mine: what `identity` says of the search that is to continue it.
+            current: what `identity` says of the search that is to continue it.
             replayed: one of its trials is trained again, for which its search spaces do not matter.
 
         Raises:
@@ -79,7 +79,7 @@ class RunFolder:
                 )
             return
         stored = self.read()
-        made, given = stored["identity"], json.loads(json.dumps(mine))
+        made, given = stored["identity"], json.loads(json.dumps(current))
         way, otherwise = ("replay", "") if replayed else ("continue", ", or choose another --out")
         missing = sorted(given.keys() - made.keys())
         if missing:

@@ -229,8 +229,8 @@ class _Search:
         return result
 
 
-def _outside(own: float, whole: float) -> str:
-    return f"; outside of steps {own:.2f} s in a trial, {whole:.2f} s with what is between trials"
+def _outside(in_trial: float, with_gaps: float) -> str:
+    return f"; outside of steps {in_trial:.2f} s in a trial, {with_gaps:.2f} s with what is between trials"
 
 
 def _resolution(reference: Mapping[str, Any], metric: str) -> str:

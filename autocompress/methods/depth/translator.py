@@ -67,6 +67,6 @@ def refine(translator: Translator, a: Tensor, b: Tensor, steps: int, seed: int =
         return relative_error(translator(a), b)
 
 
-def relative_error(found: Tensor, wanted: Tensor) -> float:
+def relative_error(actual: Tensor, wanted: Tensor) -> float:
     """‖x̂ − x‖ / ‖x‖ over all elements."""
-    return float((found - wanted).norm() / wanted.norm().clamp_min(1e-12))
+    return float((actual - wanted).norm() / wanted.norm().clamp_min(1e-12))

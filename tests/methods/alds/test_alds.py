@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +19,11 @@ from autocompress.graph.layers import Obstacle, weight_layers
 from autocompress.methods.alds import Alds, Config
 from autocompress.methods.alds.session import AldsSession
 from autocompress.methods.alds.spectra import MEASURES, Measure, digest
-from autocompress.methods.base import Finished
 from autocompress.sharing import sharing
-from autocompress.surgery import Factorize, apply, check_equal, edits_from_json
+from autocompress.surgery import Factorize, apply, check_equal
 from autocompress.training.loop import Trainer
 from autocompress.weights.factored import recompose
+from tests.methods.rebuilding import rebuilt
 
 
 class Convolutions(nn.Module):
@@ -87,15 +86,6 @@ def test_dense_training_ends_in_exact_factors(task: ac.Task, options: dict[str, 
     for edit in edits:
         first = model.get_submodule(edit.layer)[0]
         assert next(first.parameters()).requires_grad
-
-
-def rebuilt(finished: Finished, fresh: nn.Module, example: Tensor) -> nn.Module:
-    """A fresh model after the session's edits, as read from JSON, with the tensors of the finished one."""
-    edits = edits_from_json(json.loads(json.dumps([edit.to_json() for edit in finished.edits])))
-    assert edits == finished.edits
-    again = apply(fresh, edits, example)
-    again.load_state_dict(finished.model.state_dict())
-    return again
 
 
 @pytest.mark.parametrize("refit", [True, False])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -26,10 +25,11 @@ from autocompress.methods.base import Finished
 from autocompress.methods.depth import Config, Depth
 from autocompress.methods.depth.config import Freeze
 from autocompress.methods.depth.translator import affine_ridge, fit, refine
-from autocompress.surgery import BridgeLayers, apply, check_equal, edits_from_json
+from autocompress.surgery import BridgeLayers, check_equal
 from autocompress.surgery.translators import KINDS, Pool, Translator
 from autocompress.training.loop import Trainer
 from tests.graph.zoo import MODELS
+from tests.methods.rebuilding import rebuilt
 
 
 def random_task(make: object, side: int = 8) -> ac.Task:
@@ -113,15 +113,6 @@ def gone(analysis: Analysis, start: str, end: str) -> set[str]:
     first = next(node.name for node in analysis.trace.graph.nodes)
     outside |= set(layers_between(analysis, first, start))
     return set(layers_between(analysis, start, end)) - outside
-
-
-def rebuilt(finished: Finished, fresh: nn.Module, example: Tensor) -> nn.Module:
-    """A fresh model after the session's edits, as read from JSON, with the tensors of the finished one."""
-    edits = edits_from_json(json.loads(json.dumps([edit.to_json() for edit in finished.edits])))
-    assert edits == finished.edits
-    again = apply(fresh, edits, example)
-    again.load_state_dict(finished.model.state_dict())
-    return again
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 from dataclasses import asdict, replace
 
@@ -32,9 +31,10 @@ from autocompress.methods.lc import (
 )
 from autocompress.methods.lc.compression import Compression, stored_bytes
 from autocompress.methods.lc.scheme import View, parts_of
-from autocompress.surgery import Encode, Factorize, apply, check_equal, edits_from_json
+from autocompress.surgery import Encode, Factorize, check_equal
 from autocompress.training.loop import Trainer
 from autocompress.weights.decoders import weight_code
+from tests.methods.rebuilding import rebuilt
 
 
 class Network(nn.Module):
@@ -362,15 +362,6 @@ def test_models_in_double_precision_are_stored_in_it(task: ac.Task, scheme: Sche
     again = rebuilt(finished, task.model().double(), x)
     with torch.no_grad():
         assert torch.equal(again.eval()(x), finished.model.eval()(x))
-
-
-def rebuilt(finished: Finished, fresh: nn.Module, example: Tensor) -> nn.Module:
-    """A fresh model after the session's edits, as read from JSON, with the tensors of the finished one."""
-    edits = edits_from_json(json.loads(json.dumps([edit.to_json() for edit in finished.edits])))
-    assert edits == finished.edits
-    again = apply(fresh, edits, example)
-    again.load_state_dict(finished.model.state_dict())
-    return again
 
 
 MIXED: dict[str | tuple[str, ...], Scheme] = {
