@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import MethodType
@@ -16,18 +14,18 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export.passes import move_to_device_pass
 
+from autocompress.checkpoint.archive import deflate, tensor_bytes
+from autocompress.checkpoint.folding import fold_batch_norm
 from autocompress.errors import CheckpointError, SettingsError, TrialError, one_line
-from autocompress.graph.exporting import FREE_BATCH, export, full_precision, inference
+from autocompress.graph.exporting import export, full_precision, inference
 from autocompress.graph.proof import TOLERANCE, relative_difference
 
 Program = Callable[[Tensor], Tensor]
 
 
 def export_program(model: nn.Module, example: Tensor, path: Path) -> fx.GraphModule:
-    """Write the `torch.export` program of a model, without debugging metadata, as a deflated archive.
-
-    PyTorch writes its archives stored, and reads deflated ones as well: what codes, gaps and the graph
-    have of statistics is coded by the archive itself.
+    """Write the `torch.export` program of a model, batch norms folded and without debugging metadata, as a
+    deflated archive.
 
     Args:
         model: exported in eval mode.
@@ -44,20 +42,14 @@ def export_program(model: nn.Module, example: Tensor, path: Path) -> fx.GraphMod
         # The program keeps its example inputs, of which only the shape matters; zeros take no space.
         program = export(model, torch.zeros_like(example))
         graph: Any = program.module(check_guards=False)
+        fold_batch_norm(program)
         _strip(program.graph_module)
         stored = io.BytesIO()
         torch.export.save(program, stored)
     except Exception as error:
         raise TrialError(f"the model could not be exported: {one_line(error)}") from error
-    with zipfile.ZipFile(stored) as archive, zipfile.ZipFile(path, "w") as deflated:
-        for name in archive.namelist():
-            # Under one name whatever the file is called, and with no date: equal models, equal files.
-            entry = zipfile.ZipInfo(f"model/{name.partition('/')[2]}")
-            deflated.writestr(entry, archive.read(name), **_DEFLATED)
+    deflate(stored, path, program.state_dict)
     return cast(fx.GraphModule, graph)
-
-
-_DEFLATED: dict[str, Any] = {"compress_type": zipfile.ZIP_DEFLATED, "compresslevel": 9}
 
 
 def _strip(module: fx.GraphModule) -> None:
@@ -76,8 +68,6 @@ def _strip(module: fx.GraphModule) -> None:
 # Constants of more numbers are computed where the program is loaded, so that the file keeps the codes that
 # weights are decoded from, not the weights.
 _MOST_FOLDED = 64
-# Batches of two or more, as the ONNX exporter takes them.
-_SEVERAL = ({0: torch.export.Dim("batch", min=2)},)
 
 
 def export_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
@@ -104,16 +94,18 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
 
 
 def _onnx_program(model: nn.Module, example: Tensor) -> Any:
-    """The program of PyTorch's exporter, for any batch size.
+    """The program of PyTorch's exporter, for any batch size, batch norms folded.
 
     PyTorch 2.9 takes some graphs that were loaded from a file for unlike at a batch of one, though their
     operators are the same; the ONNX file holds no bound on the batch.
     """
     options: dict[str, Any] = {"dynamo": True, "optimize": False, "verbose": False}
     try:
-        return torch.onnx.export(model, (example.clone(),), dynamic_shapes=FREE_BATCH, **options)
-    except torch.onnx.OnnxExporterError:
-        return torch.onnx.export(model, (example.clone(),), dynamic_shapes=_SEVERAL, **options)
+        program = export(model, example)
+    except (ValueError, RuntimeError):  # violated constraints are among both
+        program = export(model, example, least=2)
+    fold_batch_norm(program)
+    return torch.onnx.export(program, **options)
 
 
 def _strip_onnx(graph: Any) -> None:
@@ -139,26 +131,7 @@ def weight_bytes(path: Path) -> int:
 
         graph = onnx.load(str(path), load_external_data=False).graph
         return sum(len(onnx.numpy_helper.to_array(tensor).tobytes()) for tensor in graph.initializer)
-    with zipfile.ZipFile(path) as archive:
-        return sum(
-            entry.compress_size
-            for entry in archive.infolist()
-            if "/data/weights/" in entry.filename or "/data/constants/" in entry.filename
-            if not entry.filename.endswith(".json")
-        )
-
-
-def stored_tensor_bytes(model: nn.Module) -> int:
-    """Bytes that the parameters and buffers of a model will take in its `.pt2` file, as `weight_bytes` counts
-    them; what its code has of other tensors comes in addition."""
-    tensors = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
-    return sum(_deflated_size(tensor.detach().cpu().contiguous()) for tensor in tensors.values())
-
-
-def _deflated_size(tensor: Tensor) -> int:
-    deflate = zlib.compressobj(_DEFLATED["compresslevel"], zlib.DEFLATED, -zlib.MAX_WBITS)
-    content = tensor.flatten().view(torch.uint8).numpy().tobytes()
-    return len(deflate.compress(content)) + len(deflate.flush())
+    return tensor_bytes(path)
 
 
 def load_program(path: Path) -> Program:

@@ -12,20 +12,19 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-# The batch, as `torch.export` and the ONNX exporter take it.
-FREE_BATCH = ({0: torch.export.Dim("batch", min=1)},)
 
-
-def export(model: nn.Module, example: Tensor) -> ExportedProgram:
+def export(model: nn.Module, example: Tensor, least: int = 1) -> ExportedProgram:
     """The exported program of a model for any batch size; raises what `torch.export` raises.
 
     Args:
         model: exported in eval mode.
         example: `(B, ...)` with B ≥ 2.
+        least: of the batch sizes that it must take.
     """
     with inference(model):
+        batch = ({0: torch.export.Dim("batch", min=least)},)
         # A clone, because a program stores its example inputs with their whole storage.
-        return torch.export.export(model, (example.clone(),), dynamic_shapes=FREE_BATCH)
+        return torch.export.export(model, (example.clone(),), dynamic_shapes=batch)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autocompress.checkpoint.program import program_on, stored_tensor_bytes, weight_bytes
+from autocompress.checkpoint.archive import least_tensor_bytes
+from autocompress.checkpoint.program import program_on, weight_bytes
 from autocompress.checkpoint.rebuilding import read_edits, rebuild_from
 from autocompress.checkpoint.store import UNQUANTISED, Checkpoint, Writer, trial_folder
 from autocompress.errors import CheckpointError, TaskError
@@ -180,7 +181,7 @@ def _without_file(
     model: nn.Module, task: Task, reference: Reference, measuring: Measuring, trainer: Trainer
 ) -> Measured:
     """Measure a model that is not exported; its bytes are its tensors', the least that they can be."""
-    tensors = stored_tensor_bytes(model)
+    tensors = least_tensor_bytes(model)
     subject = Subject(
         program=model,
         program_file=None,

@@ -1,0 +1,113 @@
+"""The `.pt2` archive as it is deployed: deflated, and all tensors of a kind in one record.
+
+PyTorch writes an archive that is not compressed, with a record for each tensor, which costs some 130 bytes
+of names and headers. It reads deflated archives as well, and records that several tensors are views of, since
+it keeps tied tensors so. Codes, gaps and the graph are then coded by the archive near their entropy.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor, nn
+from torch.export.pt2_archive.constants import WEIGHTS_CONFIG_FILENAME_FORMAT, WEIGHTS_DIR
+
+_DEFLATED: dict[str, Any] = {"compress_type": zipfile.ZIP_DEFLATED, "compresslevel": 9}
+_ROOT = "model"
+_CONFIG = WEIGHTS_CONFIG_FILENAME_FORMAT.format("model")
+_TENSORS = (f"{_ROOT}/{WEIGHTS_DIR}", f"{_ROOT}/data/constants/")
+Kind = tuple[torch.dtype, torch.device, bool]
+# Where tensors begin in memory, so that vector instructions and oneDNN take them as they are.
+_ALIGNMENT = 64
+
+
+def deflate(stored: IO[bytes], path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write PyTorch's archive of a program deflated, its tensors put together.
+
+    Under one name whatever the file is called, and with no date: equal models make equal files.
+
+    Args:
+        stored: what `torch.export.save` wrote.
+        path: of the file to write.
+        tensors: of the program's state, by name.
+    """
+    with zipfile.ZipFile(stored) as archive, zipfile.ZipFile(path, "w") as deflated:
+        records = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+        for name, content in _joined(records, tensors).items():
+            deflated.writestr(zipfile.ZipInfo(f"{_ROOT}/{name}"), content, **_DEFLATED)
+
+
+def _joined(records: Mapping[str, bytes], tensors: Mapping[str, Tensor]) -> dict[str, bytes]:
+    """The records of an archive, with one for all tensors of the same type that need gradients or do not."""
+    config = json.loads(records[_CONFIG])
+    joined: dict[Kind, bytearray] = {}
+    begins: dict[str, tuple[Kind, int]] = {}  # by the record that a tensor, and what is tied to it, had
+    for name, payload in config["config"].items():
+        record = payload["path_name"]
+        content = records[f"{WEIGHTS_DIR}{record}"]
+        if payload["use_pickle"] or not content:
+            continue  # PyTorch makes tensors without elements from their shape
+        if record not in begins:
+            kind = _kind(tensors[name])
+            begins[record] = kind, _append(joined.setdefault(kind, bytearray()), content)
+        kind, begin = begins[record]
+        payload["path_name"] = f"weight_{list(joined).index(kind)}"
+        payload["tensor_meta"]["storage_offset"]["as_int"] += begin // tensors[name].element_size()
+    kept = {
+        name: content for name, content in records.items() if name.removeprefix(WEIGHTS_DIR) not in begins
+    }
+    kept[_CONFIG] = json.dumps(config, separators=(",", ":")).encode()
+    return kept | {f"{WEIGHTS_DIR}weight_{i}": bytes(record) for i, record in enumerate(joined.values())}
+
+
+def _kind(tensor: Tensor) -> Kind:
+    """What PyTorch takes from the first tensor of a record for all of it."""
+    return tensor.dtype, tensor.device, tensor.requires_grad
+
+
+def _append(record: bytearray, content: bytes) -> int:
+    """Add a tensor to a record; where it begins, in bytes."""
+    record.extend(bytes(-len(record) % _ALIGNMENT))
+    begin = len(record)
+    record.extend(content)
+    return begin
+
+
+def tensor_bytes(path: Path) -> int:
+    """Bytes that the tensors of a `.pt2` file take in it, as they are stored there."""
+    with zipfile.ZipFile(path) as archive:
+        return sum(
+            entry.compress_size
+            for entry in archive.infolist()
+            if entry.filename.startswith(_TENSORS) and not entry.filename.endswith(".json")
+        )
+
+
+def least_tensor_bytes(model: nn.Module) -> int:
+    """The least that the tensors of a model will take in its `.pt2` file, as `tensor_bytes` counts them.
+
+    What batch norms hold may become one bias each, or nothing; what a model's code has of other tensors comes
+    in addition.
+    """
+    joined: dict[Kind, bytearray] = {}
+    seen: set[int] = set()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            continue
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+                _append(joined.setdefault(_kind(tensor), bytearray()), content)
+    return sum(_deflated_size(record) for record in joined.values())
+
+
+def _deflated_size(content: bytearray) -> int:
+    deflate = zlib.compressobj(_DEFLATED["compresslevel"], zlib.DEFLATED, -zlib.MAX_WBITS)
+    return len(deflate.compress(content)) + len(deflate.flush())

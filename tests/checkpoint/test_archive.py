@@ -1,0 +1,83 @@
+"""The archive of a program: few records, the same tensors, and sizes that are known before."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.checkpoint import export_program
+from autocompress.checkpoint.archive import least_tensor_bytes, tensor_bytes
+from autocompress.checkpoint.program import load_module
+
+
+def deep(layers: int = 24, width: int = 6) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        *(nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width)) for _ in range(layers))
+    )
+
+
+def test_many_small_tensors_take_one_record(tmp_path: Path) -> None:
+    model, x = deep(), torch.randn(3, 6)
+    export_program(model, x, tmp_path / "model.pt2")
+    with zipfile.ZipFile(tmp_path / "model.pt2") as archive:
+        records = [name for name in archive.namelist() if "/weights/weight_" in name]
+    assert len(records) == 1
+    with torch.no_grad():
+        assert torch.equal(load_module(tmp_path / "model.pt2")(x), model(x))
+    stored = sum(4 * parameter.numel() for parameter in model.parameters())
+    # PyTorch's own archive, deflated, has 96 records of 130 bytes of names and headers here.
+    assert (tmp_path / "model.pt2").stat().st_size < stored + 9000
+
+
+def test_tensors_of_all_types_and_shapes_come_back(tmp_path: Path) -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(5, 3).t())  # not contiguous
+            self.frozen = nn.Parameter(torch.randn(3), requires_grad=False)
+            self.empty = nn.Parameter(torch.zeros(0, 3))
+            self.register_buffer("scale", torch.tensor(2.5))
+            self.register_buffer("codes", torch.arange(3, dtype=torch.uint8))
+            self.register_buffer("shifts", torch.arange(3))
+            self.register_buffer("halves", torch.randn(3, dtype=torch.float16))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = x @ self.weight + self.frozen.sum() * self.scale
+            y = y + torch.cat([self.empty, self.codes[None].float()]).sum()
+            return y + self.shifts.sum() + self.halves.float().mean()
+
+    torch.manual_seed(0)
+    model, x = Mixed().eval(), torch.randn(2, 3)
+    export_program(model, x, tmp_path / "model.pt2")
+    loaded = load_module(tmp_path / "model.pt2")
+    with torch.no_grad():
+        assert torch.equal(loaded(x), model(x))
+    state = loaded.state_dict()
+    for name, tensor in model.state_dict().items():
+        assert state[name].dtype == tensor.dtype
+        assert state[name].stride() == tensor.stride()
+        assert torch.equal(state[name], tensor)
+    gradients = {name: parameter.requires_grad for name, parameter in loaded.named_parameters()}
+    assert gradients == {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+
+
+def test_tied_tensors_are_stored_once(tmp_path: Path) -> None:
+    tied = nn.Sequential(nn.Linear(60, 60), nn.Linear(60, 60))
+    tied[1].weight = tied[0].weight
+    export_program(tied, torch.zeros(2, 60), tmp_path / "tied.pt2")
+    assert tensor_bytes(tmp_path / "tied.pt2") < 4 * (60 * 60 + 2 * 60) + 200
+
+
+def test_tensors_take_in_the_file_what_was_foretold_and_no_less(
+    residual: nn.Module, images: Tensor, tmp_path: Path
+) -> None:
+    plain = deep()
+    plain[0][0].weight.data[:, ::2] = 0  # something to deflate
+    export_program(plain, torch.zeros(2, 6), tmp_path / "plain.pt2")
+    assert least_tensor_bytes(plain) == tensor_bytes(tmp_path / "plain.pt2")
+    export_program(residual, images[:2], tmp_path / "normed.pt2")
+    assert 0.9 < least_tensor_bytes(residual) / tensor_bytes(tmp_path / "normed.pt2") <= 1
