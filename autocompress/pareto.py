@@ -77,7 +77,9 @@ def domination_ranks(costs: ArrayLike) -> NDArray[np.int64]:
         `(points,)`.
     """
     points = np.asarray(costs, dtype=np.float64)
-    no_worse: NDArray[np.bool_] = np.all(points[:, None] <= points[None], axis=-1)
+    no_worse = np.ones((len(points), len(points)), dtype=bool)
+    for values in points.T:
+        no_worse &= values[:, None] <= values
     dominating = no_worse & ~no_worse.T
     left = dominating.sum(0)
     ranks = np.full(len(points), -1, dtype=np.int64)
