@@ -62,9 +62,9 @@ class Session(ABC):
     """One training of a model with a method; it owns all that the method keeps meanwhile.
 
     The training loop calls `penalty` and `after_step` each step and `after_epoch` each epoch, and who
-    began the session calls `finish` when the training is over. Between epochs `copy.deepcopy` gives a session
-    that can be finished while the original trains on, which tells what it would end with: what a session keeps
-    must allow it, so no tensor that holds a graph, and no function that closes over the model.
+    began the session calls `finish` when the training is over. Between epochs a `copy.deepcopy` of it may be
+    finished while the original trains on, to see what it would end with. So what a session keeps then must
+    allow it: no tensor that holds a graph, no function that closes over the model.
     """
 
     # What trains: gated, factorised, re-wired or penalised. A session sets it before it returns.
