@@ -30,8 +30,8 @@ def random_state_kept(*generators: torch.Generator, device: torch.device | None 
     states = [generator.get_state() for generator in generators]
     with ExitStack() as forks:
         forks.enter_context(torch.random.fork_rng(devices=[]))
-        if device is not None and device.type != "cpu":
-            forks.enter_context(torch.random.fork_rng([device], device_type=device.type))
+        if device is not None and device.index is not None:
+            forks.enter_context(torch.random.fork_rng([device.index], device_type=device.type))
         try:
             yield
         finally:

@@ -15,7 +15,7 @@ from autocompress.measure import Measured, Subject, measure
 from autocompress.measure.latency import LatencySettings
 from autocompress.score import TAU
 from autocompress.task import Task
-from autocompress.training.loop import Clock
+from autocompress.training.loop import Clock, device_of
 
 
 @dataclass(frozen=True)
@@ -55,16 +55,16 @@ def measure_unexported(
     """Measure a model that is not exported; its bytes are its tensors', the least that they can be.
 
     Args:
-        model: in evaluation mode, where the validation split's batches can go.
+        model: in evaluation mode, on any device.
         task: whose validation split and metrics count.
         reference: what costs are relative to.
         measuring: what is wanted; latency cannot be.
         clock: counts the seconds.
         resampled: whether standard errors and replicates are wanted too.
     """
-    tensors = stored_tensor_bytes(model)
+    tensors, device = stored_tensor_bytes(model), device_of(model)
     subject = Subject(
-        program=model,
+        program=lambda inputs: model(inputs.to(device)),
         program_file=None,
         model=model,
         bytes=tensors,
