@@ -65,6 +65,70 @@ def _dominated(points: Floats, tolerances: Floats) -> NDArray[np.bool_]:
     return dominated
 
 
+def domination_ranks(costs: ArrayLike) -> NDArray[np.int64]:
+    """The front that each point is on: 0 where no other dominates it, and so on without those before.
+
+    Non-dominated sorting of Deb et al., *NSGA-II*, 10.1109/4235.996017; equal points are on the same front.
+
+    Args:
+        costs: `(points, objectives)`.
+
+    Returns:
+        `(points,)`.
+    """
+    points = np.asarray(costs, dtype=np.float64)
+    no_worse = np.ones((len(points), len(points)), dtype=bool)
+    for values in points.T:
+        no_worse &= values[:, None] <= values
+    dominating = no_worse & ~no_worse.T
+    left = dominating.sum(0)
+    ranks = np.full(len(points), -1, dtype=np.int64)
+    rank = 0
+    while (ranks < 0).any():
+        front = (left == 0) & (ranks < 0)
+        ranks[front] = rank
+        left -= dominating[front].sum(0)
+        rank += 1
+    return ranks
+
+
+def epsilon_net(costs: ArrayLike) -> list[int]:
+    """Points in an order whose every beginning is spread well: the best of the first objective, then always
+    the point farthest from those before it; the first of several.
+
+    Clarkson, *Nearest-neighbor searching and metric space dimensions*, 2006, by which Salinas et al., *A
+    multi-objective perspective on jointly tuning hardware and hyperparameters*, arXiv 2106.05680, order a
+    front. Each objective is scaled to [0, 1] over the points, as their units differ.
+
+    Args:
+        costs: `(points, objectives)`, at least one point.
+
+    Returns:
+        Indices of the points.
+    """
+    points = np.asarray(costs, dtype=np.float64)
+    low, high = points.min(0), points.max(0)
+    scaled = (points - low) / np.where(high > low, high - low, 1.0)
+    order = [int(points[:, 0].argmin())]
+    distances = np.full(len(points), np.inf)
+    while len(order) < len(points):
+        distances = np.minimum(distances, np.linalg.norm(scaled - scaled[order[-1]], axis=1))
+        distances[order[-1]] = -1.0
+        order.append(int(distances.argmax()))
+    return order
+
+
+def preference(costs: ArrayLike) -> list[int]:
+    """Indices of points, the best first: front by front, and each in the order of its ε-net."""
+    points = np.asarray(costs, dtype=np.float64)
+    ranks = domination_ranks(points)
+    order: list[int] = []
+    for rank in range(int(ranks.max(initial=-1)) + 1):
+        front = np.flatnonzero(ranks == rank)
+        order += front[epsilon_net(points[front])].tolist()
+    return order
+
+
 def knee(costs: np.ndarray) -> int:
     """Index of the point farthest below the line (plane) through the front's extremes.
 

@@ -76,6 +76,23 @@ def test_failed_trials_keep_their_reason_and_count(tmp_path: Path) -> None:
     assert made.finished() == 2
 
 
+def test_what_was_stopped_early_has_values_and_is_on_no_front(tmp_path: Path) -> None:
+    made = study(tmp_path)
+    trial = made.ask()
+    trial.suggest_float("x", 0, 1)
+    metrics = {"accuracy": 0.99, "bytes": 1.0}
+    made.prune(trial.number, "others are better", metrics, {"config": {"parent": 0}})
+    stored = study(tmp_path).study.trials[1]
+    assert stored.state is TrialState.PRUNED
+    assert stored.user_attrs == {
+        "reason": "others are better",
+        "metrics": metrics,
+        "details": {"config": {"parent": 0}},
+    }
+    assert [t.number for t in made.front(BASE)] == [0]
+    assert made.finished() == 1
+
+
 def test_interrupted_trials_are_enqueued_and_do_not_count(tmp_path: Path) -> None:
     made = study(tmp_path)
     trial = made.ask()

@@ -7,19 +7,25 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassF1Score
 
 import autocompress as ac
 from autocompress.checkpoint import open_checkpoint
 from autocompress.errors import CheckpointError, DivergedError, ProofError, SettingsError, TaskError
 from autocompress.graph import analysis
+from autocompress.graph.costs import layer_macs
 from autocompress.measure import measure_split
+from autocompress.methods.base import Session
 from autocompress.surgery import KeepChannels
+from autocompress.training.loop import Plain, Trainer
 from autocompress.trial import (
     Measuring,
     Reference,
@@ -30,9 +36,11 @@ from autocompress.trial import (
     load_state,
     make_method,
     run_trial,
+    rung_metrics,
     split_epochs,
     train_reference,
 )
+from autocompress.trial.rungs import RungMeter
 
 CONFIG = TrialConfig((Stage("alcn", {"initial_ratio": 0.3}),), epochs=2)
 
@@ -240,3 +248,90 @@ def test_a_trial_whose_edits_make_another_model_of_the_same_tensors_fails(
     with pytest.raises(ProofError, match="rebuilding the model from edits and weights must leave outputs"):
         run_trial(residual_task, reference, CONFIG, tmp_path / "runs" / "0001")
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def with_rungs(
+    task: ac.Task, reference: Reference, config: TrialConfig, folder: Path, rungs: tuple[int, ...]
+) -> tuple[TrialResult, list[Mapping[str, float]], dict[str, Tensor]]:
+    """A trial's result, what it reported, and the tensors that it stored."""
+    entries: list[Mapping[str, float]] = []
+    result = run_trial(task, reference, config, folder, replace(Measuring(), rungs=rungs), entries.append)
+    return result, entries, load_file(folder / "weights.safetensors")
+
+
+@pytest.mark.parametrize("methods", [("depth", "alcn"), ("autoplastic",), ("alds", "lc")], ids="-".join)
+def test_what_is_measured_at_rungs_leaves_no_trace_in_a_trial(
+    methods: tuple[str, ...], residual_task: ac.Task, reference: Reference, tmp_path: Path
+) -> None:
+    rows = TensorDataset(torch.randn(40, 3, 8, 8), torch.randint(5, (40,)))
+    loader = DataLoader(rows, 16, shuffle=True, generator=torch.Generator())
+    task = replace(residual_task, train=loader, val=DataLoader(rows, 16, shuffle=True))
+    task = task.with_recipe(mixup=0.4)
+    config = TrialConfig(tuple(Stage(method, {}) for method in methods), epochs=5, distill_weight=0.5)
+    result, entries, tensors = with_rungs(task, reference, config, tmp_path / "a", (1, 2, 3, 4))
+    plain, without, expected = with_rungs(task, reference, config, tmp_path / "b", ())
+    assert [bool(rung_metrics(entry)) for entry in entries] == [True, True, True, True, False]
+    assert not any(rung_metrics(entry) for entry in without)
+    assert result.metrics == plain.metrics
+    assert result.history == plain.history
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+
+
+def test_a_rung_tells_what_a_trial_that_ends_there_measures(
+    residual_task: ac.Task, reference: Reference, tmp_path: Path
+) -> None:
+    entries: list[Mapping[str, float]] = []
+    measuring = replace(Measuring(("accuracy", "acc_comp", "bytes")), rungs=(2, 3))
+    result = run_trial(
+        residual_task,
+        reference,
+        replace(CONFIG, epochs=3),
+        tmp_path / "0001",
+        measuring,
+        entries.append,
+        shut_out=lambda metrics, replicates: True,
+    )
+    assert rung_metrics(entries[2]) == result.metrics
+    # The gates stood elsewhere, where the method's training was not at its end.
+    assert rung_metrics(entries[1]).keys() == result.metrics.keys()
+    assert result.metrics["macs"] < reference.metrics["macs"]
+
+
+def test_a_rung_of_a_method_is_of_the_model_that_it_would_finish_with(
+    residual_task: ac.Task, reference: Reference
+) -> None:
+    torch.manual_seed(0)
+    session = ac.Alcn(initial_ratio=0.5).start(residual_task.model(), residual_task)
+    meter = RungMeter(residual_task, reference, replace(Measuring(), rungs=(1, 2)))
+    seen: list[Mapping[str, float]] = []
+
+    def watch(epoch: int, watched: Session) -> Mapping[str, float]:
+        seen.append(meter(epoch, watched))
+        return seen[-1]
+
+    trainer = Trainer(residual_task, 2, watch=watch)
+    trainer.fit(session.model, 2, session)
+    small = session.finish().model
+    assert meter(3, session) == {}
+    assert rung_metrics(seen[1])["params"] == sum(p.numel() for p in small.parameters())
+    assert rung_metrics(seen[1])["macs"] == layer_macs(small, residual_task.example())[""]
+
+
+def test_latency_is_not_measured_at_a_rung(residual_task: ac.Task, reference: Reference) -> None:
+    measuring = replace(Measuring(("accuracy", "latency")), rungs=(1,))
+    metrics = rung_metrics(RungMeter(residual_task, reference, measuring)(1, Plain(residual_task.model())))
+    assert metrics.keys() == {"accuracy", "bytes", "weight_bytes", "params", "macs"}
+
+
+def test_what_a_rung_takes_counts_as_steps(residual_task: ac.Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("autocompress.training.loop.time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def watch(epoch: int, session: Session) -> Mapping[str, float]:
+        now[0] += 7.0
+        return {}
+
+    trainer = Trainer(residual_task, 2, watch=watch)
+    trainer.fit(residual_task.model(), 2)
+    assert trainer.clock.seconds == 14.0

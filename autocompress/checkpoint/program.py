@@ -45,7 +45,10 @@ def export_program(model: nn.Module, example: Tensor, path: Path) -> fx.GraphMod
         fold_batch_norm(program)
         _strip(program.graph_module)
         stored = io.BytesIO()
-        torch.export.save(program, stored)
+        with warnings.catch_warnings():
+            # PyTorch's notice that a transposed tensor does not cover its storage, which it stores whole.
+            warnings.simplefilter("ignore")
+            torch.export.save(program, stored)
     except Exception as error:
         raise TrialError(f"the model could not be exported: {one_line(error)}") from error
     deflate(stored, path, program.state_dict)

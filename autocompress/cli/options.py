@@ -84,7 +84,9 @@ Workers = Annotated[int | None, Whole(help="Trials at a time. [default: CPUs / c
 CpusPerTrial = Annotated[float, Number("CPUs of one trial; also its threads.")]
 GpusPerTrial = Annotated[float, Number("GPUs of one trial.")]
 Sampler = Annotated[str, typer.Option(help="auto, tpe, nsga2, gp or random.")]
-EarlyStopping = Annotated[bool, typer.Option(help="Stop unpromising trials early.")]
+EarlyStopping = Annotated[
+    bool, typer.Option(help="Stop trials that others are ahead of in the objectives after 1, 3, 9, … epochs.")
+]
 Seed = Annotated[int, Whole("Of everything random.")]
 Artifact = Annotated[
     str, typer.Option(help="What bytes, accuracy and latency are those of: pt2, onnx or onnx-int8.")

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from autocompress.errors import TaskError, one_line
+from autocompress.task.random_state import random_state_kept
 
 # A change that comes to a row with probability p is missed with (pⁿ + (1 − p)ⁿ)^ROWS, n = DRAWS: one in
 # 800 for p = 0.1, never in practice for the usual mirror image with p = 0.5.
@@ -71,16 +72,11 @@ def judging_dataset(
 @contextmanager
 def _seeded() -> Iterator[None]:
     """Global generators of Python, NumPy and PyTorch's CPU start from a seed, and go on as if never used."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  (data sets draw from it)
-    with torch.random.fork_rng(devices=[]):
+    with random_state_kept():
         random.seed(0)
-        np.random.seed(0)  # noqa: NPY002
+        np.random.seed(0)  # noqa: NPY002  (data sets draw from it)
         torch.default_generator.manual_seed(0)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
+        yield
 
 
 def _draw(loader: DataLoader[Any], dataset: Dataset[Any], rows: NDArray[np.int64]) -> list[Any]:

@@ -15,7 +15,7 @@ from autocompress import plugins
 from autocompress.checkpoint.store import kept_trials, trial_folder
 from autocompress.distribute import Job
 from autocompress.engine.family import FamilyTree, stored_as_codes
-from autocompress.engine.halving import Halving
+from autocompress.engine.moasha import MoAsha
 from autocompress.engine.prepare import Prepared
 from autocompress.errors import UsageError, one_line
 from autocompress.lineage import Family
@@ -23,7 +23,7 @@ from autocompress.report import Progress, TrialEnd
 from autocompress.result import LEAST_PROBABILITY
 from autocompress.rivals import Rivals
 from autocompress.study import EXTRA, SearchStudy
-from autocompress.trial import Stage, TrialConfig, TrialResult
+from autocompress.trial import Stage, TrialConfig, TrialResult, rung_metrics
 
 # Trials of the same methods with the same settings, and proposals of such in a row that end a search.
 _MOST_ALIKE, _MOST_REPEATED = 2, 50
@@ -38,7 +38,7 @@ class SearchDriver:
         trials: folder of the trials' checkpoints.
         reference: metrics of the reference.
         progress: the display.
-        halving: stops trials early; None lets all run to their end.
+        stopping: stops trials early; None lets all run to their end.
     """
 
     def __init__(
@@ -48,16 +48,17 @@ class SearchDriver:
         trials: Path,
         reference: Mapping[str, float],
         progress: Progress,
-        halving: Halving | None = None,
+        stopping: MoAsha | None = None,
     ) -> None:
         self.prepared, self.study, self.trials = prepared, study, trials
-        self.reference, self.progress, self.halving = reference, progress, halving
+        self.reference, self.progress, self.stopping = reference, progress, stopping
         self.left = prepared.settings.trials - study.finished()
         timeout = prepared.settings.timeout
         self.deadline = None if timeout is None else time.monotonic() + timeout
         self.epochs = prepared.task.recipe.epochs
         self.configs: dict[int, TrialConfig] = {}
-        self.reasons: dict[int, str] = {}
+        # Why trials were stopped early, and what their models measured then.
+        self.pruned: dict[int, tuple[str, Mapping[str, float]]] = {}
         self.step_seconds = 0.0
         self.seconds: dict[int, float] = {}
         self.first_start: float | None = None
@@ -130,16 +131,18 @@ class SearchDriver:
         return tuple(config.parent for config in self.configs.values() if not config.epochs)
 
     def epoch(self, number: int, entry: Mapping[str, float]) -> bool:
-        """Show an epoch; the trial goes on unless the time is over or halving finds others more promising."""
+        """Show an epoch; the trial goes on unless the time is over or others are better at this rung."""
         self.progress.trial_epoch(number, int(entry["epoch"]), self.epochs)
         self.seconds[number] = entry["seconds"]
         if self.late:
-            self.reasons[number] = "the time limit was reached"
             return False
-        if self.halving is not None and not self.halving.promising(number, entry):
-            self.reasons[number] = f"less promising than others after epoch {entry['epoch']:.0f}"
-            return False
-        return True
+        standing = rung_metrics(entry)
+        if self.stopping is None or not standing:
+            return True
+        reason = self.stopping.stops(number, int(entry["epoch"]), standing)
+        if reason is not None:
+            self.pruned[number] = (reason, standing)
+        return reason is None
 
     def completed(self, number: int, result: TrialResult) -> None:
         """Record a trial's result in the study, keep or drop its checkpoint, and show its end."""
@@ -187,15 +190,16 @@ class SearchDriver:
         return remark
 
     def stopped(self, number: int) -> None:
-        """Record a trial as pruned, or as interrupted where the time limit ended it."""
+        """Record a trial as pruned, with what its model measured, or as interrupted where time was over."""
         self._ended(number, self.seconds.get(number, 0.0))
-        self.configs.pop(number, None)
-        reason = self.reasons.pop(number, "stopped")
-        if self.late:
-            self.study.fail(number, reason, interrupted=True)
+        config = self.configs.pop(number)
+        if number in self.pruned:
+            reason, metrics = self.pruned.pop(number)
+            self.study.prune(number, reason, metrics, {"config": config.to_json()})
         else:
-            self.study.prune(number, reason)
-        self._show_end(number, "pruned", reason)
+            reason, metrics = "the time limit was reached", {}
+            self.study.fail(number, reason, interrupted=True)
+        self._show_end(number, "pruned", reason, metrics)
 
     def failed(self, number: int, reason: str) -> None:
         """Record a trial as failed, with the reason."""

@@ -96,7 +96,9 @@ class FamilyTree:
             details = trial.user_attrs.get("details", {})
             config = details.get("config", {})
             methods = tuple(stage["method"] for stage in config.get("stages", ()))
-            metrics: Mapping[str, float] | None = trial.user_attrs.get("metrics")
+            # What was stopped early measured a model that is not there.
+            complete = trial.state.name == "COMPLETE"
+            metrics: Mapping[str, float] | None = trial.user_attrs["metrics"] if complete else None
             parent, feasible = config.get("parent", 0), metrics is not None and self._good(metrics)
             cost = None if metrics is None else self._cost(metrics)
             score = None if metrics is None else self._score(metrics)

@@ -19,8 +19,8 @@ from autocompress.distribute.worker import ReferenceJob, Shared
 from autocompress.engine.driver import SearchDriver
 from autocompress.engine.final import settle_front
 from autocompress.engine.folder import RunFolder
-from autocompress.engine.halving import Halving
 from autocompress.engine.identity import identity
+from autocompress.engine.moasha import MoAsha, rungs
 from autocompress.engine.prepare import Prepared, prepare
 from autocompress.engine.results import build_result, draw_histories, report, study_name
 from autocompress.engine.settings import Settings
@@ -112,8 +112,8 @@ class _Search:
         folder.write(settings, self.identity, extra)
         self.progress.note(_resolution(checkpoint.manifest, self.prepared.objectives[0].metric))
         study = self._study(metrics, checkpoint)
-        halving = Halving(self.prepared.task.recipe.epochs) if settings.early_stopping else None
-        driver = SearchDriver(self.prepared, study, folder.trials, metrics, self.progress, halving)
+        stopping = MoAsha(study, self.prepared.objectives) if settings.early_stopping else None
+        driver = SearchDriver(self.prepared, study, folder.trials, metrics, self.progress, stopping)
         finished = self._execute(driver, checkpoint)
         return self._finish(study, driver, finished)
 
@@ -172,10 +172,11 @@ class _Search:
         load_weights_into(state, checkpoint.path / "weights.safetensors")
         weights = {name: t.detach().numpy() for name, t in state.state_dict().items()}
         program = checkpoint.artifact_file(settings.artifact).resolve()
+        compared = rungs(driver.epochs) if settings.early_stopping else ()
         shared = Shared(
             task=self.prepared.task,
             reference=Reference(weights, program, checkpoint.manifest["metrics"]),
-            measuring=self.prepared.measuring,
+            measuring=replace(self.prepared.measuring, rungs=compared),
             trials=self.folder.trials.resolve(),
             computed=self.folder.computed.resolve(),
             use_gpu=settings.gpus_per_trial > 0,

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset,
 from autocompress.data import TensorBatches
 from autocompress.engine.digests import array_digest, array_form, digest
 from autocompress.task.checks import labels_of
+from autocompress.task.random_state import generators_of, random_state_kept
 
 _SEED = 0
 _ROWS = 64  # of data held in memory
@@ -95,8 +96,7 @@ def _by_place(rows: Iterable[Any]) -> Leaves:
 
 
 def _first_batch(batches: Any) -> Leaves:
-    generator = getattr(batches, "generator", None)
-    with _seeded(*([generator] if isinstance(generator, torch.Generator) else [])):
+    with _seeded(*generators_of(batches)):
         return _by_place([next(iter(batches))])
 
 
@@ -144,17 +144,9 @@ def _labels(batches: Any) -> str | None:
 @contextmanager
 def _seeded(*generators: torch.Generator) -> Iterator[None]:
     """Fixed seeds within, every generator's state as it was afterwards."""
-    own, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002  (users' code draws from it)
-    states = [generator.get_state() for generator in generators]
-    try:
-        with torch.random.fork_rng(devices=[]):
-            random.seed(_SEED)
-            np.random.seed(_SEED)  # noqa: NPY002
-            for generator in (torch.default_generator, *generators):
-                generator.manual_seed(_SEED)
-            yield
-    finally:
-        random.setstate(own)
-        np.random.set_state(numpy_state)  # noqa: NPY002
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
+    with random_state_kept(*generators):
+        random.seed(_SEED)
+        np.random.seed(_SEED)  # noqa: NPY002  (users' code draws from it)
+        for generator in (torch.default_generator, *generators):
+            generator.manual_seed(_SEED)
+        yield

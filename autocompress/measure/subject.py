@@ -88,9 +88,22 @@ def known_metrics(task: Task) -> dict[str, str]:
 
 
 def measure(
-    subject: Subject, task: Task, wanted: Iterable[str], latency: LatencySettings, clock: Clock
+    subject: Subject,
+    task: Task,
+    wanted: Iterable[str],
+    latency: LatencySettings,
+    clock: Clock,
+    resampled: bool = True,
 ) -> Measured:
     """All cheap metrics, latency where it is wanted, task metrics on the validation split.
+
+    Args:
+        subject: what is measured.
+        task: whose validation split and metrics count.
+        wanted: metrics beside the cheap ones.
+        latency: how that is measured.
+        clock: counts the seconds.
+        resampled: whether standard errors and replicates are wanted too.
 
     Raises:
         DivergedError: a metric is NaN or infinite.
@@ -98,7 +111,7 @@ def measure(
     """
     assert task.val is not None
     with clock.running():
-        scores = measure_split(subject.program, task.val, task)
+        scores = measure_split(subject.program, task.val, task, resampled)
     values, errors, replicates = scores.values, scores.errors, scores.replicates
     values["bytes"] = subject.bytes
     values["weight_bytes"] = subject.weight_bytes

@@ -62,7 +62,9 @@ class Session(ABC):
     """One training of a model with a method; it owns all that the method keeps meanwhile.
 
     The training loop calls `penalty` and `after_step` each step and `after_epoch` each epoch, and who
-    began the session calls `finish` when the training is over.
+    began the session calls `finish` when the training is over. Between epochs a `copy.deepcopy` of it may be
+    finished while the original trains on, to see what it would end with. So what a session keeps then must
+    allow it: no tensor that holds a graph, no function that closes over the model.
     """
 
     # What trains: gated, factorised, re-wired or penalised. A session sets it before it returns.

@@ -13,7 +13,7 @@ class TrialEnd:
     Args:
         number: of the trial.
         state: "complete", "pruned" or "fail".
-        metrics: of the model, empty unless complete.
+        metrics: of the model, of one that was stopped early as it was then; empty where there are none.
         reference: metrics of the reference.
         remark: what else there is to say.
     """

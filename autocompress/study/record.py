@@ -26,6 +26,7 @@ from autocompress.trial import TrialConfig
 
 INTERRUPTED = "interrupted"
 ASKED, EXTRA = "asked", "extra"
+_RUNGS = "rungs"
 _ARTIFACTS = "dashboard:artifacts"  # prefix of what optuna-dashboard keeps of a trial at its study
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -221,11 +222,47 @@ class SearchStudy:
             if interrupted:
                 self._enqueue(self.study.trials[number])
 
-    def prune(self, number: int, reason: str, *, extra: bool = False) -> None:
-        """Record a trial that was stopped early; an extra one did not run, and is beside the budget."""
+    def record_rung(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Record what a running trial's model is worth after an epoch, if it ended there.
+
+        At the trial's attributes, because Optuna takes no intermediate values of several objectives.
+        """
+        trial = self.live[number]
+        rungs = trial.user_attrs.get(_RUNGS, {})
+        trial.set_user_attr(_RUNGS, {**rungs, str(epoch): dict(metrics)})
+
+    def rung(self, epoch: int) -> dict[int, Mapping[str, float]]:
+        """What was recorded after an epoch, by trial number, of all trials but those that run again."""
+        return {
+            trial.number: trial.user_attrs[_RUNGS][str(epoch)]
+            for trial in self.study.get_trials(deepcopy=False)
+            if str(epoch) in trial.user_attrs.get(_RUNGS, {}) and INTERRUPTED not in trial.user_attrs
+        }
+
+    def prune(
+        self,
+        number: int,
+        reason: str,
+        metrics: Mapping[str, float] | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        *,
+        extra: bool = False,
+    ) -> None:
+        """Record a trial that was stopped early; an extra one did not run, and is beside the budget.
+
+        Args:
+            number: of the trial.
+            reason: why, in a line.
+            metrics: of the model that it would have ended with; None where it did not run.
+            attributes: what else is known of it.
+            extra: whether it did not run.
+        """
         trial = self.live.pop(number)
         with self.transaction():
             trial.set_user_attr("reason", reason)
+            if metrics is not None:
+                trial.set_user_attr("metrics", dict(metrics))
+                trial.set_user_attr("details", dict(attributes or {}))
             if extra:
                 trial.set_user_attr(EXTRA, True)
             self.study.tell(number, state=TrialState.PRUNED)

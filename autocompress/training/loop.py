@@ -89,6 +89,8 @@ class Trainer:
         report: receives each epoch's entry, and the seconds that all steps took so far.
         distillation: learns from the reference too; None from the targets alone.
         reference: whether it is the reference that trains, exactly as the recipe says; trials may clip.
+        watch: sees each epoch's number and session, and adds to what is reported of the epoch; what it takes
+            counts as steps.
     """
 
     task: Task
@@ -97,6 +99,7 @@ class Trainer:
     report: EpochReport = lambda entry: None
     distillation: Distillation | None = None
     reference: bool = False
+    watch: Callable[[int, Session], Mapping[str, float]] = lambda epoch, session: {}
     history: list[dict[str, float]] = field(default_factory=list)
     clock: Clock = field(default_factory=Clock)
 
@@ -131,7 +134,9 @@ class Trainer:
                 with self.clock.method():
                     entry |= session.after_epoch(epoch / epochs)
             self.history.append(entry)
-            self.report(entry | {"seconds": self.clock.seconds})
+            with self.clock.running():
+                seen = self.watch(len(self.history), session)
+            self.report({**entry, **seen, "seconds": self.clock.seconds})
         _set_memory_format(model, recipe, torch.contiguous_format)
 
 

@@ -1,15 +1,15 @@
 """One trial, from the reference to a measured checkpoint; knows neither Optuna nor Ray."""
 
 from autocompress.trial.config import Stage, TrialConfig
+from autocompress.trial.measuring import Measuring, Reference
 from autocompress.trial.run import (
-    Measuring,
-    Reference,
     TrialResult,
     load_state,
     run_trial,
     seed_everything,
     train_reference,
 )
+from autocompress.trial.rungs import rung_metrics
 from autocompress.trial.stages import (
     CompressedStage,
     compress_stage,
@@ -30,6 +30,7 @@ __all__ = [
     "load_state",
     "make_method",
     "run_trial",
+    "rung_metrics",
     "seed_everything",
     "split_epochs",
     "train_reference",

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autocompress.checkpoint.archive import least_tensor_bytes
 from autocompress.checkpoint.program import program_on, weight_bytes
 from autocompress.checkpoint.rebuilding import read_edits, rebuild_from
 from autocompress.checkpoint.store import UNQUANTISED, Checkpoint, Writer, trial_folder
@@ -23,43 +22,19 @@ from autocompress.errors import CheckpointError, TaskError
 from autocompress.graph import analyse
 from autocompress.graph.costs import profile
 from autocompress.measure import Measured, Subject, measure
-from autocompress.measure.latency import LatencySettings
-from autocompress.score import TAU
 from autocompress.surgery import Edit, Encode, absorb_biases, check_equal, joined
 from autocompress.task import Task, on_device
 from autocompress.training.distillation import Distillation
 from autocompress.training.loop import Trainer
 from autocompress.trial.config import TrialConfig
+from autocompress.trial.measuring import Measuring, Reference, measure_unexported, with_estimated_bytes
+from autocompress.trial.rungs import RungMeter
 from autocompress.trial.stages import (
     compress_stage,
     compressing_epochs,
     make_method,
     split_epochs,
 )
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The trained reference model: weights as arrays, its program file and its metrics."""
-
-    state: Mapping[str, NDArray[Any]]
-    program: Path
-    metrics: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Measuring:
-    """What to measure: the wanted metrics, the artefact that counts, latency's settings, `acc_comp`'s τ."""
-
-    metrics: tuple[str, ...] = ("accuracy", "bytes")
-    artifact: str = "pt2"
-    latency: LatencySettings = field(default_factory=LatencySettings)
-    tau: float = TAU
-
-    @property
-    def without_file(self) -> bool:
-        """Whether all that is wanted can be measured, or told within bounds, of a model without a file."""
-        return self.artifact == "pt2" and "latency" not in self.metrics
 
 
 @dataclass(frozen=True)
@@ -117,8 +92,8 @@ def run_trial(
             to.
         config: what to do.
         folder: checkpoint folder, which appears whole or not at all.
-        measuring: what to measure on which artefact.
-        report: receives each epoch's entry.
+        measuring: what to measure on which artefact, and after which epochs beside.
+        report: receives each epoch's entry; at a rung with "rung/<metric>" of what the model would be now.
         device: on which to train, and to run the artefact for its task metrics where it computes there what
             it does on the CPU; latency is that of the CPU.
         shut_out: says of which models there need be no checkpoint; None writes each.
@@ -137,7 +112,9 @@ def run_trial(
     model, edits = origin.model(config.parent)
     model.to(device)
     distillation = _distillation(origin, config, device, model)
-    trainer = Trainer(task, config.epochs, config.lr_scale, report, distillation)
+    measuring = measuring or Measuring()
+    meter = RungMeter(task, reference, measuring)
+    trainer = Trainer(task, config.epochs, config.lr_scale, report, distillation, watch=meter)
     stages = len(config.stages)
     compressing = compressing_epochs(config.epochs, config.compress_share, stages) if stages else 0
     difference = 0.0
@@ -148,13 +125,12 @@ def run_trial(
         edits += compressed.edits
     trainer.fit(model, config.epochs - compressing)
     absorb_biases(model.eval(), task.example().to(device))
-    measuring = measuring or Measuring()
     if shut_out is not None and measuring.without_file:
         model = model.to("cpu").eval()
-        unexported = _without_file(model, task, reference, measuring, trainer)
+        unexported = measure_unexported(model, task, reference, measuring, trainer.clock)
         if shut_out(unexported.metrics, unexported.replicates):
             estimated = ("bytes", "weight_bytes")
-            return _result(_estimated(unexported, reference), trainer, difference, start, estimated)
+            return _result(with_estimated_bytes(unexported, reference), trainer, difference, start, estimated)
     stored = _Stored(config, reference, difference, joined(edits))
     measured = _store(folder, model, task, measuring, trainer, stored, torch.device(device))[1]
     return _result(measured, trainer, difference, start)
@@ -175,31 +151,6 @@ def _result(
         measured.rows,
         list(estimated),
     )
-
-
-def _without_file(
-    model: nn.Module, task: Task, reference: Reference, measuring: Measuring, trainer: Trainer
-) -> Measured:
-    """Measure a model that is not exported; its bytes are its tensors', the least that they can be."""
-    tensors = least_tensor_bytes(model)
-    subject = Subject(
-        program=model,
-        program_file=None,
-        model=model,
-        bytes=tensors,
-        weight_bytes=tensors,
-        example=task.example(),
-        reference=reference.program,
-        reference_metrics=reference.metrics,
-        tau=measuring.tau,
-    )
-    return measure(subject, task, measuring.metrics, measuring.latency, trainer.clock)
-
-
-def _estimated(measured: Measured, reference: Reference) -> Measured:
-    """With bytes as if the graph took as many in the file as the reference's does."""
-    graph = reference.metrics["bytes"] - reference.metrics["weight_bytes"]
-    return replace(measured, metrics={**measured.metrics, "bytes": measured.metrics["bytes"] + graph})
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,16 @@ class Mirrored(Tensor):
 
     inner: Tensor
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        # PyTorch's own copies the storage, which there is none of here.
+        if id(self) not in memo:
+            assert self.is_leaf
+            copied = self.detach().clone()
+            parameter = isinstance(self, torch.nn.Parameter)
+            memo[id(self)] = torch.nn.Parameter(copied) if parameter else copied
+            memo[id(self)].requires_grad_(self.requires_grad)
+        return memo[id(self)]
+
     @staticmethod
     def __new__(cls, inner: Tensor) -> Mirrored:
         made: Any = Tensor._make_wrapper_subclass(

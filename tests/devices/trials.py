@@ -9,6 +9,7 @@ import json
 import tempfile
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from autocompress.trial import (
     TrialConfig,
     make_method,
     run_trial,
+    rung_metrics,
     train_reference,
 )
 from tests.conftest import Residual, image_batches
@@ -84,18 +86,23 @@ def task_of(model: Any) -> ac.Task:
 
 
 def trials(task: ac.Task, names: list[str], folder: Path) -> dict[str, Any]:
-    """Name of a configuration → last loss, accuracy and parameters on each device."""
-    checkpoint = train_reference(task, folder / "reference", Measuring())
-    weights = {name: tensor.numpy() for name, tensor in checkpoint.load().state_dict().items()}
+    """Name of a configuration → last loss, accuracy, parameters on each device, and these two at a rung."""
+    stored = train_reference(task, folder / "reference", Measuring())
+    weights = {name: tensor.numpy() for name, tensor in stored.load().state_dict().items()}
     weights = {name: weights[name] for name in task.model().state_dict()}
-    reference = Reference(weights, checkpoint.artifact_file("pt2"), checkpoint.manifest["metrics"])
+    reference = Reference(weights, stored.artifact_file("pt2"), stored.manifest["metrics"])
+    measuring = Measuring(rungs=(1,))
     by_name: dict[str, Any] = {}
     for name in names:
         stage = Stage(name.partition(" ")[0], asdict(CONFIGS[name]))
         config = TrialConfig((stage,), epochs=2, distill_weight=0.3)
         for device in ("cpu", mirror.NAME):
-            done = run_trial(task, reference, config, folder / f"{name} {device}", device=device)
+            entries: list[Mapping[str, float]] = []
+            checkpoint = folder / f"{name} {device}"
+            done = run_trial(task, reference, config, checkpoint, measuring, entries.append, device)
+            rung = rung_metrics(entries[0])
             ends = [done.history[-1]["loss"], done.metrics["accuracy"], done.metrics["params"]]
+            ends += [rung["accuracy"], rung["params"]]
             by_name.setdefault(name, {})[device] = ends
     return by_name
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import autocompress as ac
-from autocompress.engine.family import stored_as_codes
+from autocompress.engine.family import FamilyTree, stored_as_codes
+from autocompress.engine.prepare import prepare
+from autocompress.engine.settings import Settings
+from autocompress.study import SearchStudy, sqlite_url
 
 
 def configs(result: ac.SearchResult) -> dict[int, dict[str, object]]:
@@ -29,3 +32,22 @@ def test_methods_that_store_weights_end_a_line() -> None:
     assert stored_as_codes(["alcn", "lc"])
     assert not stored_as_codes(["alcn", "alds"])
     assert not stored_as_codes([])
+
+
+def test_a_trial_that_was_stopped_early_is_no_model_to_start_from(
+    residual_task: ac.Task, tmp_path: Path
+) -> None:
+    prepared = prepare(residual_task, Settings(methods=("alcn",), objectives=("accuracy", "macs")))
+    base = {"accuracy": 0.9, "macs": 100.0, "bytes": 100.0, "weight_bytes": 90.0}
+    study = SearchStudy(sqlite_url(tmp_path), "test", prepared.objectives)
+    study.add_reference(base, {"config": {}})
+    tree = FamilyTree(study, tmp_path / "trials", prepared.objectives, (), base, prepared.profile)
+    number = study.ask().number
+    stage = {"method": "alcn", "config": {}}
+    metrics = {**base, "accuracy": 0.99, "macs": 1.0}
+    study.prune(number, "others are better", metrics, {"config": {"stages": [stage], "parent": 0}})
+    family = tree.family((), (), 3)
+    (attempt,) = family.attempts
+    assert attempt.methods == ("alcn",)
+    assert (attempt.cost, attempt.score, attempt.feasible, attempt.kept) == (None, None, False, False)
+    assert [parent.number for parent in family.front] == list(family.kept) == [0]

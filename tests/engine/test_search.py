@@ -8,6 +8,7 @@ import re
 import shutil
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,11 +21,11 @@ from optuna_dashboard.artifact._backend import list_trial_artifacts
 
 import autocompress as ac
 from autocompress.checkpoint import open_checkpoint
-from autocompress.engine.halving import Halving
 from autocompress.engine.replay import replay
 from autocompress.errors import DivergedError
 from autocompress.measure import measure_split
 from autocompress.pareto import dominates
+from autocompress.report.progress import TrialEnd
 from autocompress.training.loop import Trainer
 
 
@@ -316,25 +317,45 @@ def test_time_limit_ends_the_search_and_keeps_what_was_cut_off(
     assert cut[0].params in waiting
 
 
-def test_early_stopping_records_pruned_trials_and_goes_on(tmp_path: Path) -> None:
+class Ends(ac.Progress):
+    """Keeps how trials ended."""
+
+    def __init__(self) -> None:
+        self.pruned: dict[int, Mapping[str, float]] = {}
+
+    def trial_end(self, end: TrialEnd) -> None:
+        if end.state == "pruned":
+            self.pruned[end.number] = end.metrics
+
+
+def test_early_stopping_records_pruned_trials_with_their_values_and_goes_on(tmp_path: Path) -> None:
     options = {"early_stopping": True, "sampler": "random", "constraints": [], "workers": 1}
-    options |= {"model": "mlp", "methods": ["alcn"]}
-    result = ac.search("digits", trials=8, epochs=4, out=tmp_path / "run", **options)
-    by_state: dict[str, list[int]] = {}
+    # Codes multiply as often as what they stand for: accuracy alone tells the trials apart.
+    options |= {"model": "mlp", "methods": ["lc"], "objectives": ["accuracy", "macs"]}
+    options |= {"out": tmp_path / "run", "epochs": 4}
+    told = Ends()
+    ac.search("digits", trials=6, **options, progress=told)
+    result = ac.search("digits", trials=9, **options, progress=told)
+    by_state: dict[str, list[optuna.trial.FrozenTrial]] = {}
     for trial in result.study.trials[1:]:
-        by_state.setdefault(trial.state.name, []).append(trial.number)
+        by_state.setdefault(trial.state.name, []).append(trial)
     assert set(by_state) == {"COMPLETE", "PRUNED"}
-    assert sum(map(len, by_state.values())) == 8
-    for number in by_state["PRUNED"]:
-        assert "less promising" in result.study.trials[number].user_attrs["reason"]
-        assert not (tmp_path / "run" / "trials" / f"{number:04d}").exists()
-
-
-def test_halving_stops_what_others_dominate() -> None:
-    halving = Halving(epochs=8)
-    assert halving.rungs == [2, 4]
-    for number in range(4):
-        assert halving.promising(number, {"epoch": 2, "loss": 1.0 + number, "ratio/a": 0.5}) is (number < 3)
-    assert halving.promising(9, {"epoch": 2, "loss": 9.0, "ratio/a": 0.1})
-    assert not halving.promising(10, {"epoch": 2, "loss": 9.0, "ratio/a": 0.9})
-    assert halving.promising(10, {"epoch": 3, "loss": 9.0, "ratio/a": 0.9})
+    assert sum(map(len, by_state.values())) == 9
+    for trial in by_state["PRUNED"]:
+        *_, (rung, metrics) = trial.user_attrs["rungs"].items()
+        assert re.fullmatch(
+            rf"stopped at rung {rung}: \d of the \d others there are better", trial.user_attrs["reason"]
+        )
+        assert metrics == trial.user_attrs["metrics"] == told.pruned[trial.number]
+        assert metrics.keys() == result.reference.metrics.keys()
+        assert trial.user_attrs["details"]["config"]["stages"][0]["method"] == "lc"
+        assert not (tmp_path / "run" / "trials" / f"{trial.number:04d}").exists()
+    for trial in by_state["COMPLETE"]:
+        assert list(trial.user_attrs["rungs"]) == ["1", "3"]
+    # Trials of the second call are compared with those of the first.
+    last = max(by_state["PRUNED"], key=lambda trial: trial.number)
+    assert last.number > 6
+    assert (
+        f"of the {last.number - 1} others" in last.user_attrs["reason"]
+        or "rung 3" in (last.user_attrs["reason"])
+    )

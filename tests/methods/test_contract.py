@@ -147,6 +147,41 @@ class TestEveryMethod:
         assert set(twin.state_dict()) == set(session.model.state_dict())
 
 
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", sorted(USERS))
+@pytest.mark.parametrize("method", METHODS)
+def test_a_copy_of_a_session_finishes_as_it_would_and_leaves_it_as_it_is(method: str, name: str) -> None:
+    user = USERS[name]
+    task = user.task()
+
+    def ended(look: bool) -> list[dict[str, Tensor]]:
+        torch.manual_seed(0)
+        model = user.model()
+        session = configured(method, model, task.example()).start(model, task)
+        seen = []
+
+        def watch(epoch: int, watched: Session) -> dict[str, float]:
+            if look:
+                with torch.random.fork_rng():
+                    twin = copy.deepcopy(watched)
+                    assert twin.model.state_dict().keys() == watched.model.state_dict().keys()
+                    seen.append(state_of(twin.finish().model))
+            return {}
+
+        Trainer(task, 2, watch=watch).fit(session.model, 2, session)
+        return [*seen[-1:], state_of(session.finish().model)]
+
+    copied, watched = ended(look=True)
+    (alone,) = ended(look=False)
+    assert copied.keys() == watched.keys() == alone.keys()
+    for tensor, value in alone.items():
+        assert torch.equal(value, watched[tensor]), tensor
+        assert torch.equal(value, copied[tensor]), tensor
+
+
 # Compressed again, by which method: every first method, on models of every kind, by itself where it cuts.
 SECOND = {
     ("alcn", "residual"): "lc",

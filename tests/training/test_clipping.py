@@ -15,7 +15,7 @@ import autocompress as ac
 from autocompress.methods.alcn import Alcn
 from autocompress.training.clipping import backward, greatest_norm
 from autocompress.training.loop import Plain, Step, Trainer, make_optimizer
-from autocompress.trial.run import Measuring, train_reference
+from autocompress.trial import Measuring, train_reference
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -84,6 +85,15 @@ class Decomposer:
             most = max(16, 2 * _MOST_ELEMENTS // max(1, sum(received.numel() for received in two.values())))
             self._received = layer_inputs(model, names, self.inputs[:most])
         self._input_keys = {name: digest(received) for name, received in self._received.items()}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Decomposer:
+        # Never changed, and up to gigabytes: a copy has the same ones.
+        for tensor in (self.inputs, *self._received.values(), *self._moments.values()):
+            memo[id(tensor)] = tensor
+        copied = object.__new__(type(self))
+        memo[id(self)] = copied
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
 
     def allocate(self, keep: float) -> Allocation:
         """The allocation of the model's present weights, by ε or by the share that is kept.

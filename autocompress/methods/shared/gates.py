@@ -6,8 +6,8 @@ gating costs a product with the weights instead of one with the activations.
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
-from collections.abc import Hashable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,13 +15,15 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from autocompress.graph import Analysis
 from autocompress.graph.exporting import inference
 from autocompress.graph.masking import kept_norm
 from autocompress.methods.shared.unit_index import unit_index, unit_offsets
+
+_STATE = ("_gates", "_gates_seen", "_share")  # what a gated module has beside its own attributes
 
 
 @dataclass
@@ -89,9 +91,35 @@ def _group_norm(share: Tensor, input: Tensor, num_groups: int, weight: Any, bias
     return kept_norm(input, tensors, eps, tuple(range(1, input.dim())))
 
 
-@cache
+class _GatedGraph(_Gated):
+    """Mixin of graph modules, whose own way of copying makes a new class and loses their gates."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        module: Any = self
+        gated = type(module)
+        module.__class__ = gated._ungated
+        try:
+            copied = copy.deepcopy(module, memo)
+        finally:
+            module.__class__ = gated
+        for name in _STATE:
+            setattr(copied, name, copy.deepcopy(getattr(module, name), memo))
+        copied.__class__ = _gated_class(type(copied))
+        return copied
+
+
 def _gated_class(cls: Any) -> type[nn.Module]:
-    return type(f"Gated{cls.__name__}", (_Gated, cls), {"_ungated": cls})
+    # Every graph module is the only one of its class: what is made of it is not worth keeping.
+    return _made_class(_GatedGraph, cls) if issubclass(cls, fx.GraphModule) else _cached_class(cls)
+
+
+@cache
+def _cached_class(cls: Any) -> type[nn.Module]:
+    return _made_class(_Gated, cls)
+
+
+def _made_class(mixin: type, cls: Any) -> type[nn.Module]:
+    return type(f"Gated{cls.__name__}", (mixin, cls), {"_ungated": cls})
 
 
 def _along(vector: Any, tensor: Tensor, dim: int) -> Tensor:
@@ -159,7 +187,7 @@ def _find_sites(model: nn.Module, analysis: Analysis) -> list[GateSite]:
 def _swap_class(module: nn.Module) -> None:
     gated: Any = module
     if not hasattr(gated, "_gates"):
-        gated.__class__ = _gated_class(cast(Hashable, type(gated)))
+        gated.__class__ = _gated_class(type(gated))
     gated._gates, gated._gates_seen, gated._share = {}, False, None
 
 
@@ -207,4 +235,5 @@ def remove_gates(sites: list[GateSite]) -> None:
     for scope in {id(site.scope): site.scope for site in sites}.values():
         module: Any = scope
         module.__class__ = module._ungated
-        del module._gates, module._gates_seen, module._share
+        for name in _STATE:
+            delattr(module, name)

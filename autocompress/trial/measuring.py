@@ -1,0 +1,84 @@
+"""What to measure in a trial, and how a model is measured that has no file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from torch import nn
+
+from autocompress.checkpoint.archive import least_tensor_bytes
+from autocompress.measure import Measured, Subject, measure
+from autocompress.measure.latency import LatencySettings
+from autocompress.score import TAU
+from autocompress.task import Task
+from autocompress.training.loop import Clock, device_of
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The trained reference model: weights as arrays, its program file and its metrics."""
+
+    state: Mapping[str, NDArray[Any]]
+    program: Path
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """What to measure: the wanted metrics, the artefact that counts, latency's settings, `acc_comp`'s τ, and
+    the epochs after which a trial reports what its model would be worth if it ended there."""
+
+    metrics: tuple[str, ...] = ("accuracy", "bytes")
+    artifact: str = "pt2"
+    latency: LatencySettings = field(default_factory=LatencySettings)
+    tau: float = TAU
+    rungs: tuple[int, ...] = ()
+
+    @property
+    def without_file(self) -> bool:
+        """Whether all that is wanted can be measured, or told within bounds, of a model without a file."""
+        return self.artifact == "pt2" and "latency" not in self.metrics
+
+
+def measure_unexported(
+    model: nn.Module,
+    task: Task,
+    reference: Reference,
+    measuring: Measuring,
+    clock: Clock,
+    resampled: bool = True,
+) -> Measured:
+    """Measure a model that is not exported; its bytes are its tensors', the least that they can be.
+
+    Args:
+        model: in evaluation mode, on any device.
+        task: whose validation split and metrics count.
+        reference: what costs are relative to.
+        measuring: what is wanted; latency cannot be.
+        clock: counts the seconds.
+        resampled: whether standard errors and replicates are wanted too.
+    """
+    tensors, device = least_tensor_bytes(model), device_of(model)
+    subject = Subject(
+        program=lambda inputs: model(inputs.to(device)),
+        program_file=None,
+        model=model,
+        bytes=tensors,
+        weight_bytes=tensors,
+        example=task.example(),
+        reference=reference.program,
+        reference_metrics=reference.metrics,
+        tau=measuring.tau,
+    )
+    wanted = [name for name in measuring.metrics if name != "latency"]
+    return measure(subject, task, wanted, measuring.latency, clock, resampled)
+
+
+def with_estimated_bytes(measured: Measured, reference: Reference) -> Measured:
+    """With bytes as if the graph took as many in the file as the reference's does."""
+    graph = reference.metrics["bytes"] - reference.metrics["weight_bytes"]
+    return replace(measured, metrics={**measured.metrics, "bytes": measured.metrics["bytes"] + graph})

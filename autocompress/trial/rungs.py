@@ -1,0 +1,73 @@
+"""What a trial's model would be worth if the trial ended now, at the epochs at which trials are compared."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from autocompress.methods.base import Session
+from autocompress.surgery import absorb_biases
+from autocompress.task import Task, on_device
+from autocompress.task.random_state import generators_of, random_state_kept
+from autocompress.training.loop import Clock, Plain, device_of, reestimate_batch_norm
+from autocompress.trial.measuring import Measuring, Reference, measure_unexported, with_estimated_bytes
+from autocompress.trial.stages import BATCH_NORM_BATCHES
+
+_PREFIX = "rung/"
+
+
+def rung_metrics(entry: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of the rung that an epoch's entry tells of; empty where it is none."""
+    return {name.removeprefix(_PREFIX): value for name, value in entry.items() if name.startswith(_PREFIX)}
+
+
+@dataclass(frozen=True)
+class RungMeter:
+    """Measures a copy of what trains, made small, and leaves no trace in the training.
+
+    Metrics are those of the validation split and the static costs of the model, without latency. Bytes are
+    estimated, as of every model that is not exported; of weights as they train, also where the artefact is
+    int8.
+
+    Args:
+        task: with a validation split.
+        reference: what costs are relative to.
+        measuring: what is wanted, and at which epochs.
+    """
+
+    task: Task
+    reference: Reference
+    measuring: Measuring
+
+    def __call__(self, epoch: int, session: Session) -> dict[str, float]:
+        """What to report of an epoch beside the training's own: "rung/<metric>" at a rung, else nothing.
+
+        Args:
+            epoch: of the trial, from 1.
+            session: whose model would be materialised; plain training's is as it is.
+        """
+        if epoch not in self.measuring.rungs:
+            return {}
+        assert self.task.val is not None
+        generators = [*generators_of(self.task.train), *generators_of(self.task.val)]
+        with random_state_kept(*generators, device=device_of(session.model)):
+            metrics = self._measured(session)
+        return {f"{_PREFIX}{name}": float(value) for name, value in metrics.items()}
+
+    def _measured(self, session: Session) -> Mapping[str, float]:
+        twin = copy.deepcopy(session)
+        # As a training leaves it, whose last epoch this is not.
+        twin.model.to(memory_format=torch.contiguous_format)
+        model = twin.finish().model
+        device = device_of(model)
+        if not isinstance(session, Plain):
+            reestimate_batch_norm(model, self.task.train, BATCH_NORM_BATCHES)
+        absorb_biases(model.eval(), self.task.example().to(device))
+        assert self.task.val is not None
+        judged = replace(self.task, val=on_device(self.task.val, device))
+        # The training's clock runs already.
+        measured = measure_unexported(model, judged, self.reference, self.measuring, Clock(), resampled=False)
+        return with_estimated_bytes(measured, self.reference).metrics
