@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import optuna
 
@@ -84,6 +85,21 @@ def suggest(trial: optuna.Trial, family: ac.Family, spaces: Mapping[str, ac.Sear
         distill_temperature=trial.suggest_float("distill_temperature", 1.0, 6.0) if taught else _TEMPERATURE,
         teacher=family.best.number if taught else 0,
     )
+
+
+def can_suggest(params: Mapping[str, Any], family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> bool:
+    """Whether a trial of a search with these spaces could be suggested these parameters, all of its own."""
+    if params.get("method") not in spaces:
+        return False
+    try:
+        with warnings.catch_warnings():
+            # Optuna's word for a value out of range.
+            warnings.simplefilter("error")
+            suggest(cast(Any, optuna.trial.FixedTrial(dict(params))), family, spaces)
+    except Exception:
+        # A space, which may be a user's own, has no such parameter or value for this model.
+        return False
+    return True
 
 
 def _several(configs: Any) -> tuple[Any, ...]:

@@ -73,6 +73,8 @@ BAD = [
     (["search", "digits", "--out", "labels.npz"], "out must be a folder that can be made"),
     (["search", "npz:lists.toml"], "must be an .npz file"),
     (["search", "npz:nan.npz"], "x_train of 'nan.npz' must be finite numbers"),
+    (["search", "digits", "--warm-start", "nowhere"], "warm_start must be a run that this version can read"),
+    (["search", "digits", "--warm-start", "lost"], "RUN must hold study.db"),
     (["front", "nowhere"], "RUN must be a folder that a search wrote"),
     (["front", "broken"], "must be JSON"),
     (["front", "lost"], "RUN must hold study.db"),

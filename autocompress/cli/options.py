@@ -92,6 +92,14 @@ Artifact = Annotated[
 LatencyBatchSize = Annotated[int, Whole(help="Inputs per measured call.")]
 LatencyThreads = Annotated[int, Whole(help="Threads of the measured process.")]
 Tau = Annotated[float, Number(help="Weight of accuracy in acc_comp, 0 to 1.")]
+WarmStart = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RUN",
+        help="Start from another run's front: of the same model and data its models are measured again and "
+        "may be started from; of a similar model its moves come first.",
+    ),
+]
 Out = Annotated[str | None, typer.Option(help="RUN. [default: runs/<task>-<model>]")]
 Storage = Annotated[str | None, typer.Option(help="Optuna storage URL. [default: SQLite in RUN]")]
 RayAddress = Annotated[str | None, typer.Option(help="Of a running Ray cluster.")]

@@ -54,6 +54,7 @@ def search(
     latency_batch_size: opt.LatencyBatchSize = Settings.latency_batch_size,
     latency_threads: opt.LatencyThreads = Settings.latency_threads,
     tau: opt.Tau = Settings.tau,
+    warm_start: opt.WarmStart = None,
     out: opt.Out = None,
     storage: opt.Storage = None,
     ray_address: opt.RayAddress = None,

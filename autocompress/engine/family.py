@@ -14,7 +14,7 @@ from autocompress.lineage import Attempt, Family, Parent
 from autocompress.measure import STATIC, Constraint, Objective
 from autocompress.methods.base import Stage
 from autocompress.pareto import non_dominated
-from autocompress.study import ASKED, EXTRA, SearchStudy
+from autocompress.study import ASKED, EXTRA, TAKEN_OVER, SearchStudy
 from autocompress.task import ModelProfile
 
 
@@ -91,7 +91,7 @@ class FamilyTree:
         """Hear of the trials that ended since the last time."""
         kept = kept_trials(self.trials)
         for trial in self.study.ended():
-            if trial.number == 0 or trial.number in self.attempts:
+            if trial.number == 0 or trial.number in self.attempts or trial.number in self.parents:
                 continue
             details = trial.user_attrs.get("details", {})
             config = details.get("config", {})
@@ -105,6 +105,10 @@ class FamilyTree:
                 saved = math.log(self.parents[parent].cost / max(cost, 1e-12))
                 lost = self.parents[parent].score - score
             is_kept = trial.number in kept
+            if is_kept and feasible and metrics is not None and not stored_as_codes(methods):
+                self._add(trial.number, metrics, parent)
+            if config.get("taken_over") or TAKEN_OVER in trial.user_attrs:
+                continue  # not a move of this search
             self.attempts[trial.number] = Attempt(
                 trial.number,
                 parent,
@@ -119,8 +123,6 @@ class FamilyTree:
                 trial.user_attrs.get(ASKED, 0.0),
                 EXTRA not in trial.user_attrs,
             )
-            if is_kept and feasible and metrics is not None and not stored_as_codes(methods):
-                self._add(trial.number, metrics, parent)
 
     def _add(self, number: int, metrics: Mapping[str, float], parent: int) -> None:
         manifest = open_checkpoint(trial_folder(self.trials, number), verify=False).manifest

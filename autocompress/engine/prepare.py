@@ -140,6 +140,7 @@ def _resolved(
         methods=tuple(spaces) if spaces and not settings.spaces else settings.methods,
         epochs=task.recipe.epochs,
         constraints=tuple(constraint.text for constraint in constraints),
+        warm_start=None if settings.warm_start is None else str(Path(settings.warm_start)),
     )
 
 
