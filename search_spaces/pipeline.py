@@ -13,6 +13,10 @@ import optuna
 
 import autocompress as ac
 
+from .targets import Step, enough, step
+
+__all__ = ["Aim", "Guided", "Proposal", "aim", "can_suggest", "enough", "guided", "suggest"]
+
 _STORAGE = 3  # `SearchSpace.level` of methods that decide how weights are stored
 # From where on of [0, 1] a parent is only trained on.
 _ONLY_TRAIN = 0.9
@@ -189,7 +193,10 @@ def guided(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
     coded = _coded(family, spaces)
     if coded is not None:
         return coded
-    aimed = aim(family) if family.left > 0 else None
+    towards = step(family, len(_LR_SCALES)) if family.target is not None and family.left > 0 else None
+    if towards is not None and towards.cost is None:
+        return _trained_on(family, spaces, towards)
+    aimed = _aimed(family, towards) if family.left > 0 else None
     if aimed is None:
         return None
     for name in _by_merit(family, spaces):
@@ -200,9 +207,30 @@ def guided(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
         params = _move(name, space, aimed.parent, asked)
         if params is not None:
             place = {"parent": family.position(aimed.parent), "method": name, "only_train": 0.0}
-            training = {"compress_share": _SHARE, "lr_scale": _rate(family), **_DISTILL}
+            rate = _rate(family) if towards is None else _next_rate(family, towards)
+            training = {"compress_share": _SHARE, "lr_scale": rate, **_DISTILL}
             return Guided(place | dict(params) | training, aimed.cost, -math.log(asked))
     return None
+
+
+def _aimed(family: ac.Family, towards: Step | None) -> Aim | None:
+    """What a step towards a target aims at; without one, where the front lacks a point."""
+    if towards is None or towards.cost is None:
+        return aim(family)
+    return Aim(towards.parent, max(_LEAST_KEPT, towards.cost / towards.parent.cost))
+
+
+def _trained_on(family: ac.Family, spaces: Mapping[str, ac.SearchSpace], towards: Step) -> Guided:
+    """A trial that only trains a model on."""
+    place = {"parent": family.position(towards.parent), "method": min(spaces), "only_train": 1.0}
+    training = {"compress_share": _SHARE, "lr_scale": _next_rate(family, towards), **_DISTILL}
+    return Guided(place | training, towards.parent.cost, 0.0)
+
+
+def _next_rate(family: ac.Family, towards: Step) -> float:
+    """The rate that has done best, and where the same was tried before, the others in turn."""
+    best = _rate(family)
+    return sorted(_LR_SCALES, key=lambda rate: rate != best)[towards.tries]
 
 
 def _move(name: str, space: ac.SearchSpace, parent: ac.Parent, keep: float) -> Mapping[str, Any] | None:

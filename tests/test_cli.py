@@ -55,6 +55,7 @@ BAD = [
     (["search", "digits", "--methods", "magic"], "methods must be among alcn"),
     (["search", "digits", "--constraint", "accuracy>0.9"], "constraint must read like"),
     (["search", "digits", "--constraint", "speed>=1"], "constraint must be on one of"),
+    (["search", "digits", "--target", "accuracy>0.9"], "target must read like"),
     (["search", "mnist", "--data-root", "nowhere"], "--data-root must be an existing folder"),
     (["search", "digits", "--model", "alexnet"], "its forward failed"),
     (["search", "digits", "--model", "nonsense"], "model must be one of mlp"),

@@ -77,6 +77,15 @@ Constraints = Annotated[
         "and one of the costs among the objectives <=ref]"
     ),
 ]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        help="Like a constraint, 'accuracy>=ref-0.01' or 'bytes<=0.2*ref': trials look for the cheapest "
+        "model that holds it, or for the best one where it bounds a cost. The search ends early where 6 "
+        "trials in a row did not help: the cheapest became no 3 % cheaper while one of at least 0.9 of its "
+        "cost fails; or the best became no better.",
+    ),
+]
 Trials = Annotated[int, Whole(help="Compressed models to try.")]
 Timeout = Annotated[str | None, typer.Option(help="Time limit: 90s, 30m, 2h.")]
 Epochs = Annotated[int | None, Whole(help="Of one trial. [default: the task's]")]

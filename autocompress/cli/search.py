@@ -41,6 +41,7 @@ def search(
     space: opt.Space = None,
     objectives: opt.Objectives = _OBJECTIVES,
     constraint: opt.Constraints = None,
+    target: opt.Target = None,
     trials: opt.Trials = Settings.trials,
     timeout: opt.Timeout = None,
     epochs: opt.Epochs = None,

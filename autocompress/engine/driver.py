@@ -65,7 +65,13 @@ class SearchDriver:
         self.slots = _Slots()
         self.pipeline = plugins.pipeline()
         self.tree = FamilyTree(
-            study, trials, prepared.objectives, prepared.constraints, reference, prepared.profile
+            study,
+            trials,
+            prepared.objectives,
+            prepared.constraints,
+            reference,
+            prepared.profile,
+            prepared.target,
         )
         self.aims: dict[int, float] = {}
         self.idle = False
@@ -82,6 +88,11 @@ class SearchDriver:
         repeated = 0
         while not (self.idle or self.late):
             family = self.tree.family(tuple(self.aims.values()), self._coding(), self.left)
+            reason = self.pipeline.enough(family) if self.guided and self.left > 0 else None
+            if reason is not None:
+                self.progress.note(f"{reason}: {self.left} trials are left")
+                self.left = 0
+                continue
             waiting = self.study.waiting()
             move = None if waiting else self._guided(family)
             if self.left <= 0 and (move is None or move.trained):

@@ -70,6 +70,7 @@ class Settings:
     storage: str | None = None
     ray_address: str | None = None
     warm_start: str | None = None
+    target: str | None = None
 
     def __post_init__(self) -> None:
         from autocompress.checkpoint import ARTIFACTS
