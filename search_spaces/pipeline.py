@@ -15,7 +15,7 @@ import autocompress as ac
 
 from .targets import Step, enough, step
 
-__all__ = ["Aim", "Guided", "Proposal", "aim", "can_suggest", "enough", "guided", "suggest"]
+__all__ = ["Aim", "Guided", "Plan", "Proposal", "aim", "can_suggest", "enough", "guided", "plan", "suggest"]
 
 _STORAGE = 3  # `SearchSpace.level` of methods that decide how weights are stored
 # From where on of [0, 1] a parent is only trained on.
@@ -250,8 +250,8 @@ def _coded(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
     Once the budget of trials is used up, each once, the costliest first, as it bears most; with one bit less
     than the last whose codes were good enough to be kept, and once more with one more where they were not.
     """
-    storage = [name for name in spaces if spaces[name].level == _STORAGE]
-    if not storage or family.left > 0 or family.metric not in ("bytes", "weight_bytes"):
+    storage = _storage(spaces, family.metric)
+    if not storage or family.left > 0:
         return None
     tries: dict[int, list[ac.Attempt]] = {}
     bits = _FIRST_BITS
@@ -274,6 +274,78 @@ def _coded(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
     return None
 
 
+def _storage(spaces: Mapping[str, ac.SearchSpace], metric: str) -> tuple[str, ...]:
+    """The spaces that store weights as codes, where that can make a cost less."""
+    if metric not in ("bytes", "weight_bytes"):
+        return ()
+    return tuple(name for name in spaces if spaces[name].level == _STORAGE)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What guided trials do with a budget.
+
+    Args:
+        trials: of the budget.
+        methods: spaces that can go on from any model, in the order in which they are tried; the first leads
+            until another loses less.
+        exploring: every so many trials what was tried least is tried; 0 is never.
+        steps: trials that go down, as long as bounds hold; the others fill gaps.
+        codes: spaces that store the front's weights at the end.
+    """
+
+    trials: int
+    methods: tuple[str, ...]
+    exploring: int
+    steps: int
+    codes: tuple[str, ...]
+
+    def explores(self, ended: int) -> bool:
+        """Whether the trial after so many tries what was tried least."""
+        return self.exploring > 0 and ended % self.exploring == self.exploring - 1
+
+    def text(self, workers: int = 1) -> str:
+        """The plan in one line, of a search that runs so many trials at a time."""
+        if not self.methods:
+            return f"{self.trials} trials: proposed by the sampler"
+        first, *others = self.methods
+        parts = [f"{self.trials} trials: {first} first, down in about {self.steps} steps"]
+        if workers > 1:
+            parts[0] += f" ({workers} at a time, so that a line is {math.ceil(self.trials / workers)} long)"
+        if others:
+            tried = f"every {_ORDINALS[self.exploring]} tries" if self.exploring else "too few to try"
+            parts.append(f"{tried} {', '.join(others)}")
+        if self.codes:
+            parts.append(f"at the end weights as codes by {', '.join(self.codes)}, beside the budget")
+        return "; ".join(parts)
+
+
+_ORDINALS = {_EXPLORING: "sixth"}
+
+
+def plan(trials: int, spaces: Mapping[str, ac.SearchSpace], metric: str) -> Plan:
+    """What a budget pays for: few trials are one line of one method; many try the others too.
+
+    Channels come first, then ranks, then blocks, then what is a user's own.
+
+    Args:
+        trials: of the budget.
+        spaces: that the search has.
+        metric: that costs are of.
+    """
+    order = {1: 0, 2: 1, 0: 2, None: 3}  # by `SearchSpace.level`
+    methods = sorted(
+        (name for name in spaces if spaces[name].level in order), key=lambda name: order[spaces[name].level]
+    )
+    return Plan(
+        trials,
+        tuple(methods),
+        _EXPLORING if trials >= _FEW and len(methods) > 1 else 0,
+        math.ceil(_DESCENDING * trials),
+        _storage(spaces, metric),
+    )
+
+
 def _reserve(family: ac.Family, name: str) -> float:
     """By how much a method must be asked for more than is wanted, in logarithms: methods that train decide by
     themselves how far they go."""
@@ -286,24 +358,21 @@ def _reserve(family: ac.Family, name: str) -> float:
 def _by_merit(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> list[str]:
     """Spaces that can go on from any model, the one first whose trials lost least for what they saved.
 
-    Before any has been tried, channels come first, then ranks, then blocks, then what is a user's own; where
-    there are many trials, some try what was tried least.
+    Before any has been tried, they come as `plan` has them; where it says so, what was tried least is first.
     """
-    order = {1: 0, 2: 1, 0: 2, None: 3}  # by `SearchSpace.level`
-    names = [name for name in spaces if spaces[name].level in order]
+    planned = plan(len(family.attempts) + family.left, spaces, family.metric)
+    names = planned.methods
     tried = {name: [a for a in family.attempts if a.params.get("method") == name] for name in names}
-
-    trials = len(family.attempts) + family.left
 
     def price(name: str) -> float:
         saved = sum(attempt.saved for attempt in tried[name])
         return sum(attempt.lost for attempt in tried[name]) / saved if saved > 0 else math.inf
 
     def rank(name: str) -> tuple[float, ...]:
-        level = order[spaces[name].level]
-        if trials >= _FEW and len(family.attempts) % _EXPLORING == _EXPLORING - 1:
-            return len(tried[name]), level
-        return not tried[name], price(name), level
+        place = names.index(name)
+        if planned.explores(len(family.attempts)):
+            return len(tried[name]), place
+        return not tried[name], price(name), place
 
     return sorted(names, key=rank)
 

@@ -86,7 +86,13 @@ Target = Annotated[
         "cost fails; or the best became no better.",
     ),
 ]
-Trials = Annotated[int, Whole(help="Compressed models to try.")]
+Trials = Annotated[
+    int,
+    Whole(
+        help="Compressed models to try. Fewer than 16 are one line of one method; of more, every sixth tries "
+        "another."
+    ),
+]
 Timeout = Annotated[str | None, typer.Option(help="Time limit: 90s, 30m, 2h.")]
 Epochs = Annotated[int | None, Whole(help="Of one trial. [default: the task's]")]
 Workers = Annotated[int | None, Whole(help="Trials at a time. [default: CPUs / cpus-per-trial]")]

@@ -83,6 +83,18 @@ class SearchDriver:
         """Whether the time limit of the search is over."""
         return self.deadline is not None and time.monotonic() > self.deadline
 
+    def plan(self, workers: int) -> str | None:
+        """What the budget is spent on, in one line; None where the sampler proposes every trial.
+
+        Args:
+            workers: trials at a time.
+        """
+        if not self.guided:
+            return None
+        trials = self.prepared.settings.trials
+        planned = self.pipeline.plan(trials, self.prepared.spaces, self.tree.cost_metric)
+        return str(planned.text(workers))
+
     def next(self) -> Job | None:
         """Propose the next trial; where its search space fails, that is recorded and another proposed."""
         repeated = 0

@@ -199,6 +199,9 @@ class _Search:
             f"methods: {', '.join(self.prepared.spaces)}; "
             f"constraints: {', '.join(c.text for c in self.prepared.constraints) or 'none'}"
         )
+        plan = driver.plan(self.workers)
+        if plan is not None:
+            self.progress.note(plan)
         self.progress.trials_begin(settings.trials - driver.left, settings.trials)
         try:
             ended = execute(driver, shared, self._cluster)
