@@ -36,6 +36,8 @@ _EXPLORING, _FEW = 6, 16
 _STRIDE, _INWARD = 0.5, 0.95
 # Bits of each weight that models are first stored with, and the fewest.
 _FIRST_BITS, _FEWEST_BITS = 4, 2
+# Costs that are less where weights are stored as codes.
+_OF_CODES = ("bytes", "weight_bytes")
 # How guided trials are trained; what the sampler proposes varies it.
 _SHARE, _LR_SCALES, _TEMPERATURE = 0.2, (1.0, 2.0, 4.0), 4.0
 _DISTILL = {"teacher": "best", "distill_weight": 0.5, "distill_temperature": _TEMPERATURE}
@@ -153,8 +155,13 @@ def _widest_gap(family: ac.Family) -> Aim | None:
     """Halfway, in logarithms, between neighbours on the front that enclose most: the score that is lost from
     one to the other times the logarithm of what that saves."""
     best, most = None, 0.0
+    # As codes, what has too many bytes yet may be within bounds.
+    bound = math.inf if family.metric in _OF_CODES else family.bound
     for above, below in itertools.pairwise(family.front):
-        width, target = math.log(above.cost / below.cost), math.sqrt(above.cost * below.cost)
+        width = math.log(above.cost / below.cost)
+        target = min(math.sqrt(above.cost * below.cost), _INWARD * bound)
+        if target <= below.cost:
+            continue  # all that is between them is out of bounds
         taken = any(abs(math.log(cost / target)) < width / 4 for cost in family.running)
         enclosed = (above.score - below.score) * width
         if not taken and below.cost < _GAP * above.cost and enclosed > most:
@@ -276,7 +283,7 @@ def _coded(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
 
 def _storage(spaces: Mapping[str, ac.SearchSpace], metric: str) -> tuple[str, ...]:
     """The spaces that store weights as codes, where that can make a cost less."""
-    if metric not in ("bytes", "weight_bytes"):
+    if metric not in _OF_CODES:
         return ()
     return tuple(name for name in spaces if spaces[name].level == _STORAGE)
 

@@ -194,6 +194,22 @@ def test_gaps_are_filled_where_most_score_is_lost_for_most_cost(resnet20: ModelP
     assert pipeline.aim(ac.Family(tuple(whole), dict(enumerate(whole)), near, left=5)) is None
 
 
+def test_gaps_that_are_out_of_bounds_are_left(resnet20: ModelProfile) -> None:
+    front = tuple(
+        ac.Parent(number, cost, score, resnet20)
+        for number, (cost, score) in enumerate([(1.0, 0.9), (0.5, 0.7), (0.1, 0.69), (0.05, 0.65)])
+    )
+    beyond = (attempt(9, 3, 0.049, feasible=False, kept=False),)
+
+    def aimed(**others: Any) -> Any:
+        members = {parent.number: parent for parent in front}
+        return pipeline.aim(ac.Family(front, members, beyond, left=5, **others))
+
+    assert aimed().parent is front[0]
+    assert aimed(bound=0.2).cost == pytest.approx((0.1 * 0.05) ** 0.5)
+    assert aimed(bound=0.2, metric="weight_bytes").parent is front[0]
+
+
 @pytest.mark.parametrize("method", ["alcn", "alds", "autoplastic", "depth", "lc"])
 def test_what_a_space_moves_by_can_be_suggested_whole(method: str, resnet20: ModelProfile) -> None:
     space = plugins.search_space(method)
