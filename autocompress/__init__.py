@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         TrialError,
         UsageError,
     )
-    from autocompress.lineage import Attempt, Family, Parent
+    from autocompress.lineage import Attempt, Family, Parent, Target
     from autocompress.methods.alcn import Alcn
     from autocompress.methods.alds import Alds
     from autocompress.methods.autoplastic import Autoplastic
@@ -79,6 +79,7 @@ _HOME = {
     "SearchResult": "result",
     "SearchSpace": "plugins",
     "Settings": "engine.settings",
+    "Target": "lineage",
     "Task": "task",
     "Ternary": "methods.lc",
     "TrialError": "errors",
@@ -119,6 +120,7 @@ __all__ = [
     "SearchResult",
     "SearchSpace",
     "Settings",
+    "Target",
     "Task",
     "Ternary",
     "TrialError",

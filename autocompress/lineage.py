@@ -15,6 +15,22 @@ from autocompress.task import ModelProfile
 
 
 @dataclass(frozen=True)
+class Target:
+    """What a search is to reach.
+
+    Args:
+        text: as it was given.
+        on_cost: whether it bounds a cost, below which the score is to be best; else the cheapest model that
+            holds it is wanted.
+        cost: greatest cost over the reference's that it allows, infinity where it does not say.
+    """
+
+    text: str
+    on_cost: bool = False
+    cost: float = math.inf
+
+
+@dataclass(frozen=True)
 class Parent:
     """A model that a trial may start from: the reference, or a trial's whose weights are not codes yet.
 
@@ -24,6 +40,7 @@ class Parent:
         score: the search's first objective that is none; greater is better.
         profile: what search spaces may know of the model.
         parent: number of the trial that it started from itself.
+        holds: whether it satisfies the search's target, if there is one.
     """
 
     number: int
@@ -31,6 +48,7 @@ class Parent:
     score: float
     profile: ModelProfile
     parent: int = 0
+    holds: bool = True
 
 
 @dataclass(frozen=True)
@@ -51,6 +69,7 @@ class Attempt:
         lost: of its parent's score; 0 where it ended without a result.
         asked: −ln of what its method was told to keep of its parent's cost; 0 where the sampler proposed it.
         trained: whether it trained.
+        holds: whether its model satisfies the search's target, if there is one.
     """
 
     number: int
@@ -65,6 +84,7 @@ class Attempt:
     lost: float = 0.0
     asked: float = 0.0
     trained: bool = True
+    holds: bool = True
 
 
 @dataclass(frozen=True)
@@ -80,6 +100,7 @@ class Family:
         left: trials that are left of the budget, the one to propose included.
         metric: that costs are of.
         bound: greatest cost over the reference's that constraints allow, infinity where they do not say.
+        target: what the search is to reach; None where that is the whole front.
     """
 
     front: tuple[Parent, ...]
@@ -90,6 +111,7 @@ class Family:
     left: int = 1
     metric: str = "macs"
     bound: float = math.inf
+    target: Target | None = None
 
     def at(self, position: float) -> Parent:
         """The model at a position along the front, from 0, the costliest, to 1, the cheapest."""

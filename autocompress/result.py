@@ -18,7 +18,7 @@ from torch import nn
 from autocompress.checkpoint import Checkpoint, export_onnx, open_checkpoint, rebuild
 from autocompress.checkpoint.store import ONNX, PROGRAM, UNQUANTISED, WEIGHTS
 from autocompress.errors import SettingsError
-from autocompress.measure import Objective
+from autocompress.measure import STATIC, Constraint, Objective
 from autocompress.measure.resampling import REPLICATES
 from autocompress.pareto import knee
 
@@ -155,6 +155,7 @@ class SearchResult:
         interrupted: whether the search was ended by Ctrl-C.
         contenders: models that are not on the front by less than what other validation rows would change,
             the likeliest first.
+        target: what the search was to reach; None where that was the whole front.
     """
 
     out: Path
@@ -165,10 +166,11 @@ class SearchResult:
     overhead: float | None = None
     interrupted: bool = False
     contenders: Sequence[ParetoModel] = ()
+    target: Constraint | None = None
 
     def pick(
         self,
-        rule: Literal["knee", "max-drop", "tau"] | None = None,
+        rule: Literal["knee", "max-drop", "tau", "target"] | None = None,
         *,
         max_drop: float | None = None,
         sure: bool = False,
@@ -180,7 +182,9 @@ class SearchResult:
         Args:
             rule: "knee": farthest from the line between the front's ends; "max-drop": the smallest
                 that loses at most `max_drop` of the primary objective; "tau": greatest
-                τ·primary + (1 − τ)·(1 − cost ratio). None is the rule whose argument is given, or "knee".
+                τ·primary + (1 − τ)·(1 − cost ratio); "target": the cheapest, by the first objective that is
+                a cost, that holds the search's target, or of a target on a cost the best that does. None is
+                the rule whose argument is given, else "target" where a point holds it, else "knee".
             max_drop: absolute loss of the primary objective against the reference.
             sure: only points whose loss is within `max_drop` with 95 % certainty, by what the validation rows
                 say of the difference to the reference; with "max-drop".
@@ -192,12 +196,20 @@ class SearchResult:
         """
         if max_drop is not None and tau is not None:
             raise SettingsError("only one of max_drop and tau must be given.")
-        rule = rule or ("max-drop" if max_drop is not None else "tau" if tau is not None else "knee")
+        rule = rule or ("max-drop" if max_drop is not None else "tau" if tau is not None else None)
         if sure and rule != "max-drop":
             raise SettingsError(f"sure must be given with max_drop alone but the rule is {rule!r}.")
         points = [p for p in self.front if _within(p, budgets or {})]
         if not points:
             raise SettingsError(f"budgets must be met by a point of the front but none has {budgets}.")
+        if rule in (None, "target"):
+            answer = self._at_target(points)
+            if answer is None and rule == "target":
+                text = "none" if self.target is None else f"{self.target.text!r}, which no point holds"
+                raise SettingsError(f"target must be held by a compressed model but the search's is {text}.")
+            if answer is not None:
+                return answer
+            rule = "knee"
         if rule == "knee":
             # The reference is an end of the front, not a choice, unless there is no other.
             compressed = [p for p in points if p.trial != 0] or points
@@ -206,7 +218,12 @@ class SearchResult:
             return self._by_drop(points, max_drop, sure)
         if rule == "tau":
             return self._by_tau(points, tau)
-        raise SettingsError(f"rule must be 'knee', 'max-drop' or 'tau' but got {rule!r}.")
+        raise SettingsError(f"rule must be 'knee', 'max-drop', 'tau' or 'target' but got {rule!r}.")
+
+    @property
+    def first_cost(self) -> str:
+        """The first objective that is a cost; bytes where there is none."""
+        return next((o.metric for o in self.objectives if o.metric in STATIC), "bytes")
 
     def costs(self, points: Sequence[ParetoModel]) -> np.ndarray:
         """Objective values, all to be minimised; `(points, objectives)`."""
@@ -253,6 +270,18 @@ class SearchResult:
             cells = [p.metrics.get(n, "") for n in names] + [p.test_metrics.get(n, "") for n in tested]
             writer.writerow([p.trial, p.path.relative_to(self.out).as_posix(), *cells])
         return buffer.getvalue()
+
+    def _at_target(self, points: list[ParetoModel]) -> ParetoModel | None:
+        """The point that answers the target, judged on validation; None where there is none."""
+        if self.target is None:
+            return None
+        base = self.reference.metrics
+        holding = [p for p in points if p.trial and self.target.violation(p.metrics, base) <= 0]
+        if set(self.target.metrics) <= set(STATIC):
+            primary = self.objectives[0]
+            sign = 1.0 if primary.maximised else -1.0
+            return max(holding, key=lambda p: sign * p.metrics[primary.metric], default=None)
+        return min(holding, key=lambda p: p.metrics[self.first_cost], default=None)
 
     def _by_drop(self, points: list[ParetoModel], max_drop: float | None, sure: bool) -> ParetoModel:
         if max_drop is None or not max_drop >= 0:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import optuna
 
 import autocompress as ac
+
+from .targets import Step, enough, step
+
+__all__ = ["Aim", "Guided", "Plan", "Proposal", "aim", "can_suggest", "enough", "guided", "plan", "suggest"]
 
 _STORAGE = 3  # `SearchSpace.level` of methods that decide how weights are stored
 # From where on of [0, 1] a parent is only trained on.
@@ -31,6 +36,8 @@ _EXPLORING, _FEW = 6, 16
 _STRIDE, _INWARD = 0.5, 0.95
 # Bits of each weight that models are first stored with, and the fewest.
 _FIRST_BITS, _FEWEST_BITS = 4, 2
+# Costs that are less where weights are stored as codes.
+_OF_CODES = ("bytes", "weight_bytes")
 # How guided trials are trained; what the sampler proposes varies it.
 _SHARE, _LR_SCALES, _TEMPERATURE = 0.2, (1.0, 2.0, 4.0), 4.0
 _DISTILL = {"teacher": "best", "distill_weight": 0.5, "distill_temperature": _TEMPERATURE}
@@ -86,6 +93,21 @@ def suggest(trial: optuna.Trial, family: ac.Family, spaces: Mapping[str, ac.Sear
     )
 
 
+def can_suggest(params: Mapping[str, Any], family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> bool:
+    """Whether a trial of a search with these spaces could be suggested these parameters, all of its own."""
+    if params.get("method") not in spaces:
+        return False
+    try:
+        with warnings.catch_warnings():
+            # Optuna's word for a value out of range.
+            warnings.simplefilter("error")
+            suggest(cast(Any, optuna.trial.FixedTrial(dict(params))), family, spaces)
+    except Exception:
+        # A space, which may be a user's own, has no such parameter or value for this model.
+        return False
+    return True
+
+
 def _several(configs: Any) -> tuple[Any, ...]:
     """A space of the user's own may return several configurations, which follow each other."""
     return tuple(configs) if isinstance(configs, (tuple, list)) else (configs,)
@@ -133,8 +155,13 @@ def _widest_gap(family: ac.Family) -> Aim | None:
     """Halfway, in logarithms, between neighbours on the front that enclose most: the score that is lost from
     one to the other times the logarithm of what that saves."""
     best, most = None, 0.0
+    # As codes, what has too many bytes yet may be within bounds.
+    bound = math.inf if family.metric in _OF_CODES else family.bound
     for above, below in itertools.pairwise(family.front):
-        width, target = math.log(above.cost / below.cost), math.sqrt(above.cost * below.cost)
+        width = math.log(above.cost / below.cost)
+        target = min(math.sqrt(above.cost * below.cost), _INWARD * bound)
+        if target <= below.cost:
+            continue  # all that is between them is out of bounds
         taken = any(abs(math.log(cost / target)) < width / 4 for cost in family.running)
         enclosed = (above.score - below.score) * width
         if not taken and below.cost < _GAP * above.cost and enclosed > most:
@@ -173,7 +200,10 @@ def guided(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
     coded = _coded(family, spaces)
     if coded is not None:
         return coded
-    aimed = aim(family) if family.left > 0 else None
+    towards = step(family, len(_LR_SCALES)) if family.target is not None and family.left > 0 else None
+    if towards is not None and towards.cost is None:
+        return _trained_on(family, spaces, towards)
+    aimed = _aimed(family, towards) if family.left > 0 else None
     if aimed is None:
         return None
     for name in _by_merit(family, spaces):
@@ -184,9 +214,30 @@ def guided(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
         params = _move(name, space, aimed.parent, asked)
         if params is not None:
             place = {"parent": family.position(aimed.parent), "method": name, "only_train": 0.0}
-            training = {"compress_share": _SHARE, "lr_scale": _rate(family), **_DISTILL}
+            rate = _rate(family) if towards is None else _next_rate(family, towards)
+            training = {"compress_share": _SHARE, "lr_scale": rate, **_DISTILL}
             return Guided(place | dict(params) | training, aimed.cost, -math.log(asked))
     return None
+
+
+def _aimed(family: ac.Family, towards: Step | None) -> Aim | None:
+    """What a step towards a target aims at; without one, where the front lacks a point."""
+    if towards is None or towards.cost is None:
+        return aim(family)
+    return Aim(towards.parent, max(_LEAST_KEPT, towards.cost / towards.parent.cost))
+
+
+def _trained_on(family: ac.Family, spaces: Mapping[str, ac.SearchSpace], towards: Step) -> Guided:
+    """A trial that only trains a model on."""
+    place = {"parent": family.position(towards.parent), "method": min(spaces), "only_train": 1.0}
+    training = {"compress_share": _SHARE, "lr_scale": _next_rate(family, towards), **_DISTILL}
+    return Guided(place | training, towards.parent.cost, 0.0)
+
+
+def _next_rate(family: ac.Family, towards: Step) -> float:
+    """The rate that has done best, and where the same was tried before, the others in turn."""
+    best = _rate(family)
+    return sorted(_LR_SCALES, key=lambda rate: rate != best)[towards.tries]
 
 
 def _move(name: str, space: ac.SearchSpace, parent: ac.Parent, keep: float) -> Mapping[str, Any] | None:
@@ -206,8 +257,8 @@ def _coded(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
     Once the budget of trials is used up, each once, the costliest first, as it bears most; with one bit less
     than the last whose codes were good enough to be kept, and once more with one more where they were not.
     """
-    storage = [name for name in spaces if spaces[name].level == _STORAGE]
-    if not storage or family.left > 0 or family.metric not in ("bytes", "weight_bytes"):
+    storage = _storage(spaces, family.metric)
+    if not storage or family.left > 0:
         return None
     tries: dict[int, list[ac.Attempt]] = {}
     bits = _FIRST_BITS
@@ -230,6 +281,78 @@ def _coded(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
     return None
 
 
+def _storage(spaces: Mapping[str, ac.SearchSpace], metric: str) -> tuple[str, ...]:
+    """The spaces that store weights as codes, where that can make a cost less."""
+    if metric not in _OF_CODES:
+        return ()
+    return tuple(name for name in spaces if spaces[name].level == _STORAGE)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What guided trials do with a budget.
+
+    Args:
+        trials: of the budget.
+        methods: spaces that can go on from any model, in the order in which they are tried; the first leads
+            until another loses less.
+        exploring: every so many trials what was tried least is tried; 0 is never.
+        steps: trials that go down, as long as bounds hold; the others fill gaps.
+        codes: spaces that store the front's weights at the end.
+    """
+
+    trials: int
+    methods: tuple[str, ...]
+    exploring: int
+    steps: int
+    codes: tuple[str, ...]
+
+    def explores(self, ended: int) -> bool:
+        """Whether the trial after so many tries what was tried least."""
+        return self.exploring > 0 and ended % self.exploring == self.exploring - 1
+
+    def text(self, workers: int = 1) -> str:
+        """The plan in one line, of a search that runs so many trials at a time."""
+        if not self.methods:
+            return f"{self.trials} trials: proposed by the sampler"
+        first, *others = self.methods
+        parts = [f"{self.trials} trials: {first} first, down in about {self.steps} steps"]
+        if workers > 1:
+            parts[0] += f" ({workers} at a time, so that a line is {math.ceil(self.trials / workers)} long)"
+        if others:
+            tried = f"every {_ORDINALS[self.exploring]} tries" if self.exploring else "too few to try"
+            parts.append(f"{tried} {', '.join(others)}")
+        if self.codes:
+            parts.append(f"at the end weights as codes by {', '.join(self.codes)}, beside the budget")
+        return "; ".join(parts)
+
+
+_ORDINALS = {_EXPLORING: "sixth"}
+
+
+def plan(trials: int, spaces: Mapping[str, ac.SearchSpace], metric: str) -> Plan:
+    """What a budget pays for: few trials are one line of one method; many try the others too.
+
+    Channels come first, then ranks, then blocks, then what is a user's own.
+
+    Args:
+        trials: of the budget.
+        spaces: that the search has.
+        metric: that costs are of.
+    """
+    order = {1: 0, 2: 1, 0: 2, None: 3}  # by `SearchSpace.level`
+    methods = sorted(
+        (name for name in spaces if spaces[name].level in order), key=lambda name: order[spaces[name].level]
+    )
+    return Plan(
+        trials,
+        tuple(methods),
+        _EXPLORING if trials >= _FEW and len(methods) > 1 else 0,
+        math.ceil(_DESCENDING * trials),
+        _storage(spaces, metric),
+    )
+
+
 def _reserve(family: ac.Family, name: str) -> float:
     """By how much a method must be asked for more than is wanted, in logarithms: methods that train decide by
     themselves how far they go."""
@@ -242,24 +365,21 @@ def _reserve(family: ac.Family, name: str) -> float:
 def _by_merit(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> list[str]:
     """Spaces that can go on from any model, the one first whose trials lost least for what they saved.
 
-    Before any has been tried, channels come first, then ranks, then blocks, then what is a user's own; where
-    there are many trials, some try what was tried least.
+    Before any has been tried, they come as `plan` has them; where it says so, what was tried least is first.
     """
-    order = {1: 0, 2: 1, 0: 2, None: 3}  # by `SearchSpace.level`
-    names = [name for name in spaces if spaces[name].level in order]
+    planned = plan(len(family.attempts) + family.left, spaces, family.metric)
+    names = planned.methods
     tried = {name: [a for a in family.attempts if a.params.get("method") == name] for name in names}
-
-    trials = len(family.attempts) + family.left
 
     def price(name: str) -> float:
         saved = sum(attempt.saved for attempt in tried[name])
         return sum(attempt.lost for attempt in tried[name]) / saved if saved > 0 else math.inf
 
     def rank(name: str) -> tuple[float, ...]:
-        level = order[spaces[name].level]
-        if trials >= _FEW and len(family.attempts) % _EXPLORING == _EXPLORING - 1:
-            return len(tried[name]), level
-        return not tried[name], price(name), level
+        place = names.index(name)
+        if planned.explores(len(family.attempts)):
+            return len(tried[name]), place
+        return not tried[name], price(name), place
 
     return sorted(names, key=rank)
 

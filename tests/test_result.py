@@ -73,7 +73,7 @@ def test_picks_by_need() -> None:
 @pytest.mark.parametrize(
     ("rule", "options", "message"),
     [
-        ("best", {}, "rule must be 'knee', 'max-drop' or 'tau' but got 'best'"),
+        ("best", {}, "rule must be 'knee', 'max-drop', 'tau' or 'target' but got 'best'"),
         ("max-drop", {}, "max_drop must be at least 0 but got None"),
         ("max-drop", {"max_drop": -1}, "max_drop must be at least 0 but got -1"),
         ("tau", {"tau": 2}, r"tau must be in \[0, 1\] but got 2"),

@@ -105,6 +105,48 @@ def test_guided_trials_go_down_in_equal_ratios_that_the_budget_pays_for(resnet20
     assert running.cost == pytest.approx(0.5 * (0.01 / 0.5) ** (1 / 6))
 
 
+@pytest.mark.parametrize(
+    ("trials", "workers", "text"),
+    [
+        (10, 1, "10 trials: alcn first, down in about 8 steps; too few to try autoplastic, alds, depth"),
+        (24, 1, "24 trials: alcn first, down in about 18 steps; every sixth tries autoplastic, alds, depth"),
+        (
+            100,
+            8,
+            "100 trials: alcn first, down in about 75 steps (8 at a time, so that a line is 13 long); "
+            "every sixth tries autoplastic, alds, depth",
+        ),
+    ],
+)
+def test_a_budget_is_spent_on_what_it_pays_for(trials: int, workers: int, text: str) -> None:
+    spaces = of_methods("alcn", "alds", "autoplastic", "depth", "lc")
+    codes = "; at the end weights as codes by lc, beside the budget"
+    assert pipeline.plan(trials, spaces, "weight_bytes").text(workers) == text + codes
+    assert pipeline.plan(trials, spaces, "macs").text(workers) == text
+
+
+@pytest.mark.parametrize(("trials", "methods"), [(10, {"alcn"}), (24, {"alcn", "alds", "depth"})])
+def test_guided_trials_use_the_methods_of_the_plan(
+    trials: int, methods: set[str], resnet20: ModelProfile
+) -> None:
+    spaces, tried = of_methods("alcn", "alds", "depth"), []
+    for number in range(1, trials + 1):
+        family = alone(resnet20, left=trials + 1 - number, attempts=tuple(tried))
+        params = pipeline.guided(family, spaces).params
+        lost = 0.01 if params["method"] == "alcn" else 0.05
+        tried.append(attempt(number, 0, 0.8, params=params, saved=0.2, lost=lost, asked=0.2))
+    used = [each.params["method"] for each in tried]
+    assert set(used) == methods
+    assert used.count("alcn") >= trials - trials // 6
+
+
+def test_a_budget_of_one_method_is_all_its_own_and_of_codes_alone_the_samplers() -> None:
+    alone = pipeline.plan(24, of_methods("alcn"), "macs")
+    assert alone.text() == "24 trials: alcn first, down in about 18 steps"
+    assert not any(alone.explores(ended) for ended in range(24))
+    assert pipeline.plan(24, of_methods("lc"), "macs").text() == "24 trials: proposed by the sampler"
+
+
 def test_guided_trials_turn_back_where_bounds_end(resnet20: ModelProfile) -> None:
     reference, half = ac.Parent(0, 1.0, 0.9, resnet20), ac.Parent(1, 0.5, 0.9, resnet20)
     members = {0: reference, 1: half}
@@ -150,6 +192,22 @@ def test_gaps_are_filled_where_most_score_is_lost_for_most_cost(resnet20: ModelP
     whole = [ac.Parent(0, 1.0, 0.9, resnet20), ac.Parent(1, 0.9, 0.8, resnet20)]
     near = (attempt(9, 1, 0.85, feasible=False, kept=False),)
     assert pipeline.aim(ac.Family(tuple(whole), dict(enumerate(whole)), near, left=5)) is None
+
+
+def test_gaps_that_are_out_of_bounds_are_left(resnet20: ModelProfile) -> None:
+    front = tuple(
+        ac.Parent(number, cost, score, resnet20)
+        for number, (cost, score) in enumerate([(1.0, 0.9), (0.5, 0.7), (0.1, 0.69), (0.05, 0.65)])
+    )
+    beyond = (attempt(9, 3, 0.049, feasible=False, kept=False),)
+
+    def aimed(**others: Any) -> Any:
+        members = {parent.number: parent for parent in front}
+        return pipeline.aim(ac.Family(front, members, beyond, left=5, **others))
+
+    assert aimed().parent is front[0]
+    assert aimed(bound=0.2).cost == pytest.approx((0.1 * 0.05) ** 0.5)
+    assert aimed(bound=0.2, metric="weight_bytes").parent is front[0]
 
 
 @pytest.mark.parametrize("method", ["alcn", "alds", "autoplastic", "depth", "lc"])

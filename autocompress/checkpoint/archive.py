@@ -57,13 +57,13 @@ def _joined(records: Mapping[str, bytes], tensors: Mapping[str, Tensor]) -> dict
             kind = _kind(tensors[name])
             begins[record] = kind, _append(joined.setdefault(kind, bytearray()), content)
         kind, begin = begins[record]
-        payload["path_name"] = f"weight_{list(joined).index(kind)}"
+        payload["path_name"] = f"weights_{list(joined).index(kind)}"
         payload["tensor_meta"]["storage_offset"]["as_int"] += begin // tensors[name].element_size()
     kept = {
         name: content for name, content in records.items() if name.removeprefix(WEIGHTS_DIR) not in begins
     }
     kept[_CONFIG] = json.dumps(config, separators=(",", ":")).encode()
-    return kept | {f"{WEIGHTS_DIR}weight_{i}": bytes(record) for i, record in enumerate(joined.values())}
+    return kept | {f"{WEIGHTS_DIR}weights_{i}": bytes(record) for i, record in enumerate(joined.values())}
 
 
 def _kind(tensor: Tensor) -> Kind:

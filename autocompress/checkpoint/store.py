@@ -34,6 +34,8 @@ MANIFEST, EDITS, WEIGHTS, PROGRAM, ONNX = (
     "model.pt2",
     "model.onnx",
 )
+# Folder of what a run has from the run that it was warm-started from.
+TAKEN_OVER = "warm_start"
 # The file that is run, measured, and that `bytes` is the size of.
 ARTIFACTS = {"pt2": PROGRAM, "onnx": ONNX, "onnx-int8": ONNX}
 # What the reference is stored as, where candidates are quantised: it is what they are compared with.
@@ -150,6 +152,12 @@ def open_checkpoint(path: Path, verify: bool = True) -> Checkpoint:
 def trial_folder(trials: Path, number: int) -> Path:
     """The checkpoint folder of a trial, in the folder of all trials."""
     return trials / f"{number:04d}"
+
+
+def taken_over_folder(trials: Path, number: int) -> Path:
+    """The folder of edits and weights that a run copied from trial `number` of the run that it was
+    warm-started from; beside the folder of its own trials."""
+    return trial_folder(trials.parent / TAKEN_OVER, number)
 
 
 def kept_trials(trials: Path) -> set[int]:

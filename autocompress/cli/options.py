@@ -77,7 +77,22 @@ Constraints = Annotated[
         "and one of the costs among the objectives <=ref]"
     ),
 ]
-Trials = Annotated[int, Whole(help="Compressed models to try.")]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        help="Like a constraint, 'accuracy>=ref-0.01' or 'bytes<=0.2*ref': trials look for the cheapest "
+        "model that holds it, or for the best one where it bounds a cost. The search ends early where 6 "
+        "trials in a row did not help: the cheapest became no 3 % cheaper while one of at least 0.9 of its "
+        "cost fails; or the best became no better.",
+    ),
+]
+Trials = Annotated[
+    int,
+    Whole(
+        help="Compressed models to try. Fewer than 16 are one line of one method; of more, every sixth tries "
+        "another."
+    ),
+]
 Timeout = Annotated[str | None, typer.Option(help="Time limit: 90s, 30m, 2h.")]
 Epochs = Annotated[int | None, Whole(help="Of one trial. [default: the task's]")]
 Workers = Annotated[int | None, Whole(help="Trials at a time. [default: CPUs / cpus-per-trial]")]
@@ -94,6 +109,14 @@ Artifact = Annotated[
 LatencyBatchSize = Annotated[int, Whole(help="Inputs per measured call.")]
 LatencyThreads = Annotated[int, Whole(help="Threads of the measured process.")]
 Tau = Annotated[float, Number(help="Weight of accuracy in acc_comp, 0 to 1.")]
+WarmStart = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RUN",
+        help="Start from another run's front: of the same model and data its models are measured again and "
+        "may be started from; of a similar model its moves come first.",
+    ),
+]
 Out = Annotated[str | None, typer.Option(help="RUN. [default: runs/<task>-<model>]")]
 Storage = Annotated[str | None, typer.Option(help="Optuna storage URL. [default: SQLite in RUN]")]
 RayAddress = Annotated[str | None, typer.Option(help="Of a running Ray cluster.")]

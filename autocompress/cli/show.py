@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from autocompress.errors import SettingsError
+
 
 def print_result(result: Any) -> None:
     """Print the front of a finished search, where its files are and what to do next."""
@@ -13,7 +15,8 @@ def print_result(result: Any) -> None:
     print(f"report       {result.out / 'report.html'}")
     if point is not None:
         print(f"next         autocompress pick {result.out} --max-drop 0.01")
-        print(f"             autocompress export {result.out} --pick knee -o model.{_ending(point)}")
+        rule = "knee" if answer_to_target(result) is None else "target"
+        print(f"             autocompress export {result.out} --pick {rule} -o model.{_ending(point)}")
         print(f"             autocompress dashboard {result.out}")
 
 
@@ -27,16 +30,22 @@ def print_front(result: Any, mark: Any = None, label: str = "knee") -> Any:
 
     Args:
         result: of a search.
-        mark: the point to mark; None marks the knee.
+        mark: the point to mark; None marks what answers the search's target, or else the knee.
         label: what the table calls the marked point.
 
     Returns:
         The point that is marked; None where the front is empty.
     """
-    from autocompress.report import certainty_text, front_table
+    from autocompress.report import certainty_text, front_table, target_text
 
-    point = mark or (result.pick("knee") if result.front else None)
+    point, answer = mark, answer_to_target(result)
+    if mark is None and answer is not None:
+        point, label = answer, "target"
+    elif mark is None and result.front:
+        point = result.pick("knee")
     console().print(front_table(result, point, label))
+    if result.target is not None:
+        print(target_text(result, answer))
     if point is None:
         print("no trial satisfies the constraints yet")
     elif point.trial != 0:
@@ -45,6 +54,14 @@ def print_front(result: Any, mark: Any = None, label: str = "knee") -> Any:
         near = ", ".join(f"{p.trial} ({p.front_probability:.0%})" for p in result.contenders)
         print(f"within noise of the front: trials {near}")
     return point
+
+
+def answer_to_target(result: Any) -> Any:
+    """The point that answers the search's target; None where there is no target, or no such point."""
+    try:
+        return result.pick("target")
+    except SettingsError:
+        return None
 
 
 def console() -> Any:

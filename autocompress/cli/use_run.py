@@ -10,7 +10,7 @@ import typer
 
 from autocompress.cli.app import app
 from autocompress.cli.options import AsJson, Number, Run, Whole
-from autocompress.cli.show import console, print_front
+from autocompress.cli.show import answer_to_target, console, print_front
 from autocompress.errors import SettingsError
 
 
@@ -54,7 +54,7 @@ def pick(
     macs: Annotated[float | None, Number(help="At most.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """One point of RUN's front, by need."""
+    """One point of RUN's front, by need; by default what answers the search's target, else the knee."""
     from autocompress.engine.results import load_run
 
     if knee + (max_drop is not None) + (tau is not None) > 1:
@@ -64,13 +64,14 @@ def pick(
     limits = {"bytes": bytes, "params": params, "macs": macs, "latency": _milliseconds(latency)}
     budgets = {name: most for name, most in limits.items() if most is not None}
     result = load_run(run)
-    point = result.pick(max_drop=max_drop, sure=sure, tau=tau, budgets=budgets)
+    point = result.pick("knee" if knee else None, max_drop=max_drop, sure=sure, tau=tau, budgets=budgets)
     if as_json:
         points = {p["trial"]: p for p in result.to_json()["points"]}
         print(json.dumps(points[point.trial], indent=2))
     else:
         by_need = budgets or max_drop is not None or tau is not None
-        print_front(result, point, "pick" if by_need else "knee")
+        is_knee = knee or answer_to_target(result) is None
+        print_front(result, point, "pick" if by_need else "knee" if is_knee else "target")
         print(f"trial {point.trial}: {point.path}")
 
 
@@ -79,7 +80,7 @@ def export(
     run: Run,
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write.")],
     trial: Annotated[int | None, Whole(help="Number of a trial of the front.")] = None,
-    pick_rule: Annotated[str | None, typer.Option("--pick", help="knee")] = None,
+    pick_rule: Annotated[str | None, typer.Option("--pick", help="knee or target")] = None,
     format: Annotated[
         str | None, typer.Option(help="pt2, onnx or safetensors. [default: by the file's ending]")
     ] = None,
@@ -89,13 +90,13 @@ def export(
 
     if (trial is None) == (pick_rule is None):
         raise SettingsError("one of --trial and --pick must be given.")
-    if pick_rule not in (None, "knee"):
+    if pick_rule not in (None, "knee", "target"):
         raise SettingsError(
-            f"pick must be 'knee' (`autocompress pick` has more rules) but got {pick_rule!r}."
+            f"pick must be 'knee' or 'target' (`autocompress pick` has more rules) but got {pick_rule!r}."
         )
     result = load_run(run)
     if trial is None:
-        point = result.pick("knee")
+        point = result.pick("knee" if pick_rule == "knee" else "target")
     else:
         points = {p.trial: p for p in [result.reference, *result.front]}
         if trial not in points:

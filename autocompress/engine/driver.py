@@ -22,7 +22,7 @@ from autocompress.lineage import Family
 from autocompress.report import Progress, TrialEnd
 from autocompress.result import LEAST_PROBABILITY
 from autocompress.rivals import Rivals
-from autocompress.study import EXTRA, SearchStudy
+from autocompress.study import EXTRA, TAKEN_OVER, SearchStudy
 from autocompress.trial import Stage, TrialConfig, TrialResult, rung_metrics
 
 # Trials of the same methods with the same settings, and proposals of such in a row that end a search.
@@ -66,7 +66,13 @@ class SearchDriver:
         self.slots = _Slots()
         self.pipeline = plugins.pipeline()
         self.tree = FamilyTree(
-            study, trials, prepared.objectives, prepared.constraints, reference, prepared.profile
+            study,
+            trials,
+            prepared.objectives,
+            prepared.constraints,
+            reference,
+            prepared.profile,
+            prepared.target,
         )
         self.aims: dict[int, float] = {}
         self.idle = False
@@ -78,14 +84,36 @@ class SearchDriver:
         """Whether the time limit of the search is over."""
         return self.deadline is not None and time.monotonic() > self.deadline
 
+    def plan(self, workers: int) -> str | None:
+        """What the budget is spent on, in one line; None where the sampler proposes every trial.
+
+        Args:
+            workers: trials at a time.
+        """
+        if not self.guided:
+            return None
+        trials = self.prepared.settings.trials
+        planned = self.pipeline.plan(trials, self.prepared.spaces, self.tree.cost_metric)
+        return str(planned.text(workers))
+
     def next(self) -> Job | None:
         """Propose the next trial; where its search space fails, that is recorded and another proposed."""
         repeated = 0
         while not (self.idle or self.late):
             family = self.tree.family(tuple(self.aims.values()), self._coding(), self.left)
-            move = self._guided(family)
+            reason = self.pipeline.enough(family) if self.guided and self.left > 0 else None
+            if reason is not None:
+                self.progress.note(f"{reason}: {self.left} trials are left")
+                self.left = 0
+                continue
+            waiting = self.study.waiting()
+            move = None if waiting else self._guided(family)
             if self.left <= 0 and (move is None or move.trained):
                 # Until a running trial ends with a model that is worth storing as codes.
+                self.idle = True
+                break
+            if not waiting and any(config.taken_over for config in self.configs.values()):
+                # Until what is taken over can be started from.
                 self.idle = True
                 break
             self.first_start = self.first_start or time.perf_counter()
@@ -93,7 +121,7 @@ class SearchDriver:
                 number, config = self._ask(family, move)
             if config is None:
                 continue
-            if move is None and self._repeats(config):
+            if move is None and not waiting and self._repeats(config):
                 repeated += 1
                 self.study.prune(number, "the same as trials before it", extra=True)
                 self.left += 1
@@ -112,7 +140,7 @@ class SearchDriver:
 
     def _guided(self, family: Family) -> Any:
         """A trial that goes where the front lacks a point; None where the sampler is to propose."""
-        if not self.guided or self.study.waiting():
+        if not self.guided:
             return None
         try:
             return self.pipeline.guided(family, self.prepared.spaces)
@@ -128,7 +156,8 @@ class SearchDriver:
         return self.tried[_stages(config)] >= most
 
     def _coding(self) -> tuple[int, ...]:
-        return tuple(config.parent for config in self.configs.values() if not config.epochs)
+        running = self.configs.values()
+        return tuple(config.parent for config in running if not (config.epochs or config.taken_over))
 
     def epoch(self, number: int, entry: Mapping[str, float]) -> bool:
         """Show an epoch; the trial goes on unless the time is over or others are better at this rung."""
@@ -257,6 +286,9 @@ class SearchDriver:
             return trial.number, None
 
     def _propose(self, trial: Any, family: Family) -> TrialConfig:
+        if TAKEN_OVER in trial.user_attrs:
+            seed = self.prepared.settings.seed
+            return TrialConfig(epochs=0, taken_over=trial.user_attrs[TAKEN_OVER], seed=seed)
         proposal = self.pipeline.suggest(trial, family, self.prepared.spaces)
         return TrialConfig(
             stages=tuple(Stage(plugins.method_of(c), asdict(c)) for c in proposal.configs),
@@ -272,7 +304,7 @@ class SearchDriver:
 
 
 def _stages(config: TrialConfig) -> str:
-    return json.dumps(config.to_json()["stages"], sort_keys=True)
+    return json.dumps([config.to_json()["stages"], config.taken_over], sort_keys=True)
 
 
 @dataclass

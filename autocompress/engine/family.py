@@ -10,11 +10,11 @@ from typing import Any
 from autocompress import plugins
 from autocompress.checkpoint import open_checkpoint
 from autocompress.checkpoint.store import kept_trials, trial_folder
-from autocompress.lineage import Attempt, Family, Parent
+from autocompress.lineage import Attempt, Family, Parent, Target
 from autocompress.measure import STATIC, Constraint, Objective
 from autocompress.methods.base import Stage
 from autocompress.pareto import non_dominated
-from autocompress.study import ASKED, EXTRA, SearchStudy
+from autocompress.study import ASKED, EXTRA, TAKEN_OVER, SearchStudy
 from autocompress.task import ModelProfile
 
 
@@ -28,6 +28,7 @@ class FamilyTree:
         constraints: of the search.
         reference: metrics of the reference.
         profile: of the reference.
+        target: of the search.
 
     Attributes:
         quality: the constraints on what is no cost.
@@ -41,8 +42,9 @@ class FamilyTree:
         constraints: Sequence[Constraint],
         reference: Mapping[str, float],
         profile: ModelProfile,
+        target: Constraint | None = None,
     ) -> None:
-        self.study, self.trials, self.reference = study, trials, reference
+        self.study, self.trials, self.reference, self.target = study, trials, reference, target
         costs = [o for o in objectives if o.metric in STATIC]
         scores = [o for o in objectives if o.metric not in STATIC]
         cost = costs[0].metric if costs else "bytes"
@@ -52,7 +54,7 @@ class FamilyTree:
         self.quality = tuple(c for c in constraints if not set(c.metrics) <= set(STATIC))
         bounds = [self._bound(c) for c in constraints if not c.at_least and c not in self.quality]
         self.bound = min(bounds, default=math.inf)
-        self.parents = {0: Parent(0, 1.0, self._score(reference), profile)}
+        self.parents = {0: Parent(0, 1.0, self._score(reference), profile, holds=self._holds(reference))}
         self.attempts: dict[int, Attempt] = {}
 
     def family(self, running: Sequence[float], coding: Sequence[int], left: int) -> Family:
@@ -77,6 +79,7 @@ class FamilyTree:
             left,
             self.cost_metric,
             self.bound,
+            self._aimed_at(),
         )
 
     def may_be_parent(self, number: int, methods: Collection[str], metrics: Mapping[str, float]) -> bool:
@@ -91,7 +94,7 @@ class FamilyTree:
         """Hear of the trials that ended since the last time."""
         kept = kept_trials(self.trials)
         for trial in self.study.ended():
-            if trial.number == 0 or trial.number in self.attempts:
+            if trial.number == 0 or trial.number in self.attempts or trial.number in self.parents:
                 continue
             details = trial.user_attrs.get("details", {})
             config = details.get("config", {})
@@ -107,6 +110,10 @@ class FamilyTree:
                 saved = math.log(self.parents[parent].cost / max(cost, 1e-12))
                 lost = self.parents[parent].score - score
             is_kept = trial.number in kept
+            if is_kept and feasible and metrics is not None and not stored_as_codes(methods):
+                self._add(trial.number, metrics, parent)
+            if config.get("taken_over") or TAKEN_OVER in trial.user_attrs:
+                continue  # not a move of this search
             self.attempts[trial.number] = Attempt(
                 trial.number,
                 parent,
@@ -120,19 +127,29 @@ class FamilyTree:
                 lost,
                 trial.user_attrs.get(ASKED, 0.0),
                 EXTRA not in trial.user_attrs,
+                metrics is not None and self._holds(metrics),
             )
-            if is_kept and feasible and metrics is not None and not stored_as_codes(methods):
-                self._add(trial.number, metrics, parent)
 
     def _add(self, number: int, metrics: Mapping[str, float], parent: int) -> None:
         manifest = open_checkpoint(trial_folder(self.trials, number), verify=False).manifest
         if manifest["profile"] is None:
             return  # an own method's codes
         profile = ModelProfile.from_json(manifest["profile"])
-        self.parents[number] = Parent(number, self._cost(metrics), self._score(metrics), profile, parent)
+        self.parents[number] = Parent(
+            number, self._cost(metrics), self._score(metrics), profile, parent, self._holds(metrics)
+        )
 
     def _good(self, metrics: Mapping[str, float]) -> bool:
         return all(c.violation(metrics, self.reference) <= 0 for c in self.quality)
+
+    def _holds(self, metrics: Mapping[str, float]) -> bool:
+        return self.target is None or self.target.violation(metrics, self.reference) <= 0
+
+    def _aimed_at(self) -> Target | None:
+        if self.target is None:
+            return None
+        on_cost = set(self.target.metrics) <= set(STATIC)
+        return Target(self.target.text, on_cost, self._bound(self.target) if on_cost else math.inf)
 
     def _bound(self, constraint: Constraint) -> float:
         """The greatest cost that a constraint on costs allows, over the reference's; where one of several
@@ -140,7 +157,13 @@ class FamilyTree:
         names = {self.cost_metric} | ({"bytes"} if self.cost_metric == "weight_bytes" else set())
         if not set(constraint.metrics) <= names:
             return math.inf
-        return max(constraint.bound(m, self.reference) / self.reference[m] for m in constraint.metrics)
+        # What a file holds beside its tensors is taken to stay as it is.
+        beside = {"bytes": self.reference["bytes"] - self.reference["weight_bytes"]}
+        return max(
+            max(0.0, constraint.bound(m, self.reference) - beside.get(m, 0.0))
+            / (self.reference[m] - beside.get(m, 0.0))
+            for m in constraint.metrics
+        )
 
     def _there(self, number: int) -> bool:
         return number == 0 or trial_folder(self.trials, number).is_dir()

@@ -14,6 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from autocompress.checkpoint.store import TAKEN_OVER
 from autocompress.engine.changes import DIGESTS, changed
 from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError, one_line
@@ -35,6 +36,7 @@ class RunFolder:
         self.reference = path / "reference"
         self.trials = path / "trials"
         self.artifacts = path / "artifacts"
+        self.taken_over = path / TAKEN_OVER
         self.computed = path / ".computed"
         self.study = path / "study.db"
         self.report = path / "report.html"

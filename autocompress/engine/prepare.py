@@ -50,6 +50,7 @@ class Prepared:
     spaces: dict[str, SearchSpace]
     objectives: tuple[Objective, ...]
     constraints: tuple[Constraint, ...]
+    target: Constraint | None
     measuring: Measuring
     latency: LatencySettings
     out: Path
@@ -75,6 +76,7 @@ def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> 
     known = known_metrics(task)
     objectives = parse_objectives(settings.objectives, known)
     constraints = tuple(Constraint.parse(text, known) for text in _bounds(settings, objectives))
+    target = None if settings.target is None else Constraint.parse(settings.target, known, "target")
     # The search's seed has no part in it: searches of several seeds compare models on the same rows.
     task, origin = with_validation(task)
     if settings.epochs is not None:
@@ -86,7 +88,8 @@ def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> 
     model_profile = profile(model, example, analysis)
     latency = LatencySettings(settings.latency_batch_size, settings.latency_threads)
     spaces = _spaces(settings, model_profile) if proposing else {}
-    measured = [o.metric for o in objectives] + [m for c in constraints for m in c.metrics]
+    bounds = (*constraints, *(() if target is None else (target,)))
+    measured = [o.metric for o in objectives] + [m for c in bounds for m in c.metrics]
     return Prepared(
         settings=_resolved(settings, task, named, spaces, constraints),
         task=task,
@@ -96,6 +99,7 @@ def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> 
         spaces=spaces,
         objectives=objectives,
         constraints=constraints,
+        target=target,
         measuring=Measuring(
             tuple(dict.fromkeys(measured)),
             settings.artifact,
@@ -140,6 +144,7 @@ def _resolved(
         methods=tuple(spaces) if spaces and not settings.spaces else settings.methods,
         epochs=task.recipe.epochs,
         constraints=tuple(constraint.text for constraint in constraints),
+        warm_start=None if settings.warm_start is None else str(Path(settings.warm_start)),
     )
 
 

@@ -77,7 +77,14 @@ def build_result(
         [point(number) for number in on_front],
         study.study,
         contenders=[point(number) for number in near if probabilities[number] >= LEAST_PROBABILITY],
+        target=_target(folder, base),
     )
+
+
+def _target(folder: RunFolder, base: Mapping[str, float]) -> Constraint | None:
+    """The target of a run, which may be of a version that knew none."""
+    text = folder.read()["settings"].get("target")
+    return None if text is None else Constraint.parse(text, dict.fromkeys(base, ""), "target")
 
 
 def _lineage(trials: Mapping[int, Any], number: int) -> tuple[int, ...]:

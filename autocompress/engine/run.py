@@ -24,6 +24,7 @@ from autocompress.engine.moasha import MoAsha, rungs
 from autocompress.engine.prepare import Prepared, prepare
 from autocompress.engine.results import build_result, draw_histories, report, study_name
 from autocompress.engine.settings import Settings
+from autocompress.engine.warm_start import WarmStart, plan_warm_start
 from autocompress.errors import SearchFailedError, refuse_unknown
 from autocompress.report import ConsoleProgress, Progress
 from autocompress.result import Z95, SearchResult
@@ -52,8 +53,7 @@ def search(
         SearchFailedError: no trial succeeded.
     """
     fixed: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-    if "out" in fixed:
-        fixed["out"] = str(fixed["out"])
+    fixed |= {name: str(fixed[name]) for name in ("out", "warm_start") if fixed.get(name) is not None}
     name = task if isinstance(task, str) else task.name
     refuse_unknown("search", fixed, Settings.__dataclass_fields__)
     resolved = replace(settings or Settings(), **fixed, task=name)
@@ -62,14 +62,17 @@ def search(
     folder = RunFolder(prepared.out)
     entries = identity(prepared)
     folder.refuse_other_settings(entries)
+    # Once it is taken over, the other run is needed no more.
+    taking = resolved.warm_start is not None and not folder.taken_over.is_dir()
+    warm_start = plan_warm_start(prepared, entries) if taking else None
     if resolved.storage is not None:
         check_storage(resolved.storage)
     with connection(resolved.ray_address), folder.locked():
         if progress is not None:
-            return _Search(prepared, entries, folder, progress).run()
+            return _Search(prepared, entries, folder, progress, warm_start).run()
         shown = ConsoleProgress([objective.metric for objective in prepared.objectives])
         try:
-            return _Search(prepared, entries, folder, shown).run()
+            return _Search(prepared, entries, folder, shown, warm_start).run()
         finally:
             shown.close()
 
@@ -82,10 +85,15 @@ class _Search:
     """One call of `search`, from the reference to the report."""
 
     def __init__(
-        self, prepared: Prepared, entries: Mapping[str, Any], folder: RunFolder, progress: Progress
+        self,
+        prepared: Prepared,
+        entries: Mapping[str, Any],
+        folder: RunFolder,
+        progress: Progress,
+        warm_start: WarmStart | None,
     ) -> None:
         self.prepared, self.identity, self.folder, self.progress = prepared, entries, folder, progress
-        self.settings = prepared.settings
+        self.settings, self.warm_start = prepared.settings, warm_start
         self.workers = min(self.settings.parallel, self.settings.trials)
 
     def run(self) -> SearchResult:
@@ -112,6 +120,10 @@ class _Search:
         folder.write(settings, self.identity, extra)
         self.progress.note(_resolution(checkpoint.manifest, self.prepared.objectives[0].metric))
         study = self._study(metrics, checkpoint)
+        if self.warm_start is not None:
+            self.warm_start.enqueue(study)
+            self.warm_start.copy_to(folder.taken_over)
+            self.progress.note(self.warm_start.note)
         stopping = MoAsha(study, self.prepared.objectives) if settings.early_stopping else None
         driver = SearchDriver(self.prepared, study, folder.trials, metrics, self.progress, stopping)
         finished = self._execute(driver, checkpoint)
@@ -188,6 +200,9 @@ class _Search:
             f"methods: {', '.join(self.prepared.spaces)}; "
             f"constraints: {', '.join(c.text for c in self.prepared.constraints) or 'none'}"
         )
+        plan = driver.plan(self.workers)
+        if plan is not None:
+            self.progress.note(plan)
         self.progress.trials_begin(settings.trials - driver.left, settings.trials)
         try:
             ended = execute(driver, shared, self._cluster)

@@ -69,6 +69,8 @@ class Settings:
     out: str | None = None
     storage: str | None = None
     ray_address: str | None = None
+    warm_start: str | None = None
+    target: str | None = None
 
     def __post_init__(self) -> None:
         from autocompress.checkpoint import ARTIFACTS

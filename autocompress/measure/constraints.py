@@ -28,8 +28,13 @@ class Constraint:
     offset: float
 
     @staticmethod
-    def parse(text: str, known: Mapping[str, str]) -> Constraint:
+    def parse(text: str, known: Mapping[str, str], setting: str = "constraint") -> Constraint:
         """Read `metric>=bound` or `metric<=bound`; of `one|other<=bound`, one must hold.
+
+        Args:
+            text: what is to be read.
+            known: metric → its direction.
+            setting: where the text comes from, for messages.
 
         Raises:
             SettingsError: the syntax or the metric is unknown.
@@ -37,13 +42,13 @@ class Constraint:
         match = _PATTERN.match(text)
         if match is None:
             raise SettingsError(
-                "constraint must read like 'accuracy>=0.97', 'accuracy>=ref-0.005' or "
+                f"{setting} must read like 'accuracy>=0.97', 'accuracy>=ref-0.005' or "
                 f"'bytes<=0.5*ref' but got {text!r}."
             )
         metrics = tuple(match["metrics"].split("|"))
         for metric in metrics:
             if metric not in known:
-                raise SettingsError(f"constraint must be on one of {', '.join(known)} but got {metric!r}.")
+                raise SettingsError(f"{setting} must be on one of {', '.join(known)} but got {metric!r}.")
         factor = float(match["factor"] or 1) if match["ref"] else None
         sign = -1 if match["sign"] == "-" else 1
         offset = float(match["value"]) if match["value"] else sign * float(match["offset"] or 0)

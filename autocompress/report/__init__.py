@@ -1,6 +1,12 @@
 """What people look at: the terminal display and tables, plots, and the single-file HTML report."""
 
-from autocompress.report.console import ConsoleProgress, certainty_text, front_table, metric_text
+from autocompress.report.console import (
+    ConsoleProgress,
+    certainty_text,
+    front_table,
+    metric_text,
+    target_text,
+)
 from autocompress.report.html import write_report
 from autocompress.report.plots import front_figure, history_picture
 from autocompress.report.progress import Progress, TrialEnd
@@ -14,5 +20,6 @@ __all__ = [
     "front_table",
     "history_picture",
     "metric_text",
+    "target_text",
     "write_report",
 ]

@@ -46,6 +46,25 @@ def certainty_text(result: SearchResult, point: ParetoModel) -> str:
     return f"{text}; on the front with a probability of {point.front_probability:.0%}"
 
 
+def target_text(result: SearchResult, point: ParetoModel | None) -> str:
+    """Which trial answers the search's target, in a line: by validation, and what the test split says.
+
+    Args:
+        result: of a search with a target.
+        point: that answers it; None where none does.
+    """
+    assert result.target is not None
+    if point is None:
+        return f"target {result.target.text}: no compressed model on the front holds it"
+    cost, primary = result.first_cost, result.objectives[0].metric
+    text = f"target {result.target.text}: trial {point.trial}, {point.ratios[cost]:.3g} of the {cost}"
+    for name in dict.fromkeys((primary, *result.target.metrics)):
+        if name in point.test_metrics:
+            tested = metric_text(name, point.test_metrics[name])
+            text += f", {name} {metric_text(name, point.metrics[name])} (test {tested})"
+    return text
+
+
 def _ratio(point: ParetoModel, name: str) -> str:
     return f"{point.ratios[name]:.3f}" if name in point.ratios else "-"
 

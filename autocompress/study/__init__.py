@@ -1,6 +1,6 @@
 """The Optuna study, the only record of trials; only this package and search_spaces/ import Optuna."""
 
-from autocompress.study.record import ASKED, EXTRA, SearchStudy
+from autocompress.study.record import ASKED, EXTRA, TAKEN_OVER, SearchStudy
 from autocompress.study.samplers import SAMPLERS, make_sampler
 from autocompress.study.storage import STUDY_NAME, check_storage, sqlite_url
 
@@ -9,6 +9,7 @@ __all__ = [
     "EXTRA",
     "SAMPLERS",
     "STUDY_NAME",
+    "TAKEN_OVER",
     "SearchStudy",
     "check_storage",
     "make_sampler",

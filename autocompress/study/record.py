@@ -27,6 +27,8 @@ from autocompress.trial import TrialConfig
 INTERRUPTED = "interrupted"
 ASKED, EXTRA = "asked", "extra"
 _RUNGS = "rungs"
+# Of a trial that was taken over: where from, and which trial's model it is of that run.
+WARM_START, TAKEN_OVER = "warm_start", "taken_over"
 _ARTIFACTS = "dashboard:artifacts"  # prefix of what optuna-dashboard keeps of a trial at its study
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -142,12 +144,36 @@ class SearchStudy:
         with self.transaction():
             for trial in left:
                 self._fail(trial.number, trial._trial_id, "the driver died", interrupted=True)
-                if trial.params:
-                    self._enqueue(trial)
+                self._enqueue(trial)
         return len(left)
 
+    def take_over(
+        self,
+        run: str,
+        models: Collection[int],
+        moves: Mapping[int, Mapping[str, Any]],
+        asked: Mapping[int, float],
+    ) -> None:
+        """Let trials that take another run's over wait to be asked for, where none did before.
+
+        Args:
+            run: where from.
+            models: numbers of its trials whose models are to be measured, beside the budget.
+            moves: number of its trial → what is to be suggested again.
+            asked: number of its trial → what `ask` was told.
+        """
+        if any(WARM_START in trial.user_attrs for trial in self.study.get_trials(deepcopy=False)):
+            return
+        with self.transaction():
+            for number in models:
+                origin = {WARM_START: _origin(run, number), TAKEN_OVER: number}
+                self.study.enqueue_trial({}, user_attrs={**origin, EXTRA: True})
+            for number, params in moves.items():
+                told = {ASKED: asked[number]} if number in asked else {}
+                self.study.enqueue_trial(dict(params), user_attrs={WARM_START: _origin(run, number), **told})
+
     def waiting(self) -> bool:
-        """Whether trials wait to be run again."""
+        """Whether trials wait to be run, or to be run again."""
         return bool(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
     def ask(self, params: Mapping[str, Any] | None = None, asked: float = 0.0, extra: bool = False) -> Trial:
@@ -424,9 +450,14 @@ class SearchStudy:
         self.study.tell(number, state=TrialState.FAIL)
 
     def _enqueue(self, trial: FrozenTrial) -> None:
-        if trial.params:
-            again = {name: trial.user_attrs[name] for name in (ASKED, EXTRA) if name in trial.user_attrs}
+        kept = (ASKED, EXTRA, WARM_START, TAKEN_OVER)
+        again = {name: trial.user_attrs[name] for name in kept if name in trial.user_attrs}
+        if trial.params or TAKEN_OVER in again:
             self.study.enqueue_trial(trial.params, user_attrs=again)
+
+
+def _origin(run: str, number: int) -> str:
+    return f"{run}/trials/{number:04d}"
 
 
 def _spread(metric: str, metrics: Mapping[str, float]) -> float:

@@ -31,6 +31,8 @@ class TrialConfig:
         distill_weight: share of the loss that is learned from the teacher's outputs, in [0, 1].
         distill_temperature: of that part.
         teacher: number of the trial whose model that is; 0 is the reference.
+        taken_over: number of the trial, of the run that was warm-started from, whose model this one starts
+            from in place of a parent; 0 is none.
     """
 
     stages: tuple[Stage, ...] = ()
@@ -42,9 +44,10 @@ class TrialConfig:
     distill_weight: float = 0.0
     distill_temperature: float = 4.0
     teacher: int = 0
+    taken_over: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("parent", "teacher"):
+        for name in ("parent", "teacher", "taken_over"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"{name} must be at least 0 but got {getattr(self, name)}.")
         if self.epochs < 0:

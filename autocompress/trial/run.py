@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from autocompress.checkpoint.program import program_on, weight_bytes
 from autocompress.checkpoint.rebuilding import read_edits, rebuild_from
-from autocompress.checkpoint.store import UNQUANTISED, Checkpoint, Writer, trial_folder
+from autocompress.checkpoint.store import UNQUANTISED, Checkpoint, Writer, taken_over_folder, trial_folder
 from autocompress.errors import CheckpointError, TaskError
 from autocompress.graph import analyse
 from autocompress.graph.costs import profile
@@ -97,7 +97,8 @@ def run_trial(
         device: on which to train, and to run the artefact for its task metrics where it computes there what
             it does on the CPU; latency is that of the CPU.
         shut_out: says of which models there need be no checkpoint; None writes each.
-        trials: folder of the checkpoints of the trials that the configuration names as parent or teacher.
+        trials: folder of the checkpoints of the trials that the configuration names as parent or teacher;
+            beside it lies what was taken over from another run.
 
     Raises:
         CheckpointError: the parent's or the teacher's checkpoint is missing or damaged.
@@ -109,7 +110,7 @@ def run_trial(
     start = time.perf_counter()
     seed_everything(config.seed, task)
     origin = _Origin(task, reference, trials)
-    model, edits = origin.model(config.parent)
+    model, edits = origin.start(config)
     model.to(device)
     distillation = _distillation(origin, config, device, model)
     measuring = measuring or Measuring()
@@ -161,16 +162,25 @@ class _Origin:
     reference: Reference
     trials: Path | None
 
+    def start(self, config: TrialConfig) -> tuple[nn.Module, list[Edit]]:
+        """What a trial starts from, in evaluation mode, and the edits that lead to it from the user's."""
+        if config.taken_over:
+            return self._rebuilt(taken_over_folder, config.taken_over)
+        return self.model(config.parent)
+
     def model(self, number: int) -> tuple[nn.Module, list[Edit]]:
         """A trial's model, in evaluation mode, and the edits that lead to it from the user's."""
-        model = self.task.model()
         if number == 0:
+            model = self.task.model()
             load_state(model, self.reference.state)
             return model, []
+        return self._rebuilt(trial_folder, number)
+
+    def _rebuilt(self, folder_of: Callable[[Path, int], Path], number: int) -> tuple[nn.Module, list[Edit]]:
         if self.trials is None:
             raise CheckpointError(f"trial {number} must have a checkpoint but no folder of trials is given.")
-        folder = trial_folder(self.trials, number)
-        return rebuild_from(model, folder, self.task.example()).eval(), read_edits(folder)
+        folder = folder_of(self.trials, number)
+        return rebuild_from(self.task.model(), folder, self.task.example()).eval(), read_edits(folder)
 
 
 def _distillation(

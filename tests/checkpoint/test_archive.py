@@ -24,7 +24,7 @@ def test_many_small_tensors_take_one_record(tmp_path: Path) -> None:
     model, x = deep(), torch.randn(3, 6)
     export_program(model, x, tmp_path / "model.pt2")
     with zipfile.ZipFile(tmp_path / "model.pt2") as archive:
-        records = [name for name in archive.namelist() if "/weights/weight_" in name]
+        records = [name for name in archive.namelist() if "/weights/weights_" in name]
     assert len(records) == 1
     with torch.no_grad():
         assert torch.equal(load_module(tmp_path / "model.pt2")(x), model(x))
