@@ -39,7 +39,7 @@ _FIRST_BITS, _FEWEST_BITS = 4, 2
 # Costs that are less where weights are stored as codes.
 _OF_CODES = ("bytes", "weight_bytes")
 # How guided trials are trained; what the sampler proposes varies it.
-_SHARE, _LR_SCALES, _TEMPERATURE = 0.2, (1.0, 2.0, 4.0), 4.0
+_SHARE, _LR_SCALES, _TEMPERATURE = 0.2, (4.0, 8.0, 2.0), 4.0
 _DISTILL = {"teacher": "best", "distill_weight": 0.5, "distill_temperature": _TEMPERATURE}
 
 
@@ -86,7 +86,7 @@ def suggest(trial: optuna.Trial, family: ac.Family, spaces: Mapping[str, ac.Sear
         configs=configs,
         parent=parent.number,
         compress_share=trial.suggest_float("compress_share", 0.1, 0.8),
-        lr_scale=trial.suggest_float("lr_scale", 0.2, 5.0, log=True),
+        lr_scale=trial.suggest_float("lr_scale", 0.2, 8.0, log=True),
         distill_weight=trial.suggest_float("distill_weight", 0.1, 0.9) if taught else 0.0,
         distill_temperature=trial.suggest_float("distill_temperature", 1.0, 6.0) if taught else _TEMPERATURE,
         teacher=family.best.number if taught else 0,
