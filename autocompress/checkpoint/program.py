@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.export.passes import move_to_device_pass
 
 from autocompress.checkpoint.archive import deflate, tensor_bytes
-from autocompress.checkpoint.folding import fold_batch_norm
+from autocompress.checkpoint.slimming import slim
 from autocompress.errors import CheckpointError, SettingsError, TrialError, one_line
 from autocompress.graph.exporting import export, full_precision, inference
 from autocompress.graph.proof import TOLERANCE, relative_difference
@@ -42,7 +42,7 @@ def export_program(model: nn.Module, example: Tensor, path: Path) -> fx.GraphMod
         # The program keeps its example inputs, of which only the shape matters; zeros take no space.
         program = export(model, torch.zeros_like(example))
         graph: Any = program.module(check_guards=False)
-        fold_batch_norm(program)
+        slim(program)
         _strip(program.graph_module)
         stored = io.BytesIO()
         with warnings.catch_warnings():
@@ -107,7 +107,7 @@ def _onnx_program(model: nn.Module, example: Tensor) -> Any:
         program = export(model, example)
     except (ValueError, RuntimeError):  # violated constraints are among both
         program = export(model, example, least=2)
-    fold_batch_norm(program)
+    slim(program)
     return torch.onnx.export(program, **options)
 
 

@@ -1,4 +1,4 @@
-"""Batch norm folded into the layer before it, in an exported program: fewer tensors, fewer operators.
+"""An exported program with fewer tensors and fewer operators, which computes the same.
 
 In inference a batch norm is an affine map of each channel, y = s·x + t with s = γ / √(σ² + ε) and
 t = β − s·μ. After a layer that is linear in its weights W, s·(W·x + b) + t is the same layer with s·W and
@@ -29,19 +29,39 @@ _LAYERS = (
 _STORED = (InputKind.PARAMETER, InputKind.BUFFER)
 
 
-def fold_batch_norm(program: ExportedProgram) -> None:
-    """Fold each batch norm that alone reads a convolution or a linear layer, in place.
+def slim(program: ExportedProgram) -> None:
+    """Compute once what is computed alike several times, such as the table that codes of several layers are
+    decoded by, fold batch norms, and store all buffers with the weights; in place.
 
     The program must be exported in evaluation mode. Weights that are computed, from codes for instance, are
     multiplied by s where they are read. A batch norm whose layer shares a tensor with others stays.
     """
+    _share(program.graph)
     stored = _Stored(program)
     for node in list(program.graph.nodes):
         if node.target is _aten.batch_norm.default and not node.args[5]:
             _fold(stored, node)
     stored.drop_unused()
+    stored.persist_buffers()
     program.graph.lint()
     program.graph_module.recompile()
+
+
+def _share(graph: fx.Graph) -> None:
+    """Compute once what operators that change nothing and draw nothing compute of the same arguments.
+
+    Not by PyTorch's own pass, which gives the inputs other names than the program's signature has.
+    """
+    first: dict[str, fx.Node] = {}
+    for node in list(graph.nodes):
+        if not isinstance(node.target, torch._ops.OpOverload) or node.target._schema.is_mutable:
+            continue
+        if torch.Tag.nondeterministic_seeded in node.target.tags:
+            continue
+        earlier = first.setdefault(f"{node.target}{node.args}{node.kwargs}", node)
+        if earlier is not node and not any(user.op == "output" for user in node.users):
+            node.replace_all_uses_with(earlier)
+            graph.erase_node(node)
 
 
 class _Stored:
@@ -92,6 +112,13 @@ class _Stored:
         for target in targets - still:
             self.program.state_dict.pop(target, None)
             self.program.constants.pop(target, None)
+
+    def persist_buffers(self) -> None:
+        """Store buffers that a state does not keep with those that it keeps, as one record holds them all."""
+        for spec in self.program.graph_signature.input_specs:
+            if spec.kind is InputKind.BUFFER and spec.target in self.program.constants:
+                spec.persistent = True
+                self.program.state_dict[spec.target] = self.program.constants.pop(spec.target)
 
 
 def _fold(stored: _Stored, norm: fx.Node) -> None:

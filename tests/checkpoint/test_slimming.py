@@ -1,4 +1,4 @@
-"""Batch norms in deployed programs: folded where they alone read a layer, and nothing else changes."""
+"""Deployed programs: batch norms are folded where they alone read a layer, and nothing else changes."""
 
 from __future__ import annotations
 
