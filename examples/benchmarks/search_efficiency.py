@@ -9,7 +9,7 @@ reference's (in units of the other 10 %) and the logarithm of the cost ratio dow
 
 torch-pruning removes the channels of least group magnitude, from the reference each time (sweep) or a little
 more from what it trained last (iterative), with and without distillation from the best model so far; its
-learning rate and its step are those of three each that are best on validation. Where the cost is bytes it is
+learning rate and its step are those of four and three that are best on validation. Where the cost is bytes it is
 stored as int8 ONNX, and the search as it stores by itself; both relative to the reference's parameters at
 four bytes each.
 """
@@ -48,7 +48,7 @@ from autocompress.training.loop import Trainer
 from autocompress.trial import load_state, seed_everything
 
 FLOOR, SHARE = 0.01, 0.9
-RATES, STEPS = (1.0, 2.0, 4.0), (0.78, 0.84, 0.9)
+RATES, STEPS = (1.0, 2.0, 4.0, 8.0), (0.78, 0.84, 0.9)
 console = Console()
 
 
