@@ -8,11 +8,12 @@ import optuna
 
 import autocompress as ac
 
-SCHEMES = ["codebook", "prune", "codebook+prune", "ternary", "rank_selection", "dense"]
+SCHEMES = ["codebook", "prune", "codebook+prune", "ternary", "half", "rank_selection", "dense"]
 
 
 def move(profile: ac.ModelProfile, keep: float) -> dict[str, Any]:
-    """A codebook for each layer, with as many levels as fit this share of a float's 32 bits."""
+    """A codebook for each layer, with as many levels as fit this share of a float's 32 bits; half precision
+    where that is a half."""
     config = ac.Lc.Config()
     levels = min(max(round(2 ** (32 * min(keep, 0.25))), 2), 64)
     params: dict[str, Any] = {
@@ -22,7 +23,10 @@ def move(profile: ac.ModelProfile, keep: float) -> dict[str, Any]:
         "lc.multipliers": config.multipliers,
     }
     for part in range(1, min(3, len(profile.layers)) + 1):
-        params |= {f"lc.{part}.scheme": "codebook", f"lc.{part}.joint": False, f"lc.{part}.k": levels}
+        if keep < 0.5:
+            params |= {f"lc.{part}.scheme": "codebook", f"lc.{part}.joint": False, f"lc.{part}.k": levels}
+        else:
+            params[f"lc.{part}.scheme"] = "half"
     return params
 
 
@@ -52,6 +56,8 @@ def _scheme(trial: optuna.Trial, name: str) -> tuple[Any, bool]:
         return None, False
     if kind == "rank_selection":
         return ac.RankSelection(alpha=trial.suggest_float(f"{name}.alpha", 1e-9, 1e-5, log=True)), False
+    if kind == "half":
+        return ac.HalfPrecision(), False
     joint = trial.suggest_categorical(f"{name}.joint", [False, True])
     if kind == "ternary":
         return ac.Ternary(), joint

@@ -36,6 +36,8 @@ _EXPLORING, _FEW = 6, 16
 _STRIDE, _INWARD = 0.5, 0.95
 # Bits of each weight that models are first stored with, and the fewest.
 _FIRST_BITS, _FEWEST_BITS = 4, 2
+# Bits that hardly lose anything, for what codes of few bits were not good enough for.
+_MANY_BITS = 16
 # Costs that are less where weights are stored as codes.
 _OF_CODES = ("bytes", "weight_bytes")
 # How guided trials are trained; what the sampler proposes varies it.
@@ -255,7 +257,8 @@ def _coded(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
     """A model of the front with its weights as codes, as they are: that costs no training.
 
     Once the budget of trials is used up, each once, the costliest first, as it bears most; with one bit less
-    than the last whose codes were good enough to be kept, and once more with one more where they were not.
+    than the last whose codes were good enough to be kept. Where they were not, once more with one more, and
+    at last in half precision.
     """
     storage = _storage(spaces, family.metric)
     if not storage or family.left > 0:
@@ -266,18 +269,19 @@ def _coded(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
         if attempt.asked and set(attempt.methods) & set(storage):
             tries.setdefault(attempt.parent, []).append(attempt)
             used = round(32 * math.exp(-attempt.asked))
-            bits = max(_FEWEST_BITS, used - 1) if attempt.kept else used + 1
+            if used != _MANY_BITS:
+                bits = max(_FEWEST_BITS, used - 1) if attempt.kept else used + 1
     for parent in family.front:
         before = tries.get(parent.number, [])
-        if parent.number in family.coding or len(before) > 1 or any(attempt.kept for attempt in before):
+        if parent.number in family.coding or len(before) > 2 or any(attempt.kept for attempt in before):
             continue
+        keep = (bits if len(before) < 2 else _MANY_BITS) / 32
         for name in storage:
-            params = _move(name, spaces[name], parent, bits / 32)
+            params = _move(name, spaces[name], parent, keep)
             if params is not None and spaces[name].unsupported(parent.profile) is None:
                 place = {"parent": family.position(parent), "method": name, "only_train": 0.0}
                 place |= {"teacher": "none", "compress_share": _SHARE, "lr_scale": 1.0}
-                cost, asked = parent.cost * bits / 32, -math.log(bits / 32)
-                return Guided(place | dict(params), cost, asked, trained=False)
+                return Guided(place | dict(params), parent.cost * keep, -math.log(keep), trained=False)
     return None
 
 
@@ -385,13 +389,16 @@ def _by_merit(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> list[s
 
 
 def _rate(family: ac.Family) -> float:
-    """Each rate once, then the one whose guided trials lost least for what they saved."""
+    """Each rate once, then the one whose guided trials lost least for what they saved; where one diverged,
+    those below it, or half of it."""
     guided_trials = [a for a in family.attempts if a.asked and a.trained]
-    tried = {rate: [a for a in guided_trials if a.params.get("lr_scale") == rate] for rate in _LR_SCALES}
+    tried: dict[float, list[ac.Attempt]] = {}
+    for attempt in guided_trials:
+        tried.setdefault(attempt.params["lr_scale"], []).append(attempt)
+    too_high = min((rate for rate in tried if any(a.cost is None for a in tried[rate])), default=math.inf)
+    rates = [rate for rate in _LR_SCALES if rate < too_high] or [too_high / 2]
 
     def price(rate: float) -> float:
-        if any(a.cost is None for a in tried[rate]):
-            return math.inf  # it diverged
         return sum(a.lost for a in tried[rate]) / max(sum(a.saved for a in tried[rate]), _LEAST_KEPT)
 
-    return next((rate for rate in _LR_SCALES if not tried[rate]), None) or min(_LR_SCALES, key=price)
+    return next((rate for rate in rates if rate not in tried), None) or min(rates, key=price)

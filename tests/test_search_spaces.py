@@ -172,9 +172,14 @@ def test_rates_and_methods_that_failed_are_not_the_cheapest(resnet20: ModelProfi
         done = {"saved": 0.2, "lost": 0.01} if cost else {"score": None, "kept": False}
         return attempt(number, 0, cost, params=params, asked=0.2, **done)
 
-    attempts = (tried(1, 1.0, 0.8), tried(2, 4.0, None), tried(3, 2.0, 0.8))
-    family = alone(resnet20, left=20, attempts=attempts)
-    assert pipeline.guided(family, of_methods("alcn")).params["lr_scale"] == 1.0
+    def rate(*attempts: ac.Attempt) -> float:
+        family = alone(resnet20, left=20, attempts=attempts)
+        proposed: float = pipeline.guided(family, of_methods("alcn")).params["lr_scale"]
+        return proposed
+
+    assert rate(tried(1, 4.0, None)) == 2.0
+    assert rate(tried(1, 4.0, 0.8), tried(2, 8.0, None), tried(3, 2.0, 0.8)) == 4.0
+    assert rate(tried(1, 4.0, None), tried(2, 2.0, 0.8), tried(3, 2.0, None), tried(4, 1.0, 0.8)) == 1.0
 
 
 def test_gaps_are_filled_where_most_score_is_lost_for_most_cost(resnet20: ModelProfile) -> None:
@@ -260,7 +265,10 @@ def test_models_of_the_front_are_stored_as_codes_once_the_budget_is_used_up(resn
     assert aimed(guided(coding=(0,))) == (1.0, 16)
     assert aimed(guided(coded(0, 4, kept=True))) == (1.0, 8)
     assert aimed(guided(coded(0, 4, kept=False))) == (0.0, 32)
-    assert aimed(guided(coded(0, 4, kept=False), coded(0, 5, kept=False))) == (1.0, 64)
+    last = guided(coded(0, 4, kept=False), coded(0, 5, kept=False))
+    assert (last.params["parent"], last.params["lc.1.scheme"]) == (0.0, "half")
+    tried = coded(0, 4, kept=False), coded(0, 5, kept=False), coded(0, 16, kept=False)
+    assert aimed(guided(*tried)) == (1.0, 64)
     assert aimed(guided(coded(0, 2, kept=True))) == (1.0, 4)
     assert guided(coded(0, 4, kept=True), coded(1, 3, kept=True)) is None
 
@@ -289,7 +297,7 @@ def test_guided_trials_try_each_rate_and_keep_to_the_one_that_loses_least(resnet
         )
         params = {"method": "alcn", "lr_scale": rates[-1]}
         tried.append(attempt(number, 0, 0.8, params=params, lost=lost, saved=0.2, asked=0.2))
-    assert rates == [1.0, 2.0, 4.0, 2.0]
+    assert rates == [4.0, 8.0, 2.0, 8.0]
 
 
 def test_depth_proposes_disjoint_cuts_that_can_be_bridged(resnet20: ModelProfile) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import CheckpointError, one_line
-from autocompress.weights.encodings import Encoding, Factored, Pruned, Quantized, moved
+from autocompress.weights.encodings import Encoding, Factored, Pruned, Quantized, Rounded, moved
 from autocompress.weights.folding import Folding
 from autocompress.weights.packing import codes_per_byte, digits, pack
 
@@ -156,6 +156,45 @@ def _damped(parameter: Tensor, divisor: Tensor) -> Tensor:
     return fixed + (parameter - fixed) / divisor.clamp_min(1)
 
 
+class Half(WeightCode):
+    """Numbers in half precision, which do not train: steps would be lost in their rounding."""
+
+    kind = "half"
+    halves: Tensor
+    like: Tensor
+
+    def __init__(self, encoding: Rounded, shape: tuple[int, ...]) -> None:
+        super().__init__(shape)
+        self.register_buffer("halves", encoding.values.detach().reshape(shape).half())
+        # Its type is that of the model, which computes in it.
+        self.register_buffer("like", encoding.values.new_zeros(0), persistent=False)
+
+    def sizes(self) -> dict[str, Any]:
+        """Say nothing beside the shape."""
+        return {}
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], **sizes: Any) -> Half:
+        """Make as many zeros."""
+        return cls(Rounded(torch.zeros(math.prod(shape))), shape)
+
+    @property
+    def numbers(self) -> int:
+        """Each number counts as one."""
+        return self.halves.numel()
+
+    def forward(self) -> Tensor:
+        """Give the numbers in the precision of the model; → `shape`."""
+        return self.halves.to(self.like.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Half:
+        kept = self.halves
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        # What changes the precision of a model changes what it computes in, not what is stored.
+        self.halves = kept.to(self.like.device)
+        return self
+
+
 class Sparse(WeightCode):
     """The values that are not zero, and how many zeros precede each, one byte.
 
@@ -291,6 +330,8 @@ def weight_code(encoding: Encoding, shape: tuple[int, ...]) -> WeightCode:
     """The module that an encoding is stored as, for a weight of that shape."""
     if isinstance(encoding, Quantized):
         return Codes(encoding, shape)
+    if isinstance(encoding, Rounded):
+        return Half(encoding, shape)
     if isinstance(encoding, Pruned):
         return Sparse(encoding, shape)
     if isinstance(encoding, Factored):

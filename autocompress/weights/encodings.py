@@ -1,4 +1,4 @@
-"""What a compressed weight is made of: levels and codes, sparse values, factors, or a sum of these."""
+"""What a compressed weight is made of: levels and codes, halves, sparse values, factors, or sums of these."""
 
 from __future__ import annotations
 
@@ -32,6 +32,21 @@ class Quantized:
     def part(self, start: int, stop: int) -> Quantized:
         """The encoding of some of the numbers."""
         return Quantized(self.levels, self.codes[start:stop], self.tied)
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Numbers that half precision has; `values` are they, `(n,)`, in whatever precision."""
+
+    values: Tensor
+
+    def dense(self) -> Tensor:
+        """The numbers, `(n,)`."""
+        return self.values
+
+    def part(self, start: int, stop: int) -> Rounded:
+        """The encoding of some of the numbers."""
+        return Rounded(self.values[start:stop])
 
 
 @dataclass(frozen=True)
@@ -88,7 +103,7 @@ class Summed:
         return Summed(tuple(part.part(start, stop) for part in self.parts))
 
 
-Encoding = Quantized | Pruned | Factored | Summed
+Encoding = Quantized | Rounded | Pruned | Factored | Summed
 
 
 def moved(encoding: Encoding, like: Tensor) -> Encoding:
@@ -98,6 +113,8 @@ def moved(encoding: Encoding, like: Tensor) -> Encoding:
     if isinstance(encoding, Quantized):
         codes = encoding.codes.to(like.device)
         return Quantized(encoding.levels.to(like.device, like.dtype), codes, encoding.tied)
+    if isinstance(encoding, Rounded):
+        return Rounded(encoding.values.to(like.device, like.dtype))
     if isinstance(encoding, Pruned):
         return Pruned(encoding.values.to(like.device, like.dtype))
     left, right = (factor.to(like.device, like.dtype) for factor in (encoding.left, encoding.right))

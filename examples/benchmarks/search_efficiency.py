@@ -9,9 +9,9 @@ reference's (in units of the other 10 %) and the logarithm of the cost ratio dow
 
 torch-pruning removes the channels of least group magnitude, from the reference each time (sweep) or a little
 more from what it trained last (iterative), with and without distillation from the best model so far; its
-learning rate and its step are those of four and three that are best on validation. Where the cost is bytes it is
-stored as int8 ONNX, and the search as it stores by itself; both relative to the reference's parameters at
-four bytes each.
+learning rate and its step are those of four and three that are best on validation. Where the cost is bytes
+it is stored as int8 ONNX, and the search as it stores by itself; both relative to the reference's parameters
+at four bytes each.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from autocompress.checkpoint import export_onnx, export_program, load_program
 from autocompress.checkpoint.weights import save_weights
 from autocompress.errors import CheckpointError
 from autocompress.weights.decoders import Sparse, WeightCode, decode_weights, encode_weight, weight_code
-from autocompress.weights.encodings import Encoding, Factored, Pruned, Quantized, Summed, moved
+from autocompress.weights.encodings import Encoding, Factored, Pruned, Quantized, Rounded, Summed, moved
 from autocompress.weights.folding import Folding
 from autocompress.weights.packing import codes_per_byte, digits, pack
 
@@ -68,6 +68,7 @@ def encodings(shape: tuple[int, ...]) -> dict[str, Encoding]:
     scaled = Quantized(torch.tensor([-0.3, 0.0, 0.3]), codes % 3, "scale")
     return {
         "quantized": quantized, "pruned": pruned, "product": product, "fixed": fixed, "scaled": scaled,
+        "rounded": Rounded(torch.randn(n, generator=generator).half().float()),
         "sum": Summed((quantized, pruned, product)),
     }  # fmt: skip
 
@@ -109,7 +110,13 @@ def test_onnx_runtime_looks_up_codes_that_are_too_many_to_be_folded(tmp_path: Pa
 
 def test_training_moves_levels_and_values_but_not_what_is_tied() -> None:
     shape = (6, 8)
-    for kind, trains in (("quantized", True), ("pruned", True), ("scaled", True), ("fixed", False)):
+    for kind, trains in (
+        ("quantized", True),
+        ("pruned", True),
+        ("scaled", True),
+        ("fixed", False),
+        ("rounded", False),
+    ):
         layer = nn.Linear(8, 6, bias=False)
         encode_weight(layer, encodings(shape)[kind])
         before = layer.weight.detach().clone()
@@ -170,6 +177,16 @@ def test_layers_with_as_many_levels_share_the_digits_of_a_byte_wherever_they_are
     assert moved[0].weight.dtype == torch.float64
 
 
+def test_halves_stay_halves_and_compute_in_the_precision_of_the_model() -> None:
+    layer = nn.Linear(8, 6)
+    encode_weight(layer, encodings((6, 8))["rounded"])
+    exact = layer.weight.detach().clone()
+    for dtype in (torch.float64, torch.float16, torch.float32):
+        assert layer.to(dtype).weight.dtype == dtype
+        assert layer.encoded_weight.halves.dtype == torch.float16
+        assert torch.equal(layer.weight.float(), exact)
+
+
 def test_training_adds_no_values_to_sparse_weights() -> None:
     values = torch.zeros(20_000)
     values[[3, 300, 9000, 9001, 19_999]] = 1.0
@@ -221,14 +238,17 @@ def test_a_code_made_of_its_spec_trains_like_the_one_it_came_from(kind: str) -> 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"kind": "hologram"}, "kind of a weight's code must be one of codes, sparse, product, sum"),
+        ({"kind": "hologram"}, "kind of a weight's code must be one of codes, half, sparse, product, sum"),
         ({}, "but got None (a plug-in that is not installed here?)"),
         ({"kind": "codes", "tied": "free"}, "code of kind 'codes' is not readable: it lacks 'k'"),
         ({"kind": "codes", "k": 2}, "it lacks 'tied'"),
         ({"kind": "sparse"}, "code of kind 'sparse' is not readable: it lacks 'values'"),
         ({"kind": "product", "scheme": 0, "groups": 1}, "it lacks 'rank'"),
         ({"kind": "sum"}, "it lacks 'parts'"),
-        ({"kind": "sum", "parts": [{"kind": "hologram"}]}, "must be one of codes, sparse, product, sum"),
+        (
+            {"kind": "sum", "parts": [{"kind": "hologram"}]},
+            "must be one of codes, half, sparse, product, sum",
+        ),
         ({"kind": "codes", "k": "two", "tied": "free"}, "code of kind 'codes' is not readable"),
     ],
 )

@@ -4,7 +4,14 @@ from autocompress.methods.lc.assignment import Assignment
 from autocompress.methods.lc.config import Config
 from autocompress.methods.lc.low_rank import LowRank, RankSelection
 from autocompress.methods.lc.pruning import PenaltyL0, PenaltyL1, PruneL0, PruneL1
-from autocompress.methods.lc.quantization import Binary, Codebook, FixedPoint, ScaledBinary, Ternary
+from autocompress.methods.lc.quantization import (
+    Binary,
+    Codebook,
+    FixedPoint,
+    HalfPrecision,
+    ScaledBinary,
+    Ternary,
+)
 from autocompress.methods.lc.scheme import Scheme, Sum
 from autocompress.methods.lc.schemes import SCHEMES
 from autocompress.methods.lc.session import Lc
@@ -16,6 +23,7 @@ __all__ = [
     "Codebook",
     "Config",
     "FixedPoint",
+    "HalfPrecision",
     "Lc",
     "LowRank",
     "PenaltyL0",

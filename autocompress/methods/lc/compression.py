@@ -9,7 +9,7 @@ from torch import Tensor
 
 from autocompress.graph.layers import WeightLayer
 from autocompress.methods.lc.scheme import Scheme, View
-from autocompress.weights.encodings import Encoding, Factored, Pruned, Quantized, Summed
+from autocompress.weights.encodings import Encoding, Factored, Pruned, Quantized, Rounded, Summed
 from autocompress.weights.packing import codes_per_byte
 
 
@@ -82,6 +82,8 @@ def stored_bytes(encoding: Encoding) -> int:
         return sum(stored_bytes(part) for part in encoding.parts)
     if isinstance(encoding, Factored):
         return 4 * (encoding.left.numel() + encoding.right.numel())
+    if isinstance(encoding, Rounded):
+        return 2 * len(encoding.values)
     if isinstance(encoding, Pruned):
         positions = torch.nonzero(encoding.values)[:, 0]
         zeros = torch.diff(positions, prepend=positions.new_full((1,), -1)) - 1

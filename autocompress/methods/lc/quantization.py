@@ -1,16 +1,17 @@
-"""Schemes whose weights take few levels: adaptive codebooks and fixed ones (arXiv 1707.04319)."""
+"""Schemes whose weights take few levels: adaptive codebooks and fixed ones (arXiv 1707.04319); halves."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from autocompress.errors import SettingsError
 from autocompress.methods.lc import projections
 from autocompress.methods.lc.kmeans import kmeans
 from autocompress.methods.lc.scheme import Scheme, View
-from autocompress.weights.encodings import Encoding, Quantized
+from autocompress.weights.encodings import Encoding, Quantized, Rounded
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,18 @@ class Codebook(Scheme):
         """Cluster the weights, `(n,)`, by k-means that starts from the last levels."""
         start = previous.levels if isinstance(previous, Quantized) else None
         return Quantized(*kmeans(x, self.k, start))
+
+
+@dataclass(frozen=True)
+class HalfPrecision(Scheme):
+    """Numbers that half precision (IEEE 754 binary16) has."""
+
+    kind: str = field(init=False, default="half")
+
+    def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
+        """Round each weight, `(n,)`, to the nearest; what is too great becomes the greatest there is."""
+        greatest = torch.finfo(torch.float16).max
+        return Rounded(x.clamp(-greatest, greatest).half().to(x.dtype))
 
 
 @dataclass(frozen=True)

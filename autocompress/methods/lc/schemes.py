@@ -1,7 +1,7 @@
 """What a weight may be compressed to; each scheme's `solve` is the C step of learning-compression.
 
 Codebook(k=4)                                   an adaptive codebook
-Binary(), ScaledBinary(), Ternary(), FixedPoint(bits=8)
+Binary(), ScaledBinary(), Ternary(), FixedPoint(bits=8), HalfPrecision()
 PruneL0(keep=0.05), PruneL1(share=0.1), PenaltyL0(alpha=1e-6), PenaltyL1(alpha=1e-6)
 LowRank(rank=10), RankSelection(alpha=1e-8, cost="macs")
 Codebook(k=2) + PruneL0(keep=0.01)              a sum
@@ -16,14 +16,21 @@ from typing import Any
 from autocompress.errors import SettingsError
 from autocompress.methods.lc.low_rank import LowRank, RankSelection
 from autocompress.methods.lc.pruning import PenaltyL0, PenaltyL1, PruneL0, PruneL1
-from autocompress.methods.lc.quantization import Binary, Codebook, FixedPoint, ScaledBinary, Ternary
+from autocompress.methods.lc.quantization import (
+    Binary,
+    Codebook,
+    FixedPoint,
+    HalfPrecision,
+    ScaledBinary,
+    Ternary,
+)
 from autocompress.methods.lc.scheme import Scheme, Sum
 
 SCHEMES: dict[str, type[Scheme]] = {
     str(next(f.default for f in fields(cls) if f.name == "kind")): cls
     for cls in (
-        Codebook, Binary, ScaledBinary, Ternary, FixedPoint, PruneL0, PruneL1, PenaltyL0, PenaltyL1,
-        LowRank, RankSelection, Sum,
+        Codebook, Binary, ScaledBinary, Ternary, FixedPoint, HalfPrecision, PruneL0, PruneL1, PenaltyL0,
+        PenaltyL1, LowRank, RankSelection, Sum,
     )
 }  # fmt: skip
 

@@ -15,6 +15,7 @@ from autocompress.methods.lc import (
     Binary,
     Codebook,
     FixedPoint,
+    HalfPrecision,
     LowRank,
     PenaltyL0,
     PenaltyL1,
@@ -106,6 +107,10 @@ class TestVectors:
             best = (mu / 2 * np.square(few[None] - grid) + alpha * cost).min(0)
             zero = mu / 2 * np.square(few)
             assert (ours <= np.minimum(best, zero) + 1e-9).all()
+
+    def test_half_precision_is_the_nearest_there_is(self, x: np.ndarray) -> None:
+        assert np.array_equal(solved(HalfPrecision(), x), x.astype(np.float16).astype(x.dtype))
+        assert np.isfinite(solved(HalfPrecision(), x * 1e9)).all()
 
     @pytest.mark.parametrize("bits", [1, 4, 8])
     def test_fixed_point_levels_are_powers_of_two_apart(self, x: np.ndarray, bits: int) -> None:
