@@ -391,10 +391,10 @@ def _by_merit(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> list[s
 def _rate(family: ac.Family) -> float:
     """Each rate once, then the one whose guided trials lost least for what they saved; where one diverged,
     those below it, or half of it."""
-    guided_trials = [a for a in family.attempts if a.asked and a.trained]
     tried: dict[float, list[ac.Attempt]] = {}
-    for attempt in guided_trials:
-        tried.setdefault(attempt.params["lr_scale"], []).append(attempt)
+    for attempt in family.attempts:
+        if attempt.asked and attempt.trained and "lr_scale" in attempt.params:
+            tried.setdefault(attempt.params["lr_scale"], []).append(attempt)
     too_high = min((rate for rate in tried if any(a.cost is None for a in tried[rate])), default=math.inf)
     rates = [rate for rate in _LR_SCALES if rate < too_high] or [too_high / 2]
 
