@@ -101,6 +101,8 @@ class Family:
         metric: that costs are of.
         bound: greatest cost over the reference's that constraints allow, infinity where they do not say.
         target: what the search is to reach; None where that is the whole front.
+        beside: what the reference's file holds beside its tensors, over their bytes; 0 where costs are not of
+            files.
     """
 
     front: tuple[Parent, ...]
@@ -112,6 +114,7 @@ class Family:
     metric: str = "macs"
     bound: float = math.inf
     target: Target | None = None
+    beside: float = 0.0
 
     def at(self, position: float) -> Parent:
         """The model at a position along the front, from 0, the costliest, to 1, the cheapest."""

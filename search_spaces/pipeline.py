@@ -128,13 +128,17 @@ class Aim:
         return self.parent.cost * self.keep
 
 
-def aim(family: ac.Family) -> Aim | None:
+def aim(family: ac.Family, floor: float = _FLOOR) -> Aim | None:
     """Where a point would add most to the front: beyond its cheap end as long as bounds allow, else in its
     widest gap; None where there is none.
 
     While all is too costly for the bounds, trials go there in few steps. Beyond the cheap end they go in
-    equal ratios down to `_FLOOR`; once one was out of bounds, halfway (in logarithms) between it and the last
+    equal ratios down to a floor; once one was out of bounds, halfway (in logarithms) between it and the last
     that was not.
+
+    Args:
+        family: to add to.
+        floor: cost over the reference's below which there is nothing to gain.
     """
     cheapest = family.front[-1]
     lowest = min([cheapest.cost, *family.running])
@@ -145,9 +149,9 @@ def aim(family: ac.Family) -> Aim | None:
         target = max(_INWARD * family.bound, _STRIDE * cheapest.cost)
     elif beyond:
         target = math.sqrt(beyond * lowest) if beyond < _GAP * lowest else None
-    elif lowest > _FLOOR:
+    elif lowest > floor:
         steps = max(1, math.ceil(_DESCENDING * family.left))
-        target = lowest * (_FLOOR / lowest) ** (1 / steps)
+        target = lowest * (floor / lowest) ** (1 / steps)
     if target is not None:
         return Aim(cheapest, max(_LEAST_KEPT, target / cheapest.cost))
     return _widest_gap(family)
@@ -205,7 +209,7 @@ def guided(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
     towards = step(family, len(_LR_SCALES)) if family.target is not None and family.left > 0 else None
     if towards is not None and towards.cost is None:
         return _trained_on(family, spaces, towards)
-    aimed = _aimed(family, towards) if family.left > 0 else None
+    aimed = _aimed(family, spaces, towards) if family.left > 0 else None
     if aimed is None:
         return None
     for name in _by_merit(family, spaces):
@@ -222,10 +226,18 @@ def guided(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
     return None
 
 
-def _aimed(family: ac.Family, towards: Step | None) -> Aim | None:
+def _floor(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> float:
+    """Cost below which half of a model's weights are less than a sixteenth of its file; weights count as what
+    they are stored as at the end."""
+    stored = _FIRST_BITS / 32 if _storage(spaces, family.metric) else 1.0
+    # Half of them, stored · w / 2, are a sixteenth of what is beside them and all of them, b + stored · w.
+    return max(_FLOOR, family.beside / (7 * stored))
+
+
+def _aimed(family: ac.Family, spaces: Mapping[str, ac.SearchSpace], towards: Step | None) -> Aim | None:
     """What a step towards a target aims at; without one, where the front lacks a point."""
     if towards is None or towards.cost is None:
-        return aim(family)
+        return aim(family, _floor(family, spaces))
     return Aim(towards.parent, max(_LEAST_KEPT, towards.cost / towards.parent.cost))
 
 

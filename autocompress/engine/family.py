@@ -50,6 +50,7 @@ class FamilyTree:
         cost = costs[0].metric if costs else "bytes"
         # What a file holds beside its tensors is no method's to shrink.
         self.cost_metric = "weight_bytes" if cost == "bytes" else cost
+        self.beside = reference["bytes"] / reference["weight_bytes"] - 1 if cost == "bytes" else 0.0
         self.score_objective = scores[0] if scores else objectives[0]
         self.quality = tuple(c for c in constraints if not set(c.metrics) <= set(STATIC))
         bounds = [self._bound(c) for c in constraints if not c.at_least and c not in self.quality]
@@ -80,6 +81,7 @@ class FamilyTree:
             self.cost_metric,
             self.bound,
             self._aimed_at(),
+            self.beside,
         )
 
     def may_be_parent(self, number: int, methods: Collection[str], metrics: Mapping[str, float]) -> bool:
