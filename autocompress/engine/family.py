@@ -10,7 +10,7 @@ from typing import Any
 from autocompress import plugins
 from autocompress.checkpoint import open_checkpoint
 from autocompress.checkpoint.store import kept_trials, trial_folder
-from autocompress.lineage import Attempt, Family, Parent, Target
+from autocompress.lineage import Attempt, Family, Parent, Running, Target
 from autocompress.measure import STATIC, Constraint, Objective
 from autocompress.methods.base import Stage
 from autocompress.pareto import non_dominated
@@ -57,11 +57,11 @@ class FamilyTree:
         self.parents = {0: Parent(0, 1.0, self._score(reference), profile, holds=self._holds(reference))}
         self.attempts: dict[int, Attempt] = {}
 
-    def family(self, running: Sequence[float], coding: Sequence[int], left: int) -> Family:
+    def family(self, running: Sequence[Running], coding: Sequence[int], left: int) -> Family:
         """What the next trial may start from.
 
         Args:
-            running: what trials that run now aim at, as costs over the reference's.
+            running: trials that train now.
             coding: numbers of the models that running trials turn into codes.
             left: trials that are left, the next one included.
         """

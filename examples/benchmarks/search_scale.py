@@ -12,8 +12,8 @@ proposes and records, its own seconds, which are measured, pass as well.
 with one worker, drawn at random. All numbers of workers train as many epochs; fronts are judged as by
 `search_efficiency.py`, by hypervolume on test.
 
-`trials` replaces training by a stand-in that takes 0.2 s and ends with metrics drawn at random around a curve.
-It measures how long a hundred trials take on two workers, what of that the driver takes, and its memory.
+`trials` replaces training by a stand-in that counts for 0.2 s and draws metrics around a curve. It measures
+how long a hundred trials take on two workers, what of that the driver takes, and its memory.
 """
 
 from __future__ import annotations
