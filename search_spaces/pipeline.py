@@ -28,6 +28,8 @@ _FLOOR = 0.01
 _DESCENDING = 0.75
 # Neighbours on the front whose costs differ by less than this ratio have no gap between them.
 _GAP = 0.8
+# What a trial beyond the cheap end keeps of its parent's cost at least, where it may start from several.
+_FAR = 0.25
 # Trials from a model that did not help the front, after which it is left to the sampler: with each rate one.
 _TRIES = 3
 # What one trial leaves of its parent's cost at least.
@@ -161,8 +163,17 @@ def aim(family: ac.Family) -> Aim | None:
         steps = max(1, math.ceil(_DESCENDING * family.left))
         target = lowest * (_FLOOR / lowest) ** (1 / steps)
     if target is not None:
-        return Aim(cheapest, max(_LEAST_KEPT, target / cheapest.cost))
+        parent = _start(family, target)
+        return Aim(parent, max(_LEAST_KEPT, target / parent.cost))
     return _widest_gap(family)
+
+
+def _start(family: ac.Family, cost: float) -> ac.Parent:
+    """What a trial beyond the cheap end starts from: the cheapest model, or where trials from that run
+    already, the next above it from which the way is not far; these have better scores."""
+    begun = Counter(other.parent for other in family.running)
+    near = [parent for parent in family.front if _FAR * parent.cost <= cost] or [family.front[-1]]
+    return min(near, key=lambda parent: (begun[parent.number], parent.cost))
 
 
 def _widest_gap(family: ac.Family) -> Aim | None:

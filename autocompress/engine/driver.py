@@ -209,10 +209,12 @@ class SearchDriver:
         kept = {0, *kept_trials(self.trials)}
         # A model that was shut out has no checkpoint.
         if number in kept:
-            if feasible and number in {trial.number for trial in self.study.front(self.reference, kept)}:
-                return "on the front"
-            if feasible and self.study.front_probabilities(self.reference, kept)[number] >= LEAST_PROBABILITY:
-                return "within noise of the front"
+            if feasible:
+                on_front, probability = self.study.standing(number, self.reference, kept)
+                if on_front:
+                    return "on the front"
+                if probability >= LEAST_PROBABILITY:
+                    return "within noise of the front"
             if self.tree.may_be_parent(number, methods, metrics):
                 return "may be started from" if feasible else "out of bounds, may be started from"
         # Only what is, was or may be on a front is worth its disk space; `replay` makes it again.

@@ -13,7 +13,7 @@ from autocompress.checkpoint.store import kept_trials, trial_folder
 from autocompress.lineage import Attempt, Family, Parent, Running, Target
 from autocompress.measure import STATIC, Constraint, Objective
 from autocompress.methods.base import Stage
-from autocompress.pareto import non_dominated
+from autocompress.pareto import is_non_dominated, non_dominated
 from autocompress.study import ASKED, EXTRA, TAKEN_OVER, SearchStudy
 from autocompress.task import ModelProfile
 
@@ -88,7 +88,7 @@ class FamilyTree:
             return False
         candidate = [-self._score(metrics), self._cost(metrics)]
         others = [[-p.score, p.cost] for n, p in self.parents.items() if n != number and self._there(n)]
-        return len(others) in non_dominated([*others, candidate])
+        return is_non_dominated(len(others), [*others, candidate])
 
     def _update(self) -> None:
         """Hear of the trials that ended since the last time."""

@@ -6,7 +6,8 @@
 
 Both run the real driver, proposals and study (SQLite, in a temporary folder) in one process, without Ray, and
 simulate the workers as a queue of events: a trial ends when its seconds have passed, and while the driver
-proposes and records, its own seconds, which are measured, pass as well.
+proposes and records, its own seconds pass as well: those of its CPU, so that neither what else the machine
+does nor its disk has a part in them.
 
 `workers` really trains every trial. The seconds that it counts for are those that trials of its kind took
 with one worker, drawn at random. All numbers of workers train as many epochs; fronts are judged as by
@@ -132,9 +133,9 @@ def simulate(search: Search, workers: int, run: Worker) -> Log:
 
     def timed(action: Callable[[], Any]) -> Any:
         nonlocal now, spent
-        begun = time.perf_counter()
+        begun = time.process_time()
         answer = action()
-        seconds = time.perf_counter() - begun
+        seconds = time.process_time() - begun
         now, spent = now + seconds, spent + seconds
         return answer
 
@@ -189,9 +190,9 @@ class Trained:
         self.reference: Reference | None = None
 
     def __call__(self, search: Search, job: Job) -> tuple[TrialResult | AutocompressError, float]:
-        begun = time.perf_counter()
+        begun = time.process_time()
         outcome = self._run(search, job)
-        self.seconds[kind(job)].append(time.perf_counter() - begun)
+        self.seconds[kind(job)].append(time.process_time() - begun)
         if self.recorded is None:
             return outcome, self.seconds[kind(job)][-1]
         every = list(itertools.chain.from_iterable(self.recorded.values()))
