@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -10,6 +11,7 @@ import pytest
 from optuna.trial import TrialState
 from sqlalchemy import event
 
+from autocompress import pareto
 from autocompress.errors import SettingsError
 from autocompress.measure import Constraint, Objective
 from autocompress.measure.resampling import REPLICATES
@@ -187,6 +189,34 @@ def test_trials_within_noise_of_the_front_are_likely_to_be_on_it(tmp_path: Path)
     assert likely[near] == pytest.approx(0.36, abs=0.12)
     assert likely[paired] == likely[far] == 0
     assert made.front_probabilities(BASE, [near, far]) == {near: 1, far: 0}
+
+
+def test_a_trial_is_judged_alone_as_it_is_among_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = study(tmp_path, None)
+    draws = np.random.default_rng(0)
+    noise = draws.normal(0, 0.01, REPLICATES)
+    for size in (50, 60, 61, 62, 90):
+        accuracy = 0.95 - float(draws.uniform(0, 0.01))
+        own = draws.normal(0, 0.002, REPLICATES)
+        with_replicates(made, accuracy, size, (accuracy + noise + own).tolist())
+    numbers = range(6)
+    front, likely = {trial.number for trial in made.front(BASE)}, made.front_probabilities(BASE)
+    judged: list[int] = []
+    dominated = pareto._dominated
+
+    def counted(points: Any, tolerances: Any, positions: Any = None) -> Any:
+        answer = dominated(points, tolerances, positions)
+        judged.append(answer.shape[-1])
+        return answer
+
+    monkeypatch.setattr(pareto, "_dominated", counted)
+    standings = {number: made.standing(number, BASE, numbers) for number in numbers}
+    # However many trials there are: else the time of a search would grow with their square.
+    assert set(judged) == {1}
+    assert {number for number, (on_front, _) in standings.items() if on_front} == front
+    for number in set(numbers) - front:
+        assert standings[number][1] == likely[number]
+    assert 0 < len(front) < 6
 
 
 def test_latencies_that_differ_by_less_than_their_spread_are_ties(tmp_path: Path) -> None:
