@@ -15,7 +15,7 @@ from autocompress import pareto
 from autocompress.errors import SettingsError
 from autocompress.measure import Constraint, Objective
 from autocompress.measure.resampling import REPLICATES
-from autocompress.study import SearchStudy, make_sampler, sqlite_url
+from autocompress.study import SearchStudy, make_sampler, samplers, sqlite_url
 
 OBJECTIVES = (Objective("accuracy", "maximize"), Objective("bytes", "minimize"))
 BASE = {"accuracy": 0.9, "bytes": 100.0}
@@ -283,3 +283,20 @@ def test_others_can_read_a_study_while_a_trial_is_proposed(tmp_path: Path) -> No
         other = optuna.load_study(storage=sqlite_url(tmp_path), study_name="test")
         assert len(other.trials) == 1
     assert len(other.trials) == 2
+
+
+def test_tpe_looks_at_as_many_trials_at_the_end_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    split = optuna.samplers._tpe.sampler._split_trials
+
+    def counted(study: Any, trials: Any, *others: Any) -> Any:
+        seen.append(len(trials))
+        return split(study, trials, *others)
+
+    monkeypatch.setattr(optuna.samplers._tpe.sampler, "_split_trials", counted)
+    monkeypatch.setattr(samplers, "RECENT", 15)
+    made = optuna.create_study(directions=["maximize", "minimize"], sampler=make_sampler("auto", 0))
+    made.optimize(lambda trial: (trial.suggest_float("x", 0, 1), trial.suggest_float("y", 0, 1)), n_trials=30)
+    # The trial that is proposed is among the 15.
+    assert seen[0] < 14
+    assert seen[-10:] == [14] * 10
