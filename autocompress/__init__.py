@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         TrialError,
         UsageError,
     )
-    from autocompress.lineage import Attempt, Family, Parent, Target
+    from autocompress.lineage import Attempt, Family, Parent, Running, Target
     from autocompress.methods.alcn import Alcn
     from autocompress.methods.alds import Alds
     from autocompress.methods.autoplastic import Autoplastic
@@ -76,6 +76,7 @@ _HOME = {
     "PruneL1": "methods.lc",
     "RankSelection": "methods.lc",
     "Recipe": "task",
+    "Running": "lineage",
     "ScaledBinary": "methods.lc",
     "SearchFailedError": "errors",
     "SearchResult": "result",
@@ -118,6 +119,7 @@ __all__ = [
     "PruneL1",
     "RankSelection",
     "Recipe",
+    "Running",
     "ScaledBinary",
     "SearchFailedError",
     "SearchResult",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from autocompress.task import ModelProfile
@@ -49,6 +49,21 @@ class Parent:
     profile: ModelProfile
     parent: int = 0
     holds: bool = True
+
+
+@dataclass(frozen=True)
+class Running:
+    """A trial that trains now.
+
+    Args:
+        parent: number of the trial that it started from.
+        cost: over the reference's, that it aims at.
+        params: what it was told to suggest; empty where the sampler proposed it.
+    """
+
+    parent: int
+    cost: float
+    params: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,7 +110,7 @@ class Family:
         front: those that no other one beats in both score and cost, the costliest first; never empty.
         kept: all of them by number.
         attempts: trials that ended, in order.
-        running: what trials that run now aim at, as costs over the reference's.
+        running: trials that train now.
         coding: numbers of those whose weights are turned into codes by a trial that runs now.
         left: trials that are left of the budget, the one to propose included.
         metric: that costs are of.
@@ -108,7 +123,7 @@ class Family:
     front: tuple[Parent, ...]
     kept: Mapping[int, Parent]
     attempts: tuple[Attempt, ...] = ()
-    running: tuple[float, ...] = ()
+    running: tuple[Running, ...] = ()
     coding: tuple[int, ...] = ()
     left: int = 1
     metric: str = "macs"

@@ -34,6 +34,19 @@ def non_dominated(costs: ArrayLike, tolerances: ArrayLike | None = None) -> list
     return kept
 
 
+def is_non_dominated(position: int, costs: ArrayLike, tolerances: ArrayLike | None = None) -> bool:
+    """Whether a point is among `non_dominated`, in time that grows with the number of points.
+
+    Args:
+        position: of the point.
+        costs: `(points, objectives)`.
+        tolerances: as for `non_dominated`.
+    """
+    points = np.asarray(costs, dtype=np.float64)
+    equal_before = (points[:position] == points[position]).all(-1).any()
+    return not (equal_before or _dominated(points, _given(tolerances, points), [position])[0])
+
+
 def front_probabilities(
     costs: ArrayLike, replicates: ArrayLike, tolerances: ArrayLike | None = None
 ) -> Floats:
@@ -50,18 +63,36 @@ def front_probabilities(
     return share
 
 
+def front_probability(
+    position: int, costs: ArrayLike, replicates: ArrayLike, tolerances: ArrayLike | None = None
+) -> float:
+    """The same of one point, in time that grows with the number of points, not with its square.
+
+    Args:
+        position: of the point.
+        costs: as measured, `(points, objectives)`.
+        replicates: as for `front_probabilities`.
+        tolerances: as for `non_dominated`.
+    """
+    points, drawn = np.asarray(costs, dtype=np.float64), np.asarray(replicates, dtype=np.float64)
+    dominated = _dominated(np.moveaxis(drawn, 1, 0), _given(tolerances, points), [position])
+    return float(1 - dominated[:, 0].mean())
+
+
 def _given(tolerances: ArrayLike | None, points: Floats) -> Floats:
     return np.zeros_like(points) if tolerances is None else np.asarray(tolerances, dtype=np.float64)
 
 
-def _dominated(points: Floats, tolerances: Floats) -> NDArray[np.bool_]:
-    """Whether some other point dominates each; `(..., points, objectives)` → `(..., points)`."""
-    dominated = np.zeros(points.shape[:-1], dtype=bool)
-    for index, tolerance in enumerate(tolerances):
-        most = np.maximum(tolerances, tolerance)
-        point = points[..., index, None, :]
+def _dominated(points: Floats, tolerances: Floats, judged: Sequence[int] | None = None) -> NDArray[np.bool_]:
+    """Whether some other point dominates each that is judged, or all; `(..., points, objectives)` →
+    `(..., judged)`."""
+    positions = range(points.shape[-2]) if judged is None else judged
+    dominated = np.zeros((*points.shape[:-2], len(positions)), dtype=bool)
+    for place, position in enumerate(positions):
+        most = np.maximum(tolerances, tolerances[position])
+        point = points[..., position, None, :]
         better = (points < point - most).any(-1) & (points <= point + most).all(-1)
-        dominated[..., index] = better.any(-1)
+        dominated[..., place] = better.any(-1)
     return dominated
 
 

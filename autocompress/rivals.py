@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autocompress.measure import REPLICATES, Constraint, Objective
-from autocompress.pareto import Floats, front_probabilities, non_dominated
+from autocompress.pareto import Floats, front_probability, is_non_dominated
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Rivals:
             return True
         points = [*self.points, candidate]
         costs = costs_of(points, self.objectives)
-        if len(points) - 1 in non_dominated(costs):
+        last = len(points) - 1
+        if is_non_dominated(last, costs):
             return False
-        chances = front_probabilities(costs, drawn_costs(points, self.objectives))
-        return bool(chances[-1] < self.least)
+        return front_probability(last, costs, drawn_costs(points, self.objectives)) < self.least
 
 
 def costs_of(points: Sequence[Point], objectives: Sequence[Objective]) -> Floats:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -27,6 +28,10 @@ _FLOOR = 0.01
 _DESCENDING = 0.75
 # Neighbours on the front whose costs differ by less than this ratio have no gap between them.
 _GAP = 0.8
+# What a trial beyond the cheap end keeps of its parent's cost at least, where it may start from several.
+_FAR = 0.25
+# Trials from a model that did not help the front, after which it is left to the sampler: with each rate one.
+_TRIES = 3
 # What one trial leaves of its parent's cost at least.
 _LEAST_KEPT = 0.1
 # Every so many guided trials the method that was tried least is tried, unless there are few in all: a lineage
@@ -117,10 +122,17 @@ def _several(configs: Any) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class Aim:
-    """What a trial is to reach: from a parent, a share of the parent's cost."""
+    """What a trial is to reach: from a parent, a share of the parent's cost.
+
+    Args:
+        parent: the model.
+        keep: the share.
+        tries: trials from the same parent that did not help the front, or are not known to yet.
+    """
 
     parent: ac.Parent
     keep: float
+    tries: int = 0
 
     @property
     def cost(self) -> float:
@@ -129,20 +141,24 @@ class Aim:
 
 
 def aim(family: ac.Family, floor: float = _FLOOR) -> Aim | None:
-    """Where a point would add most to the front: beyond its cheap end as long as bounds allow, else in its
-    widest gap; None where there is none.
+    """Where a point would add most to the front: beyond its cheap end as long as bounds allow, else where
+    most score is lost for the cost that it saves; None where all that was tried often enough.
 
     While all is too costly for the bounds, trials go there in few steps. Beyond the cheap end they go in
-    equal ratios down to a floor; once one was out of bounds, halfway (in logarithms) between it and the last
-    that was not.
+    equal ratios down to a floor, each a little further than those that run now; once one from there was out
+    of bounds, halfway (in logarithms) between it and the last that was not.
 
     Args:
         family: to add to.
         floor: cost over the reference's below which there is nothing to gain.
     """
     cheapest = family.front[-1]
-    lowest = min([cheapest.cost, *family.running])
-    failed = [a.cost for a in family.attempts if a.cost is not None and not a.feasible]
+    lowest = min([cheapest.cost, *(other.cost for other in family.running)])
+    failed = [
+        a.cost
+        for a in family.attempts
+        if a.parent == cheapest.number and a.cost is not None and not a.feasible
+    ]
     beyond = max((cost for cost in failed if cost < cheapest.cost), default=0.0)
     target: float | None = None
     if cheapest.cost > family.bound:
@@ -153,26 +169,58 @@ def aim(family: ac.Family, floor: float = _FLOOR) -> Aim | None:
         steps = max(1, math.ceil(_DESCENDING * family.left))
         target = lowest * (floor / lowest) ** (1 / steps)
     if target is not None:
-        return Aim(cheapest, max(_LEAST_KEPT, target / cheapest.cost))
+        parent = _start(family, target)
+        return Aim(parent, max(_LEAST_KEPT, target / parent.cost))
     return _widest_gap(family)
 
 
+def _start(family: ac.Family, cost: float) -> ac.Parent:
+    """What a trial beyond the cheap end starts from: the cheapest model, or where trials from that run
+    already, the next above it from which the way is not far; these have better scores."""
+    begun = Counter(other.parent for other in family.running)
+    near = [parent for parent in family.front if _FAR * parent.cost <= cost] or [family.front[-1]]
+    return min(near, key=lambda parent: (begun[parent.number], parent.cost))
+
+
 def _widest_gap(family: ac.Family) -> Aim | None:
-    """Halfway, in logarithms, between neighbours on the front that enclose most: the score that is lost from
-    one to the other times the logarithm of what that saves."""
+    """Below the model of the front from which a trial would gain most: what its score is above the front's,
+    over the logarithm of cost. The more trials from it did not help, the less that counts.
+
+    A trial goes halfway (in logarithms) to the next model, or where that is near, past it.
+    """
     best, most = None, 0.0
     # As codes, what has too many bytes yet may be within bounds.
     bound = math.inf if family.metric in _OF_CODES else family.bound
+    tried = _tries(family)
     for above, below in itertools.pairwise(family.front):
-        width = math.log(above.cost / below.cost)
-        target = min(math.sqrt(above.cost * below.cost), _INWARD * bound)
-        if target <= below.cost:
+        apart = below.cost < _GAP * above.cost
+        halfway = math.sqrt(above.cost * below.cost)
+        target = min(halfway if apart else _GAP * above.cost, _INWARD * bound)
+        if apart and target <= below.cost:
             continue  # all that is between them is out of bounds
-        taken = any(abs(math.log(cost / target)) < width / 4 for cost in family.running)
-        enclosed = (above.score - below.score) * width
-        if not taken and below.cost < _GAP * above.cost and enclosed > most:
-            best, most = Aim(above, max(_LEAST_KEPT, target / above.cost)), enclosed
+        tries = tried[above.number]
+        gain = _gain(family, above, below.cost if apart else target) / (1 + tries)
+        if tries < _TRIES and gain > most:
+            best, most = Aim(above, max(_LEAST_KEPT, target / above.cost), tries), gain
     return best
+
+
+def _tries(family: ac.Family) -> Counter[int]:
+    """Guided trials from each model that did not help the front, or are not known to yet."""
+    on_front = {parent.number for parent in family.front}
+    ended = [a.parent for a in family.attempts if a.asked and a.trained and a.number not in on_front]
+    return Counter([*ended, *(other.parent for other in family.running)])
+
+
+def _gain(family: ac.Family, parent: ac.Parent, cost: float) -> float:
+    """The area between a model's score and the front's, over the logarithm of cost, down to a cost."""
+    costs = [p.cost for p in family.front if cost < p.cost < parent.cost]
+    scores = [p.score for p in family.front if p.cost < parent.cost] + [family.front[-1].score]
+    area, upper = 0.0, parent.cost
+    for lower, score in zip([*costs, cost], scores, strict=False):
+        area += (parent.score - score) * math.log(upper / lower)
+        upper = lower
+    return area
 
 
 @dataclass(frozen=True)
@@ -220,7 +268,7 @@ def guided(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
         params = _move(name, space, aimed.parent, asked)
         if params is not None:
             place = {"parent": family.position(aimed.parent), "method": name, "only_train": 0.0}
-            rate = _rate(family) if towards is None else _next_rate(family, towards)
+            rate = _rate(family, aimed.tries if towards is None else towards.tries)
             training = {"compress_share": _SHARE, "lr_scale": rate, **_DISTILL}
             return Guided(place | dict(params) | training, aimed.cost, -math.log(asked))
     return None
@@ -244,14 +292,8 @@ def _aimed(family: ac.Family, spaces: Mapping[str, ac.SearchSpace], towards: Ste
 def _trained_on(family: ac.Family, spaces: Mapping[str, ac.SearchSpace], towards: Step) -> Guided:
     """A trial that only trains a model on."""
     place = {"parent": family.position(towards.parent), "method": min(spaces), "only_train": 1.0}
-    training = {"compress_share": _SHARE, "lr_scale": _next_rate(family, towards), **_DISTILL}
+    training = {"compress_share": _SHARE, "lr_scale": _rate(family, towards.tries), **_DISTILL}
     return Guided(place | training, towards.parent.cost, 0.0)
-
-
-def _next_rate(family: ac.Family, towards: Step) -> float:
-    """The rate that has done best, and where the same was tried before, the others in turn."""
-    best = _rate(family)
-    return sorted(_LR_SCALES, key=lambda rate: rate != best)[towards.tries]
 
 
 def _move(name: str, space: ac.SearchSpace, parent: ac.Parent, keep: float) -> Mapping[str, Any] | None:
@@ -386,6 +428,7 @@ def _by_merit(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> list[s
     planned = plan(len(family.attempts) + family.left, spaces, family.metric)
     names = planned.methods
     tried = {name: [a for a in family.attempts if a.params.get("method") == name] for name in names}
+    begun = Counter(other.params.get("method") for other in family.running)
 
     def price(name: str) -> float:
         saved = sum(attempt.saved for attempt in tried[name])
@@ -393,16 +436,16 @@ def _by_merit(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> list[s
 
     def rank(name: str) -> tuple[float, ...]:
         place = names.index(name)
-        if planned.explores(len(family.attempts)):
-            return len(tried[name]), place
+        if planned.explores(len(family.attempts) + len(family.running)):
+            return len(tried[name]) + begun[name], place
         return not tried[name], price(name), place
 
     return sorted(names, key=rank)
 
 
-def _rate(family: ac.Family) -> float:
-    """Each rate once, then the one whose guided trials lost least for what they saved; where one diverged,
-    those below it, or half of it."""
+def _rate(family: ac.Family, tries: int) -> float:
+    """Each rate once, then the one whose guided trials lost least for what they saved; where the same was
+    tried before, the others in turn; where one diverged, only those below it, or half of it."""
     tried: dict[float, list[ac.Attempt]] = {}
     for attempt in family.attempts:
         if attempt.asked and attempt.trained and "lr_scale" in attempt.params:
@@ -413,4 +456,9 @@ def _rate(family: ac.Family) -> float:
     def price(rate: float) -> float:
         return sum(a.lost for a in tried[rate]) / max(sum(a.saved for a in tried[rate]), _LEAST_KEPT)
 
-    return next((rate for rate in rates if rate not in tried), None) or min(rates, key=price)
+    if all(rate in tried for rate in rates):
+        best = min(rates, key=price)
+    else:
+        begun = Counter(other.params.get("lr_scale") for other in family.running)
+        best = min(rates, key=lambda rate: len(tried.get(rate, ())) + begun[rate])
+    return sorted(rates, key=lambda rate: rate != best)[tries % len(rates)]

@@ -70,7 +70,7 @@ def _boundary(family: ac.Family) -> list[Step]:
         # Trials that run side by side spread over the gap.
         for share in (0.5, 0.25, 0.75):
             cost = cheapest.cost * math.exp(-share * width)
-            if not any(abs(math.log(cost / other)) < width / 10 for other in family.running):
+            if not any(abs(math.log(cost / other.cost)) < width / 10 for other in family.running):
                 return [Step(cheapest, cost)]
     misses = [p for p in family.front if not p.holds and _ONE_STEP * cheapest.cost <= p.cost < cheapest.cost]
     steps = _train(family, misses[0]) if misses else []
@@ -87,7 +87,7 @@ def _below(family: ac.Family) -> list[Step]:
         bound = family.target.cost if family.target.cost < cheapest.cost else cheapest.cost
         trained = sum(attempt.trained for attempt in family.attempts)
         steps = max(1, math.floor(_REACHING * (trained + family.left)) - trained)
-        lowest = min([cheapest.cost, *family.running])
+        lowest = min([cheapest.cost, *(other.cost for other in family.running)])
         return [Step(cheapest, lowest * min(1.0, _INWARD * bound / lowest) ** (1 / steps))]
     best = holding[0]
     # A bound on what is no cost of the family's lies somewhere above what holds.

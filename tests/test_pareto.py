@@ -5,9 +5,18 @@ from __future__ import annotations
 import math
 import random
 
+import numpy as np
 import pytest
 
-from autocompress.pareto import domination_ranks, epsilon_net, preference
+from autocompress.pareto import (
+    domination_ranks,
+    epsilon_net,
+    front_probabilities,
+    front_probability,
+    is_non_dominated,
+    non_dominated,
+    preference,
+)
 
 Point = tuple[float, ...]
 
@@ -85,3 +94,17 @@ def test_a_single_objective_is_an_order() -> None:
 
 def test_no_points_have_no_order() -> None:
     assert preference([]) == []
+
+
+def test_one_point_is_judged_as_it_is_among_all(drawn: list[list[Point]]) -> None:
+    rng = np.random.default_rng(0)
+    for points in drawn:
+        costs = np.asarray(points)
+        tolerances = np.zeros_like(costs)
+        tolerances[:, 0] = rng.choice([0.0, 0.5], len(points))
+        resampled = costs[:, None] + rng.normal(0, 1, (len(points), 20, costs.shape[1]))
+        front = non_dominated(costs, tolerances)
+        shares = front_probabilities(costs, resampled, tolerances)
+        for position in range(len(points)):
+            assert is_non_dominated(position, costs, tolerances) == (position in front)
+            assert front_probability(position, costs, resampled, tolerances) == shares[position]

@@ -101,7 +101,7 @@ def test_guided_trials_go_down_in_equal_ratios_that_the_budget_pays_for(resnet20
     few, many = (pipeline.aim(alone(resnet20, left=left)) for left in (8, 80))
     assert few.cost == pytest.approx(0.01 ** (1 / 6))
     assert many.cost == pytest.approx(0.01 ** (1 / 60))
-    running = pipeline.aim(alone(resnet20, left=8, running=(0.5,)))
+    running = pipeline.aim(alone(resnet20, left=8, running=(ac.Running(0, 0.5),)))
     assert running.cost == pytest.approx(0.5 * (0.01 / 0.5) ** (1 / 6))
 
 
@@ -192,11 +192,41 @@ def test_gaps_are_filled_where_most_score_is_lost_for_most_cost(resnet20: ModelP
     aimed = pipeline.aim(ac.Family(front, members, beyond, left=5))
     assert aimed.parent is front[1]
     assert aimed.cost == pytest.approx((0.5 * 0.2) ** 0.5)
-    taken = pipeline.aim(ac.Family(front, members, beyond, running=(0.31,), left=5))
-    assert taken.parent is front[0]
-    whole = [ac.Parent(0, 1.0, 0.9, resnet20), ac.Parent(1, 0.9, 0.8, resnet20)]
-    near = (attempt(9, 1, 0.85, feasible=False, kept=False),)
-    assert pipeline.aim(ac.Family(tuple(whole), dict(enumerate(whole)), near, left=5)) is None
+    past = pipeline.aim(ac.Family(front, members, beyond, running=(ac.Running(1, 0.31),) * 3, left=5))
+    assert past.parent is front[2]
+    assert past.cost == pytest.approx(0.8 * 0.2)
+
+
+def test_what_did_not_help_counts_for_less_and_is_left_when_each_rate_was_tried(
+    resnet20: ModelProfile,
+) -> None:
+    front = (
+        ac.Parent(0, 1.0, 0.9, resnet20),
+        ac.Parent(1, 0.5, 0.8, resnet20),
+        ac.Parent(2, 0.3, 0.75, resnet20),
+    )
+    tried = [attempt(9, 2, 0.29, feasible=False, kept=False)]
+    seen = []
+    for number in range(10, 17):
+        aimed = pipeline.aim(ac.Family(front, dict(enumerate(front)), tuple(tried), left=5))
+        if aimed is None:
+            break
+        seen.append((aimed.parent.number, aimed.tries))
+        tried.append(attempt(number, aimed.parent.number, 0.9 * aimed.parent.cost, asked=0.1, kept=False))
+    assert seen == [(0, 0), (0, 1), (1, 0), (0, 2), (1, 1), (1, 2)]
+
+
+def test_trials_that_run_side_by_side_differ_in_rate_and_method(resnet20: ModelProfile) -> None:
+    running: list[ac.Running] = []
+    for _ in range(12):
+        family = alone(resnet20, left=64 - len(running), running=tuple(running))
+        move = pipeline.guided(family, of_methods("alcn", "alds"))
+        running.append(ac.Running(0, move.cost, move.params))
+    rates = [other.params["lr_scale"] for other in running]
+    assert all(2 <= rates.count(rate) <= 6 for rate in set(rates))
+    assert len(set(rates)) == 3
+    assert {other.params["method"] for other in running} == {"alcn", "alds"}
+    assert len({other.cost for other in running}) == len(running)
 
 
 def test_gaps_that_are_out_of_bounds_are_left(resnet20: ModelProfile) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -10,10 +11,11 @@ import pytest
 from optuna.trial import TrialState
 from sqlalchemy import event
 
+from autocompress import pareto
 from autocompress.errors import SettingsError
 from autocompress.measure import Constraint, Objective
 from autocompress.measure.resampling import REPLICATES
-from autocompress.study import SearchStudy, make_sampler, sqlite_url
+from autocompress.study import SearchStudy, make_sampler, samplers, sqlite_url
 
 OBJECTIVES = (Objective("accuracy", "maximize"), Objective("bytes", "minimize"))
 BASE = {"accuracy": 0.9, "bytes": 100.0}
@@ -189,6 +191,34 @@ def test_trials_within_noise_of_the_front_are_likely_to_be_on_it(tmp_path: Path)
     assert made.front_probabilities(BASE, [near, far]) == {near: 1, far: 0}
 
 
+def test_a_trial_is_judged_alone_as_it_is_among_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = study(tmp_path, None)
+    draws = np.random.default_rng(0)
+    noise = draws.normal(0, 0.01, REPLICATES)
+    for size in (50, 60, 61, 62, 90):
+        accuracy = 0.95 - float(draws.uniform(0, 0.01))
+        own = draws.normal(0, 0.002, REPLICATES)
+        with_replicates(made, accuracy, size, (accuracy + noise + own).tolist())
+    numbers = range(6)
+    front, likely = {trial.number for trial in made.front(BASE)}, made.front_probabilities(BASE)
+    judged: list[int] = []
+    dominated = pareto._dominated
+
+    def counted(points: Any, tolerances: Any, positions: Any = None) -> Any:
+        answer = dominated(points, tolerances, positions)
+        judged.append(answer.shape[-1])
+        return answer
+
+    monkeypatch.setattr(pareto, "_dominated", counted)
+    standings = {number: made.standing(number, BASE, numbers) for number in numbers}
+    # However many trials there are: else the time of a search would grow with their square.
+    assert set(judged) == {1}
+    assert {number for number, (on_front, _) in standings.items() if on_front} == front
+    for number in set(numbers) - front:
+        assert standings[number][1] == likely[number]
+    assert 0 < len(front) < 6
+
+
 def test_latencies_that_differ_by_less_than_their_spread_are_ties(tmp_path: Path) -> None:
     objectives = (Objective("accuracy", "maximize"), Objective("latency", "minimize"))
     made = SearchStudy(sqlite_url(tmp_path), "test", objectives)
@@ -253,3 +283,20 @@ def test_others_can_read_a_study_while_a_trial_is_proposed(tmp_path: Path) -> No
         other = optuna.load_study(storage=sqlite_url(tmp_path), study_name="test")
         assert len(other.trials) == 1
     assert len(other.trials) == 2
+
+
+def test_tpe_looks_at_as_many_trials_at_the_end_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    split = optuna.samplers._tpe.sampler._split_trials
+
+    def counted(study: Any, trials: Any, *others: Any) -> Any:
+        seen.append(len(trials))
+        return split(study, trials, *others)
+
+    monkeypatch.setattr(optuna.samplers._tpe.sampler, "_split_trials", counted)
+    monkeypatch.setattr(samplers, "RECENT", 15)
+    made = optuna.create_study(directions=["maximize", "minimize"], sampler=make_sampler("auto", 0))
+    made.optimize(lambda trial: (trial.suggest_float("x", 0, 1), trial.suggest_float("y", 0, 1)), n_trials=30)
+    # The trial that is proposed is among the 15.
+    assert seen[0] < 14
+    assert seen[-10:] == [14] * 10

@@ -54,7 +54,9 @@ def test_between_what_holds_and_what_failed_trials_go_halfway() -> None:
     assert move.cost == pytest.approx(0.25)
     assert place(move) == (0.5, False)
     # One that runs is going there.
-    beside = pipeline.guided(family(ACCURACY, *models, attempts=failed, running=(0.25,)), SPACES)
+    beside = pipeline.guided(
+        family(ACCURACY, *models, attempts=failed, running=(ac.Running(0, 0.25),)), SPACES
+    )
     assert beside.cost == pytest.approx(0.5 * 4**-0.25)
 
 

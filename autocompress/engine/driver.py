@@ -18,7 +18,7 @@ from autocompress.engine.family import FamilyTree, stored_as_codes
 from autocompress.engine.moasha import MoAsha
 from autocompress.engine.prepare import Prepared
 from autocompress.errors import UsageError, one_line
-from autocompress.lineage import Family
+from autocompress.lineage import Family, Running
 from autocompress.report import Progress, TrialEnd
 from autocompress.result import LEAST_PROBABILITY
 from autocompress.rivals import Rivals
@@ -74,7 +74,7 @@ class SearchDriver:
             prepared.profile,
             prepared.target,
         )
-        self.aims: dict[int, float] = {}
+        self.running: dict[int, Running] = {}
         self.idle = False
         self.guided = prepared.settings.sampler == "auto"
         self.tried = Counter(_stages(config) for config in study.configs())
@@ -100,7 +100,7 @@ class SearchDriver:
         """Propose the next trial; where its search space fails, that is recorded and another proposed."""
         repeated = 0
         while not (self.idle or self.late):
-            family = self.tree.family(tuple(self.aims.values()), self._coding(), self.left)
+            family = self.tree.family(tuple(self.running.values()), self._coding(), self.left)
             reason = self.pipeline.enough(family) if self.guided and self.left > 0 else None
             if reason is not None:
                 self.progress.note(f"{reason}: {self.left} trials are left")
@@ -132,7 +132,8 @@ class SearchDriver:
             self.tried[_stages(config)] += 1
             self.configs[number] = config
             if config.epochs:
-                self.aims[number] = family.kept[config.parent].cost if move is None else move.cost
+                cost = family.kept[config.parent].cost if move is None else move.cost
+                self.running[number] = Running(config.parent, cost, {} if move is None else move.params)
             self.slots.begin(number)
             self.progress.trial_epoch(number, 0, config.epochs)
             return Job(number, config, self._rivals(config))
@@ -208,10 +209,12 @@ class SearchDriver:
         kept = {0, *kept_trials(self.trials)}
         # A model that was shut out has no checkpoint.
         if number in kept:
-            if feasible and number in {trial.number for trial in self.study.front(self.reference, kept)}:
-                return "on the front"
-            if feasible and self.study.front_probabilities(self.reference, kept)[number] >= LEAST_PROBABILITY:
-                return "within noise of the front"
+            if feasible:
+                on_front, probability = self.study.standing(number, self.reference, kept)
+                if on_front:
+                    return "on the front"
+                if probability >= LEAST_PROBABILITY:
+                    return "within noise of the front"
             if self.tree.may_be_parent(number, methods, metrics):
                 return "may be started from" if feasible else "out of bounds, may be started from"
         # Only what is, was or may be on a front is worth its disk space; `replay` makes it again.
@@ -261,7 +264,7 @@ class SearchDriver:
         return (slots.own / slots.trials, slots.outside / slots.trials) if slots.trials else None
 
     def _ended(self, number: int, step_seconds: float, seconds: float | None = None) -> None:
-        self.aims.pop(number, None)
+        self.running.pop(number, None)
         self.idle = False
         self.step_seconds += step_seconds
         self.last_end = time.perf_counter()

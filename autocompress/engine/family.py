@@ -10,10 +10,10 @@ from typing import Any
 from autocompress import plugins
 from autocompress.checkpoint import open_checkpoint
 from autocompress.checkpoint.store import kept_trials, trial_folder
-from autocompress.lineage import Attempt, Family, Parent, Target
+from autocompress.lineage import Attempt, Family, Parent, Running, Target
 from autocompress.measure import STATIC, Constraint, Objective
 from autocompress.methods.base import Stage
-from autocompress.pareto import non_dominated
+from autocompress.pareto import is_non_dominated, non_dominated
 from autocompress.study import ASKED, EXTRA, TAKEN_OVER, SearchStudy
 from autocompress.task import ModelProfile
 
@@ -58,11 +58,11 @@ class FamilyTree:
         self.parents = {0: Parent(0, 1.0, self._score(reference), profile, holds=self._holds(reference))}
         self.attempts: dict[int, Attempt] = {}
 
-    def family(self, running: Sequence[float], coding: Sequence[int], left: int) -> Family:
+    def family(self, running: Sequence[Running], coding: Sequence[int], left: int) -> Family:
         """What the next trial may start from.
 
         Args:
-            running: what trials that run now aim at, as costs over the reference's.
+            running: trials that train now.
             coding: numbers of the models that running trials turn into codes.
             left: trials that are left, the next one included.
         """
@@ -90,7 +90,7 @@ class FamilyTree:
             return False
         candidate = [-self._score(metrics), self._cost(metrics)]
         others = [[-p.score, p.cost] for n, p in self.parents.items() if n != number and self._there(n)]
-        return len(others) in non_dominated([*others, candidate])
+        return is_non_dominated(len(others), [*others, candidate])
 
     def _update(self) -> None:
         """Hear of the trials that ended since the last time."""

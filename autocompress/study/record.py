@@ -19,7 +19,12 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autocompress.errors import SettingsError, one_line
 from autocompress.measure import Constraint, Objective
-from autocompress.pareto import front_probabilities, non_dominated
+from autocompress.pareto import (
+    front_probabilities,
+    front_probability,
+    is_non_dominated,
+    non_dominated,
+)
 from autocompress.rivals import Point, Rivals, costs_of, drawn_costs
 from autocompress.study.samplers import make_sampler
 from autocompress.trial import TrialConfig
@@ -356,6 +361,26 @@ class SearchStudy:
         shares = front_probabilities(costs, drawn, self._tolerances(candidates))
         numbers = [trial.number for trial, _ in candidates]
         return dict(zip(numbers, shares.tolist(), strict=True))
+
+    def standing(
+        self, number: int, reference: Mapping[str, float], among: Collection[int]
+    ) -> tuple[bool, float]:
+        """Whether a feasible trial is on the front of these, and how likely it is to be, were they judged by
+        other rows: what `front` and `front_probabilities` say of it, without judging the others.
+
+        Args:
+            number: of the trial, one of these.
+            reference: metrics of the reference.
+            among: numbers of the trials that count.
+        """
+        candidates = self._candidates(reference, among)
+        position = [trial.number for trial, _ in candidates].index(number)
+        points = [point for _, point in candidates]
+        costs, tolerances = costs_of(points, self.objectives), self._tolerances(candidates)
+        if is_non_dominated(position, costs, tolerances):
+            return True, 1.0
+        drawn = drawn_costs(points, self.objectives)
+        return False, front_probability(position, costs, drawn, tolerances)
 
     def rivals(
         self,
