@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from autocompress.plugins import SearchSpace
     from autocompress.report import Progress
     from autocompress.result import ParetoModel, SearchResult
-    from autocompress.task import ModelProfile, Recipe, Task
+    from autocompress.task import GroupProfile, ModelProfile, Recipe, Task
 
 __version__ = "0.1.0"
 
@@ -62,6 +62,7 @@ _HOME = {
     "Depth": "methods.depth",
     "Family": "lineage",
     "FixedPoint": "methods.lc",
+    "GroupProfile": "task",
     "Lc": "methods.lc",
     "LowRank": "methods.lc",
     "ModelProfile": "task",
@@ -103,6 +104,7 @@ __all__ = [
     "Depth",
     "Family",
     "FixedPoint",
+    "GroupProfile",
     "Lc",
     "LowRank",
     "ModelProfile",

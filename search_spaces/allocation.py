@@ -16,7 +16,7 @@ Cost = Literal["macs", "params"]
 
 # Levels of each group that are chosen from, and solutions this much worse than the best, are what keeps the
 # programme of a network of 40 groups below a second.
-_GAP = 0.01
+_LEVELS, _GAP = 16, 0.01
 
 
 def allocation(profile: ac.ModelProfile, keep: float, cost: Cost) -> Mapping[str, int] | None:
@@ -38,11 +38,9 @@ def allocation(profile: ac.ModelProfile, keep: float, cost: Cost) -> Mapping[str
     groups = profile.groups
     if not groups or not profile.cost_terms or not all(group.losses for group in groups):
         return None
-    shares = [
-        np.array([group.width_at(level) / group.width for level in range(len(group.losses))])
-        for group in groups
-    ]
-    program = _Program([np.array(group.losses) for group in groups])
+    choices = [_widths(group) for group in groups]
+    shares = [widths / group.width for widths, group in zip(choices, groups, strict=True)]
+    program = _Program([_lost(group, widths) for group, widths in zip(groups, choices, strict=True)])
     whole = 0.0
     for term in profile.cost_terms:
         amount = float(getattr(term, cost))
@@ -51,7 +49,22 @@ def allocation(profile: ac.ModelProfile, keep: float, cost: Cost) -> Mapping[str
     chosen = program.solve(keep * whole)
     if chosen is None:
         return None
-    return {group.name: group.width_at(level) for group, level in zip(groups, chosen, strict=True)}
+    return {
+        group.name: int(widths[level]) for group, widths, level in zip(groups, choices, chosen, strict=True)
+    }
+
+
+def _widths(group: ac.GroupProfile) -> NDArray[np.int64]:
+    """Widths to choose from, the narrowest that was tried and more: equal shares, rounded up, or each."""
+    levels = min(group.width, _LEVELS)
+    widths: NDArray[np.int64] = -(-group.width * np.arange(1, levels + 1) // levels)
+    return widths[widths >= group.width_at(0)]
+
+
+def _lost(group: ac.GroupProfile, widths: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What is predicted to be lost at these widths, on straight lines between those that were tried."""
+    tried = [group.width_at(level) for level in range(len(group.losses))]
+    return np.interp(widths, tried, group.losses)
 
 
 class _Program:

@@ -19,22 +19,31 @@ from autocompress.graph import analyse
 from autocompress.graph.costs import profile
 from autocompress.surgery import keep_units
 from autocompress.task import CostTerm, GroupProfile, ModelProfile
-from autocompress.trial.sensitivity import loss_curve
 
 allocation = importlib.import_module(f"{plugins.pipeline().__package__}.allocation").allocation
+
+
+def curve(rng: np.random.Generator, width: int, scale: float = 1.0) -> tuple[float, ...]:
+    """Losses at up to 8 widths, falling to 0."""
+    falling = np.sort(rng.lognormal(0, 2, min(width, 8) - 1))[::-1] * scale
+    return (*falling.tolist(), 0.0)
 
 
 def scored(seed: int, widths: tuple[int, ...], terms: tuple[tuple[int, ...], ...]) -> ModelProfile:
     """A profile of random sensitivities and costs."""
     rng = np.random.default_rng(seed)
-    groups = tuple(
-        GroupProfile(f"g{i}", width, 1, 1, loss_curve(torch.from_numpy(rng.lognormal(0, 2, width))))
-        for i, width in enumerate(widths)
-    )
+    groups = tuple(GroupProfile(f"g{i}", width, 1, 1, curve(rng, width)) for i, width in enumerate(widths))
     costs = tuple(CostTerm(term, *rng.integers(1, 1000, 2).tolist()) for term in terms)
     return ModelProfile(
         sum(int(c.params) for c in costs), sum(int(c.macs) for c in costs), groups, cost_terms=costs
     )
+
+
+def choices(group: GroupProfile) -> list[int]:
+    """Sixteenths of the width, rounded up, or each, from the narrowest that was tried on."""
+    levels = min(group.width, 16)
+    widths = [math.ceil(group.width * level / levels) for level in range(1, levels + 1)]
+    return [width for width in widths if width >= group.width_at(0)]
 
 
 def cost_of(model: ModelProfile, units: dict[str, int], cost: str) -> float:
@@ -46,8 +55,8 @@ def cost_of(model: ModelProfile, units: dict[str, int], cost: str) -> float:
 def loss_of(model: ModelProfile, units: dict[str, int]) -> float:
     lost = 0.0
     for group in model.groups:
-        widths = [group.width_at(level) for level in range(len(group.losses))]
-        lost += group.losses[widths.index(units[group.name])]
+        tried = [group.width_at(level) for level in range(len(group.losses))]
+        lost += float(np.interp(units[group.name], tried, group.losses))
     return lost
 
 
@@ -57,12 +66,15 @@ def test_no_choice_within_the_budget_loses_less(seed: int, cost: str) -> None:
     terms = ((), (0,), (0, 1), (1, 2), (2, 2), (0, 2), (1,))
     model = scored(seed, (5, 8, 20), terms)
     every = [
-        {group.name: group.width_at(level) for group, level in zip(model.groups, levels, strict=True)}
-        for levels in itertools.product(*(range(len(group.losses)) for group in model.groups))
+        {group.name: width for group, width in zip(model.groups, widths, strict=True)}
+        for widths in itertools.product(*(choices(group) for group in model.groups))
     ]
-    for keep in (0.35, 0.6, 0.9):
-        least = min(loss_of(model, units) for units in every if cost_of(model, units, cost) <= keep)
-        chosen = dict(allocation(model, keep, cost))
+    for keep in (0.1, 0.35, 0.6, 0.9):
+        least = min((loss_of(model, u) for u in every if cost_of(model, u, cost) <= keep), default=None)
+        chosen = allocation(model, keep, cost)
+        assert (chosen is None) == (least is None)
+        if chosen is None:
+            continue
         assert cost_of(model, chosen, cost) <= keep * (1 + 1e-6)
         assert loss_of(model, chosen) <= least * 1.0101 + 1e-6
 
@@ -86,7 +98,7 @@ def wide() -> Wide:
     example = torch.randn(2, 3, 8, 8)
     known = profile(model, example, analyse(model, example))
     groups = tuple(
-        replace(group, losses=loss_curve(torch.rand(group.width).square() * 10.0**position))
+        replace(group, losses=curve(np.random.default_rng(position), group.width, 10.0**position))
         for position, group in enumerate(known.groups)
     )
     return model, example, replace(known, groups=groups)

@@ -155,7 +155,7 @@ class Step:
         self.task, self.distillation = trainer.task, trainer.distillation
         self.recipe = trainer.task.recipe
         self.forward = _compiled(model) if self.recipe.compile else model
-        self.loss_of = loss_on(smoothed(self.task.loss, self.recipe.label_smoothing), device)
+        self.loss_of = _on(smoothed(self.task.loss, self.recipe.label_smoothing), device)
         self.clip = greatest_norm(self.task, trainer.reference)
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -219,7 +219,7 @@ def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def loss_on(loss: LossFn, device: torch.device) -> LossFn:
+def _on(loss: LossFn, device: torch.device) -> LossFn:
     """A loss whose tensors are on a device: the user's own where they are already, else a copy."""
     if not isinstance(loss, nn.Module):
         return loss
