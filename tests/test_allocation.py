@@ -119,13 +119,21 @@ def test_a_model_cut_by_an_allocation_has_the_share_of_the_cost(cost: str, wide:
 def test_the_space_of_alcn_starts_with_the_units_that_were_allocated(wide: Wide) -> None:
     model, example, known = wide
     space = plugins.search_space("alcn")
+    params = {**space.move(known, 0.4), "alcn.by_sensitivity": True}
+    config = space.suggest(optuna.trial.FixedTrial(params), known)
+    batch = (example, torch.zeros(2, dtype=torch.int64))
+    session = ac.Alcn(config).start(model, ac.Task(model=lambda: model, train=[batch]))
+    kept = {name: len(units) for name, units in session.keep().items()}
+    assert kept == allocation(known, 0.4, "macs")
+
+
+def test_a_move_of_alcn_can_be_suggested_whole_where_losses_are_known(wide: Wide) -> None:
+    known, space = wide[2], plugins.search_space("alcn")
     params = space.move(known, 0.4)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     study.enqueue_trial(dict(params))
     trial = study.ask()
     config = space.suggest(trial, known)
     assert {name: trial.params[name] for name in params} == params
-    batch = (example, torch.zeros(2, dtype=torch.int64))
-    session = ac.Alcn(config).start(model, ac.Task(model=lambda: model, train=[batch]))
-    kept = {name: len(units) for name, units in session.keep().items()}
-    assert kept == allocation(known, 0.4, "macs")
+    assert config.ratios == {}
+    assert config.initial_ratio == pytest.approx(0.4**0.5)
