@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from autocompress.plugins import SearchSpace
     from autocompress.report import Progress
     from autocompress.result import ParetoModel, SearchResult
-    from autocompress.task import ModelProfile, Recipe, Task
+    from autocompress.task import GroupProfile, ModelProfile, Recipe, Task
 
 __version__ = "0.1.0"
 
@@ -63,6 +63,7 @@ _HOME = {
     "Depth": "methods.depth",
     "Family": "lineage",
     "FixedPoint": "methods.lc",
+    "GroupProfile": "task",
     "HalfPrecision": "methods.lc",
     "Lc": "methods.lc",
     "LowRank": "methods.lc",
@@ -106,6 +107,7 @@ __all__ = [
     "Depth",
     "Family",
     "FixedPoint",
+    "GroupProfile",
     "HalfPrecision",
     "Lc",
     "LowRank",

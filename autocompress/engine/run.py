@@ -29,7 +29,7 @@ from autocompress.errors import SearchFailedError, refuse_unknown
 from autocompress.report import ConsoleProgress, Progress
 from autocompress.result import Z95, SearchResult
 from autocompress.study import SearchStudy, check_storage, sqlite_url
-from autocompress.task import Task
+from autocompress.task import ModelProfile, Task
 from autocompress.trial import Reference
 
 
@@ -125,7 +125,11 @@ class _Search:
             self.warm_start.copy_to(folder.taken_over)
             self.progress.note(self.warm_start.note)
         stopping = MoAsha(study, self.prepared.objectives) if settings.early_stopping else None
-        driver = SearchDriver(self.prepared, study, folder.trials, metrics, self.progress, stopping)
+        # The stored one knows, beside, what the trained model would lose.
+        known = ModelProfile.from_json(checkpoint.manifest["profile"])
+        driver = SearchDriver(
+            replace(self.prepared, profile=known), study, folder.trials, metrics, self.progress, stopping
+        )
         finished = self._execute(driver, checkpoint)
         return self._finish(study, driver, finished)
 

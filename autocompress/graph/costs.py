@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections import defaultdict
 from typing import Any
 
@@ -17,7 +18,7 @@ from autocompress.graph.layers import weight_layers
 from autocompress.graph.structure import Analysis
 from autocompress.graph.topology import why_illegal
 from autocompress.graph.tracing import shape_of
-from autocompress.task import CutProfile, GroupProfile, LayerProfile, ModelProfile
+from autocompress.task import CostTerm, CutProfile, GroupProfile, LayerProfile, ModelProfile
 from autocompress.weights.decoders import EncodedLayer, decode_weights
 
 
@@ -116,7 +117,44 @@ def profile(model: nn.Module, example: Tensor, analysis: Analysis) -> ModelProfi
         layers=layers,
         outputs=_output_shape(analysis),
         mixing_blocks=sum(isinstance(m, BranchGate) and m.complement for m in model.modules()),
+        cost_terms=_cost_terms(model, analysis, macs),
     )
+
+
+def _cost_terms(model: nn.Module, analysis: Analysis, macs: dict[str, int]) -> tuple[CostTerm, ...]:
+    """The model's cost by the groups that its parts shrink with.
+
+    Each dimension of a weight shrinks with the groups whose units stand along it, as far as they do; the MACs
+    of a layer are shared out over its weights by their sizes.
+    """
+    factors: dict[str, dict[int, dict[int | None, float]]] = defaultdict(dict)
+    for position, group in enumerate(analysis.groups):
+        for member in group.members:
+            along = factors[member.tensor].setdefault(member.dim, {None: 1.0})
+            share = float((member.unit_of >= 0).mean())
+            along[position] = along.get(position, 0.0) + share
+            along[None] = (along[None] or 0.0) - share
+    names: dict[nn.Parameter, list[str]] = defaultdict(list)
+    weights: dict[str, int] = defaultdict(int)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names[parameter].append(name)
+        weights[name.rpartition(".")[0]] += parameter.numel() if parameter.dim() > 1 else 0
+    terms: dict[tuple[int, ...], list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for parameter, own in names.items():
+        layers = [name.rpartition(".")[0] for name in own] if parameter.dim() > 1 else []
+        multiplied = sum(macs.get(layer, 0) * parameter.numel() / weights[layer] for layer in layers)
+        # By whichever of its names the groups know a shared parameter.
+        dims = next((factors[name] for name in own if name in factors), {})
+        for parts in itertools.product(*(along.items() for along in dims.values())):
+            groups = tuple(sorted(position for position, _ in parts if position is not None))
+            part = math.prod(share for _, share in parts)
+            terms[groups][0] += part * parameter.numel()
+            terms[groups][1] += part * multiplied
+    # What no weight stands for, as attention's own products, shrinks with none.
+    terms[()][0] += count_params(model) - sum(params for params, _ in terms.values())
+    terms[()][1] += macs.get("", 0) - sum(of_layers for _, of_layers in terms.values())
+    kept = {groups: cost for groups, cost in terms.items() if any(abs(value) > 1e-6 for value in cost)}
+    return tuple(CostTerm(groups, *cost) for groups, cost in sorted(kept.items()))
 
 
 def _output_shape(analysis: Analysis) -> tuple[int, ...]:

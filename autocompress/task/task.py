@@ -220,12 +220,42 @@ class Task:
 
 @dataclass(frozen=True)
 class GroupProfile:
-    """One coupled channel group: its width in units, and the cost its layers stand for."""
+    """One coupled channel group.
+
+    Args:
+        name: of the group.
+        width: its units.
+        params: of the layers that it runs through, as far as it does.
+        macs: of them.
+        losses: what the model is predicted to lose, in the task's loss on training rows, when it keeps
+            `width_at` 0, 1, … of the group's units; the last is 0. Empty where that was not probed.
+    """
 
     name: str
     width: int
     params: int
     macs: int
+    losses: tuple[float, ...] = ()
+
+    def width_at(self, level: int) -> int:
+        """The units that are kept where `losses[level]` is lost: equal shares of the width, rounded up."""
+        return -(-self.width * (level + 1) // len(self.losses))
+
+
+@dataclass(frozen=True)
+class CostTerm:
+    """A part of a model's cost that shrinks with the shares which some groups keep, as their product.
+
+    Args:
+        groups: positions in the profile's list: of none, of one, or of two (a weight between both; twice the
+            same where one group makes and reads it), in order.
+        params: of the whole model.
+        macs: of one input through the whole model.
+    """
+
+    groups: tuple[int, ...]
+    params: float
+    macs: float
 
 
 @dataclass(frozen=True)
@@ -270,6 +300,8 @@ class ModelProfile:
         layers: linear and convolution layers, from input to output.
         outputs: shape of what the model makes of one input; empty where that is not one tensor.
         mixing_blocks: blocks that mix a path of convolutions with one of attention.
+        cost_terms: what `params` and `macs` are the sums of, by the groups that they shrink with; empty in a
+            profile that was stored before there were any.
     """
 
     params: int
@@ -279,6 +311,7 @@ class ModelProfile:
     layers: tuple[LayerProfile, ...] = ()
     outputs: tuple[int, ...] = ()
     mixing_blocks: int = 0
+    cost_terms: tuple[CostTerm, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Turn the profile into JSON-able data, which `from_json` reads back."""
@@ -290,7 +323,10 @@ class ModelProfile:
         return ModelProfile(
             params=data["params"],
             macs=data["macs"],
-            groups=tuple(GroupProfile(**group) for group in data["groups"]),
+            groups=tuple(
+                GroupProfile(**{**group, "losses": tuple(group.get("losses", ()))})
+                for group in data["groups"]
+            ),
             cut_points=tuple(
                 CutProfile(**{**cut, "shape": tuple(cut["shape"]), "partners": tuple(cut["partners"])})
                 for cut in data["cut_points"]
@@ -298,4 +334,8 @@ class ModelProfile:
             layers=tuple(LayerProfile(**layer) for layer in data["layers"]),
             outputs=tuple(data["outputs"]),
             mixing_blocks=data["mixing_blocks"],
+            cost_terms=tuple(
+                CostTerm(tuple(term["groups"]), term["params"], term["macs"])
+                for term in data.get("cost_terms", ())
+            ),
         )

@@ -29,6 +29,7 @@ from autocompress.training.loop import Trainer
 from autocompress.trial.config import TrialConfig
 from autocompress.trial.measuring import Measuring, Reference, measure_unexported, with_estimated_bytes
 from autocompress.trial.rungs import RungMeter
+from autocompress.trial.sensitivity import with_losses
 from autocompress.trial.stages import (
     compress_stage,
     compressing_epochs,
@@ -241,7 +242,7 @@ def _store(
     device: torch.device,
 ) -> tuple[Checkpoint, Measured]:
     """Export a model, measure it as loaded again from the file, and commit the checkpoint."""
-    writer, example = Writer(folder), task.example()
+    writer = Writer(folder)
     try:
         measured = _measured(writer, model, task, stored, measuring, trainer, device)
         checkpoint = writer.commit(
@@ -254,7 +255,7 @@ def _store(
                 "replicates": measured.replicates,
                 "validation_rows": measured.rows,
                 "input": task.input_spec().to_json(),
-                "profile": _profile(model, example, writer, stored.edits),
+                "profile": _profile(model, task, writer, stored.edits, device),
                 "check": {"max_relative_difference": stored.difference},
                 "artifact": measuring.artifact,
                 "history": trainer.history,
@@ -266,12 +267,14 @@ def _store(
 
 
 def _profile(
-    model: nn.Module, example: Tensor, writer: Writer, edits: Sequence[Edit]
+    model: nn.Module, task: Task, writer: Writer, edits: Sequence[Edit], device: torch.device
 ) -> dict[str, Any] | None:
     """What search spaces may know of the model; None where its weights are codes: nothing starts from it."""
     if any(isinstance(edit, Encode) for edit in edits):
         return None
-    return profile(model, example, analyse(model, example, writer.graph)).to_json()
+    example = task.example()
+    analysis = analyse(model, example, writer.graph)
+    return with_losses(profile(model, example, analysis), model, task, analysis, device).to_json()
 
 
 def _measured(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from autocompress.graph import analyse
 from autocompress.graph.bridging import bridge
 from autocompress.graph.costs import count_params, layer_macs, profile
+from autocompress.surgery import keep_units
 from autocompress.weights.decoders import encode_weight
 from autocompress.weights.encodings import Encoding, Factored, Pruned, Quantized, Summed
 from autocompress.weights.folding import Folding
@@ -65,3 +67,16 @@ def test_decoding_a_weight_counts_as_no_multiplication(encoding_of: Callable[...
     assert counts["0"] == 64 * 64
     assert counts[""] == 64 * 64 + 64 * 3
     assert model[0].encoded_weight.numbers <= 4096 + 6 * 64
+
+
+def test_the_parts_of_a_cost_are_those_of_narrower_models(residual: nn.Module, images: Tensor) -> None:
+    analysis = analyse(residual, images)
+    known = profile(residual, images, analysis)
+    keep = {group.name: list(range(max(1, group.width // 2))) for group in analysis.groups}
+    shares = [len(keep[group.name]) / group.width for group in known.groups]
+    cut = keep_units(residual, analysis, keep, images).model
+    left = profile(cut, images, analyse(cut, images))
+    for cost in ("params", "macs"):
+        parts = [getattr(term, cost) * math.prod(shares[g] for g in term.groups) for term in known.cost_terms]
+        assert sum(getattr(term, cost) for term in known.cost_terms) == pytest.approx(getattr(known, cost))
+        assert sum(parts) == pytest.approx(getattr(left, cost))

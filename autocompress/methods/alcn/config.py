@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from autocompress.errors import SettingsError
@@ -22,6 +23,8 @@ class Config:
 
     Args:
         initial_ratio: ρ of every group before training, in (min_ratio, 1).
+        ratios: ρ before training of single groups, by name as `inspect` shows it, in (min_ratio, 1); the
+            others begin with `initial_ratio`.
         ratio_slope: ρ rises by this much from the first group to the last, all ρ staying in (min_ratio, 1).
         min_ratio: below which no ρ falls, so that no layer collapses.
         round_to: kept units are rounded to a multiple of this, for hardware that computes by so many.
@@ -35,6 +38,7 @@ class Config:
     """
 
     initial_ratio: float = 0.5
+    ratios: Mapping[str, float] = field(default_factory=dict)
     ratio_slope: float = 0.0
     min_ratio: float = 0.05
     round_to: int = 1
@@ -53,6 +57,11 @@ class Config:
             raise SettingsError(
                 f"initial_ratio must be in ({self.min_ratio}, 1) but got {self.initial_ratio}."
             )
+        for name, ratio in self.ratios.items():
+            if not self.min_ratio < ratio < 1:
+                raise SettingsError(
+                    f"ratios must be in ({self.min_ratio}, 1) but got {ratio} for group {name!r}."
+                )
         if self.round_to < 1:
             raise SettingsError(f"round_to must be at least 1 but got {self.round_to}.")
         room = steepest(self.initial_ratio, self.min_ratio)

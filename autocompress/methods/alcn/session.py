@@ -50,6 +50,24 @@ class Alcn(Method):
         return AlcnSession(self.config, model, task)
 
 
+def _ratios(names: list[str], config: Config) -> Tensor:
+    """ρ of each group before training; double, `(groups,)`.
+
+    Raises:
+        TrialError: a ratio is given for a group that the model does not have.
+    """
+    unknown = sorted(set(config.ratios) - set(names))
+    if unknown:
+        raise TrialError(
+            f"ratios must name channel groups of the model but got {', '.join(map(repr, unknown))} "
+            f"(it has {', '.join(map(repr, names))})."
+        )
+    ratios = spread_ratios(len(names), config.initial_ratio, config.ratio_slope)
+    for position, name in enumerate(names):
+        ratios[position] = config.ratios.get(name, ratios[position])
+    return ratios
+
+
 class _Refresh:
     """Forward pre-hook that recomputes the gates; a class, because closures do not pickle."""
 
@@ -76,7 +94,7 @@ class AlcnSession(Session):
         weights = torch.tensor(shares[config.cost], dtype=torch.float32)
         self.weights = (weights / weights.sum().clamp_min(1e-12)).to(device)
         widths = [group.width for group in self.analysis.groups]
-        ratios = spread_ratios(len(widths), config.initial_ratio, config.ratio_slope)
+        ratios = _ratios([group.name for group in self.analysis.groups], config)
         self.gates = Gates(widths, ratios.to(device), config.min_ratio, config.round_to)
         self.calibration = task.example(64).to(device)
         self.sites = insert_gates(model, self.analysis, self.calibration)

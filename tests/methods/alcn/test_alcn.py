@@ -223,6 +223,19 @@ def test_lambda_sparse_drives_ratios_down(residual_task: ac.Task) -> None:
     assert ratios[1] < ratios[0] - 0.02
 
 
+def test_ratios_of_single_groups_stand_before_the_others_common_one(residual_task: ac.Task) -> None:
+    session = started(Config(initial_ratio=0.5, ratios={"side": 0.8}), residual_task)
+    names = [group.name for group in session.analysis.groups]
+    expected = [0.8 if name == "side" else 0.5 for name in names]
+    assert session.gates.ratio.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_ratios_of_groups_that_are_not_there_are_refused(residual_task: ac.Task) -> None:
+    message = r"ratios must name channel groups of the model but got 'nowhere' \(it has .*'side'.*\)"
+    with pytest.raises(TrialError, match=message):
+        started(Config(ratios={"nowhere": 0.8}), residual_task)
+
+
 def test_ratio_slope_spreads_initial_ratios_from_first_to_last_group(residual_task: ac.Task) -> None:
     session = started(Config(initial_ratio=0.5, ratio_slope=0.4), residual_task)
     assert session.gates.ratio.tolist() == pytest.approx([0.3, 0.7])
@@ -309,6 +322,10 @@ def test_calibration_sees_the_ungated_model(residual_task: ac.Task) -> None:
         ({"final_temperature": 0.0}, "final_temperature must be in (0, 1] but got 0.0."),
         ({"ramp": 1.0}, "ramp must be in [0, 1) but got 1.0."),
         ({"gate_lr_scale": 0.0}, "gate_lr_scale must be positive but got 0.0."),
+        (
+            {"ratios": {"a": 0.5, "b": 1.0}},
+            "ratios must be in (0.05, 1) but got 1.0 for group 'b'.",
+        ),
         (
             {"initial_ratio": 0.9, "ratio_slope": 0.2},
             "ratio_slope must leave each ratio in (0.05, 1), so be in (-0.2, 0.2) "
