@@ -19,6 +19,7 @@ from torchmetrics.classification import MulticlassF1Score
 
 import autocompress as ac
 from autocompress.checkpoint import open_checkpoint
+from autocompress.checkpoint.weights import load_weights_into
 from autocompress.errors import CheckpointError, DivergedError, ProofError, SettingsError, TaskError
 from autocompress.graph import analysis
 from autocompress.graph.costs import layer_macs
@@ -48,7 +49,9 @@ CONFIG = TrialConfig((Stage("alcn", {"initial_ratio": 0.3}),), epochs=2)
 @pytest.fixture
 def reference(residual_task: ac.Task, tmp_path: Path) -> Reference:
     checkpoint = train_reference(residual_task, tmp_path / "reference", Measuring())
-    state = {k: v.numpy() for k, v in checkpoint.load().state_dict().items()}
+    model = residual_task.model()
+    load_weights_into(model, checkpoint.path / "weights.safetensors")
+    state = {k: v.detach().numpy() for k, v in model.state_dict().items()}
     return Reference(state, checkpoint.path / "model.pt2", checkpoint.manifest["metrics"])
 
 
@@ -117,7 +120,8 @@ def test_a_model_that_is_shut_out_is_measured_without_a_file(
     assert {k: v for k, v in result.metrics.items() if k not in sizes} == {
         k: v for k, v in written.metrics.items() if k not in sizes
     }
-    assert result.metrics["weight_bytes"] == written.metrics["weight_bytes"]
+    # What batch norms may become is not foretold.
+    assert 0.9 < result.metrics["weight_bytes"] / written.metrics["weight_bytes"] <= 1
     assert result.metrics["bytes"] == pytest.approx(written.metrics["bytes"], rel=0.1)
     assert asked[0]["bytes"] == asked[0]["weight_bytes"] < written.metrics["bytes"]
 

@@ -7,7 +7,6 @@ it keeps tied tensors so. Codes, gaps and the graph are then coded by the archiv
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
 import zlib
@@ -18,7 +17,6 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 from torch.export.pt2_archive.constants import (
-    SAMPLE_INPUTS_FILENAME_FORMAT,
     WEIGHTS_CONFIG_FILENAME_FORMAT,
     WEIGHTS_DIR,
 )
@@ -26,7 +24,6 @@ from torch.export.pt2_archive.constants import (
 _DEFLATED: dict[str, Any] = {"compress_type": zipfile.ZIP_DEFLATED, "compresslevel": 9}
 _ROOT = "model"
 _CONFIG = WEIGHTS_CONFIG_FILENAME_FORMAT.format("model")
-_SAMPLE_INPUTS = SAMPLE_INPUTS_FILENAME_FORMAT.format("model")
 # A digest for its own cache, which nothing asks for.
 _SERIALIZATION_ID = ".data/serialization_id"
 _TENSORS = (f"{_ROOT}/{WEIGHTS_DIR}", f"{_ROOT}/data/constants/")
@@ -48,7 +45,6 @@ def deflate(stored: IO[bytes], path: Path, tensors: Mapping[str, Tensor]) -> Non
     with zipfile.ZipFile(stored) as archive, zipfile.ZipFile(path, "w") as deflated:
         records = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
         records.pop(_SERIALIZATION_ID, None)
-        records[_SAMPLE_INPUTS] = _compact(records[_SAMPLE_INPUTS])
         for name, content in _joined(records, tensors).items():
             deflated.writestr(zipfile.ZipInfo(f"{_ROOT}/{name}"), content, **_DEFLATED)
 
@@ -74,14 +70,6 @@ def _joined(records: Mapping[str, bytes], tensors: Mapping[str, Tensor]) -> dict
     }
     kept[_CONFIG] = json.dumps(config, separators=(",", ":")).encode()
     return kept | {f"{WEIGHTS_DIR}weights_{i}": bytes(record) for i, record in enumerate(joined.values())}
-
-
-def _compact(sample_inputs: bytes) -> bytes:
-    """Sample inputs in PyTorch's older format, which takes half of the space of an archive in the archive."""
-    compact = io.BytesIO()
-    inputs = torch.load(io.BytesIO(sample_inputs), weights_only=True)
-    torch.save(inputs, compact, _use_new_zipfile_serialization=False)
-    return compact.getvalue()
 
 
 def _kind(tensor: Tensor) -> Kind:

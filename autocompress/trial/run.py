@@ -255,7 +255,7 @@ def _store(
                 "replicates": measured.replicates,
                 "validation_rows": measured.rows,
                 "input": task.input_spec().to_json(),
-                "profile": _profile(model, task, writer, stored.edits, device),
+                "profile": _profile(model, task, writer, stored, device),
                 "check": {"max_relative_difference": stored.difference},
                 "artifact": measuring.artifact,
                 "history": trainer.history,
@@ -267,14 +267,20 @@ def _store(
 
 
 def _profile(
-    model: nn.Module, task: Task, writer: Writer, edits: Sequence[Edit], device: torch.device
+    model: nn.Module, task: Task, writer: Writer, stored: _Stored, device: torch.device
 ) -> dict[str, Any] | None:
-    """What search spaces may know of the model; None where its weights are codes: nothing starts from it."""
-    if any(isinstance(edit, Encode) for edit in edits):
+    """What search spaces may know of the model; None where its weights are codes: nothing starts from it.
+
+    The reference is probed, once for all trials.
+    """
+    if any(isinstance(edit, Encode) for edit in stored.edits):
         return None
     example = task.example()
     analysis = analyse(model, example, writer.graph)
-    return with_losses(profile(model, example, analysis), model, task, analysis, device).to_json()
+    seen = profile(model, example, analysis)
+    if stored.reference is None:
+        seen = with_losses(seen, model, task, analysis, device)
+    return seen.to_json()
 
 
 def _measured(
