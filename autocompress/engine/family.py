@@ -13,7 +13,7 @@ from autocompress.checkpoint.store import kept_trials, trial_folder
 from autocompress.lineage import Attempt, Family, Parent, Running, Target
 from autocompress.measure import STATIC, Constraint, Objective
 from autocompress.methods.base import Stage
-from autocompress.pareto import is_non_dominated, non_dominated
+from autocompress.pareto import is_non_dominated
 from autocompress.study import ASKED, EXTRA, TAKEN_OVER, SearchStudy
 from autocompress.task import ModelProfile
 
@@ -68,11 +68,8 @@ class FamilyTree:
         """
         self._update()
         kept = {number: parent for number, parent in self.parents.items() if self._there(number)}
-        ordered = sorted(kept.values(), key=lambda parent: parent.number)
-        costs = [[-parent.score, parent.cost] for parent in ordered]
-        front = sorted((ordered[i] for i in non_dominated(costs)), key=lambda parent: -parent.cost)
         return Family(
-            tuple(front),
+            _front(kept.values()),
             kept,
             tuple(self.attempts.values()),
             tuple(running),
@@ -176,6 +173,15 @@ class FamilyTree:
     def _score(self, metrics: Mapping[str, float]) -> float:
         value = metrics[self.score_objective.metric]
         return value if self.score_objective.maximised else -value
+
+
+def _front(parents: Collection[Parent]) -> tuple[Parent, ...]:
+    """Models that no other one beats in both score and cost, the costliest first; of equal ones the first."""
+    front: list[Parent] = []
+    for parent in sorted(parents, key=lambda parent: (parent.cost, -parent.score, parent.number)):
+        if not front or parent.score > front[-1].score:
+            front.append(parent)
+    return tuple(reversed(front))
 
 
 def stored_as_codes(methods: Collection[str]) -> bool:

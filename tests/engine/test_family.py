@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import autocompress as ac
-from autocompress.engine.family import FamilyTree, stored_as_codes
+from autocompress.engine.family import FamilyTree, _front, stored_as_codes
 from autocompress.engine.prepare import prepare
 from autocompress.engine.settings import Settings
+from autocompress.lineage import Parent
+from autocompress.pareto import non_dominated
 from autocompress.study import SearchStudy, sqlite_url
+from autocompress.task import ModelProfile
 
 
 def configs(result: ac.SearchResult) -> dict[int, dict[str, object]]:
@@ -51,3 +55,17 @@ def test_a_trial_that_was_stopped_early_is_no_model_to_start_from(
     assert attempt.methods == ("alcn",)
     assert (attempt.cost, attempt.score, attempt.feasible, attempt.kept) == (None, None, False, False)
     assert [parent.number for parent in family.front] == list(family.kept) == [0]
+
+
+def test_the_front_is_what_nothing_dominates_and_of_equal_models_the_first() -> None:
+    rng = random.Random(0)
+    for _ in range(50):
+        parents = [
+            Parent(number, rng.randint(1, 6), rng.randint(1, 6), ModelProfile(1, 1, ()))
+            for number in range(12)
+        ]
+        rng.shuffle(parents)
+        ordered = sorted(parents, key=lambda parent: parent.number)
+        costs = [[-parent.score, parent.cost] for parent in ordered]
+        expected = sorted((ordered[i] for i in non_dominated(costs)), key=lambda parent: -parent.cost)
+        assert list(_front(parents)) == expected
