@@ -16,7 +16,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 from autocompress.checkpoint import export_program, load_program
 from autocompress.graph import analyse, compact
-from autocompress.graph.proof import relative_difference
+from autocompress.graph.proof import TOLERANCE, relative_difference
 from tests.graph.zoo import MODELS
 
 
@@ -91,7 +91,8 @@ def test_half_of_every_group_goes_and_the_rest_trains_and_is_stored(family: str,
     export_program(smaller, images[:2], tmp_path / "model.pt2")
     loaded = load_program(tmp_path / "model.pt2")
     with torch.no_grad():
-        assert relative_difference(smaller.eval()(images), loaded(images)) < 1e-5
+        # Folded batch norms round otherwise, which these random networks of up to 100 layers amplify.
+        assert relative_difference(smaller.eval()(images), loaded(images)) < TOLERANCE
 
 
 def train_one_step(model: nn.Module, images: Tensor) -> None:
