@@ -8,6 +8,7 @@ Inference*, arXiv 1712.05877, section 3.2).
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -36,8 +37,8 @@ def slim(program: ExportedProgram) -> None:
     The program must be exported in evaluation mode. Weights that are computed, from codes for instance, are
     multiplied by s where they are read. A batch norm whose layer shares a tensor with others stays.
     """
-    _share(program.graph)
     stored = _Stored(program)
+    _share(program.graph, stored.specs)
     for node in list(program.graph.nodes):
         if node.target is _aten.batch_norm.default and not node.args[5]:
             _fold(stored, node)
@@ -47,21 +48,35 @@ def slim(program: ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
-def _share(graph: fx.Graph) -> None:
-    """Compute once what operators that change nothing and draw nothing compute of the same arguments.
+def _share(graph: fx.Graph, stored: Collection[str]) -> None:
+    """Compute once what is computed alike, of stored tensors alone.
 
-    Not by PyTorch's own pass, which gives the inputs other names than the program's signature has.
+    What else there is may be changed in place between two operators that look alike. Not by PyTorch's own
+    pass, which gives the inputs other names than the program's signature has.
+
+    Args:
+        graph: of a program.
+        stored: names of the nodes that stand for stored tensors.
     """
+    constant = {node for node in graph.nodes if node.op == "placeholder" and node.name in stored}
+    for node in graph.nodes:
+        inputs = set(node.all_input_nodes)
+        if not isinstance(node.target, torch._ops.OpOverload) or not inputs or not inputs <= constant:
+            continue
+        if not _mutates(node) and torch.Tag.nondeterministic_seeded not in node.target.tags:
+            constant.add(node)
+    if any(_mutates(node) and constant & set(node.all_input_nodes) for node in graph.nodes):
+        return
     first: dict[str, fx.Node] = {}
-    for node in list(graph.nodes):
-        if not isinstance(node.target, torch._ops.OpOverload) or node.target._schema.is_mutable:
-            continue
-        if torch.Tag.nondeterministic_seeded in node.target.tags:
-            continue
+    for node in [node for node in graph.nodes if node in constant and node.op != "placeholder"]:
         earlier = first.setdefault(f"{node.target}{node.args}{node.kwargs}", node)
         if earlier is not node and not any(user.op == "output" for user in node.users):
             node.replace_all_uses_with(earlier)
             graph.erase_node(node)
+
+
+def _mutates(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 class _Stored:

@@ -116,3 +116,40 @@ def test_the_model_itself_is_not_changed(residual: nn.Module, images: Tensor, tm
     graph = export_program(residual, images[:2], tmp_path / "model.pt2")
     assert all(torch.equal(tensor, before[name]) for name, tensor in residual.state_dict().items())
     assert norms(graph) == 1  # that is what the model is analysed by
+
+
+class InPlace(nn.Module):
+    """Reads the same twice, with a change in place between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.register_buffer("count", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        before = y + 1
+        y.mul_(2)
+        count = self.count * 1
+        count += 1
+        return before + (y + 1) + self.count * 1 + count
+
+
+def test_what_is_changed_in_place_is_read_anew(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = InPlace().eval(), torch.randn(3, 4)
+    export_program(model, x, tmp_path / "model.pt2")
+    export_onnx(model, x, tmp_path / "model.onnx")
+    with torch.no_grad():
+        expected = model(x)
+        assert torch.allclose(load_module(tmp_path / "model.pt2")(x), expected)
+        assert torch.allclose(load_program(tmp_path / "model.onnx")(x), expected, atol=1e-5)
+
+
+def test_layers_with_as_many_levels_decode_by_one_table(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16)).eval()
+    for layer in model:
+        encode_weight(layer, Quantized(torch.randn(16), torch.randint(16, (256,))))
+    export_program(model, torch.zeros(2, 16), tmp_path / "model.pt2")
+    casts = [n for n in load_module(tmp_path / "model.pt2").graph.nodes if "aten.to" in str(n.target)]
+    assert len(casts) == 3  # of the table, and of each layer's bytes
