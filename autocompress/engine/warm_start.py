@@ -137,7 +137,8 @@ def _models(name: str, result: SearchResult, checkpoints: Mapping[int, Checkpoin
         if not point.trial:
             continue
         if not line:
-            skipped += 1
+            # Of the reference's codes nothing is missed: this search has a reference.
+            skipped += point.config["parent"] != 0
             continue
         ancestors += line[-1] != point.trial
         models[line[-1]] = checkpoints[line[-1]].path
