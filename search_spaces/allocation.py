@@ -41,12 +41,12 @@ def allocation(profile: ac.ModelProfile, keep: float, cost: Cost) -> Mapping[str
     choices = [_widths(group) for group in groups]
     shares = [widths / group.width for widths, group in zip(choices, groups, strict=True)]
     program = _Program([_lost(group, widths) for group, widths in zip(groups, choices, strict=True)])
-    whole = 0.0
+    uncut = 0.0
     for term in profile.cost_terms:
         amount = float(getattr(term, cost))
-        whole += amount
+        uncut += amount
         program.add(term.groups, amount, shares)
-    chosen = program.solve(keep * whole)
+    chosen = program.solve(keep * uncut)
     if chosen is None:
         return None
     return {
@@ -123,7 +123,7 @@ class _Program:
         whole_numbers[: self.starts[-1]] = 1
         # Of the scale of the budget, for the same reason.
         scale = max(budget, 1e-9)
-        found = milp(
+        solution = milp(
             objective,
             integrality=whole_numbers,
             bounds=Bounds(0, 1),
@@ -135,9 +135,9 @@ class _Program:
             ],
             options={"mip_rel_gap": _GAP},
         )
-        if found.x is None:
+        if solution.x is None:
             return None
         return [
-            int(np.argmax(found.x[start:end]))
+            int(np.argmax(solution.x[start:end]))
             for start, end in zip(self.starts, self.starts[1:], strict=False)
         ]

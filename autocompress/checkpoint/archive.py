@@ -16,10 +16,7 @@ from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
-from torch.export.pt2_archive.constants import (
-    WEIGHTS_CONFIG_FILENAME_FORMAT,
-    WEIGHTS_DIR,
-)
+from torch.export.pt2_archive.constants import WEIGHTS_CONFIG_FILENAME_FORMAT, WEIGHTS_DIR
 
 _DEFLATED: dict[str, Any] = {"compress_type": zipfile.ZIP_DEFLATED, "compresslevel": 9}
 _ROOT = "model"
@@ -27,7 +24,7 @@ _CONFIG = WEIGHTS_CONFIG_FILENAME_FORMAT.format("model")
 # A digest for its own cache, which nothing asks for.
 _SERIALIZATION_ID = ".data/serialization_id"
 _TENSORS = (f"{_ROOT}/{WEIGHTS_DIR}", f"{_ROOT}/data/constants/")
-Kind = tuple[torch.dtype, torch.device, bool]
+_Kind = tuple[torch.dtype, torch.device, bool]
 # Where tensors begin in memory, so that vector instructions and oneDNN take them as they are.
 _ALIGNMENT = 64
 
@@ -52,8 +49,8 @@ def deflate(stored: IO[bytes], path: Path, tensors: Mapping[str, Tensor]) -> Non
 def _joined(records: Mapping[str, bytes], tensors: Mapping[str, Tensor]) -> dict[str, bytes]:
     """The records of an archive, with one for all tensors of the same type that need gradients or do not."""
     config = json.loads(records[_CONFIG])
-    joined: dict[Kind, bytearray] = {}
-    begins: dict[str, tuple[Kind, int]] = {}  # by the record that a tensor, and what is tied to it, had
+    joined: dict[_Kind, bytearray] = {}
+    begins: dict[str, tuple[_Kind, int]] = {}  # by the record that a tensor, and what is tied to it, had
     for name, payload in config["config"].items():
         record = payload["path_name"]
         content = records[f"{WEIGHTS_DIR}{record}"]
@@ -72,7 +69,7 @@ def _joined(records: Mapping[str, bytes], tensors: Mapping[str, Tensor]) -> dict
     return kept | {f"{WEIGHTS_DIR}weights_{i}": bytes(record) for i, record in enumerate(joined.values())}
 
 
-def _kind(tensor: Tensor) -> Kind:
+def _kind(tensor: Tensor) -> _Kind:
     """What PyTorch takes from the first tensor of a record for all of it."""
     return tensor.dtype, tensor.device, tensor.requires_grad
 
@@ -101,7 +98,7 @@ def least_tensor_bytes(model: nn.Module) -> int:
     What batch norms hold may become one bias each, or nothing; what a model's code has of other tensors comes
     in addition.
     """
-    joined: dict[Kind, bytearray] = {}
+    joined: dict[_Kind, bytearray] = {}
     seen: set[int] = set()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -106,12 +106,11 @@ class _Stored:
 
     def __setitem__(self, node: fx.Node, value: Tensor) -> None:
         spec = self.specs[node.name]
-        kept = value.to(self[node].dtype)
+        tensor = value.to(self[node].dtype)
         if spec.kind is InputKind.PARAMETER:
-            kept = torch.nn.Parameter(kept, requires_grad=self[node].requires_grad)
-        self.program.state_dict[spec.target] = kept
-        fake = node.meta["val"]
-        node.meta["val"] = fake.new_empty(kept.shape)
+            tensor = torch.nn.Parameter(tensor, requires_grad=self[node].requires_grad)
+        self.program.state_dict[spec.target] = tensor
+        node.meta["val"] = node.meta["val"].new_empty(tensor.shape)
 
     def drop_unused(self) -> None:
         """Remove parameters and buffers that no operator reads any more."""

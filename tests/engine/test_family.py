@@ -25,8 +25,8 @@ def test_a_bound_on_cost_is_reached_over_models_that_are_too_costly_yet(tmp_path
     result = ac.search(
         "digits", trials=5, epochs=3, workers=1, methods=["alcn"], out=tmp_path / "run", **options
     )
-    found = configs(result)
-    assert [found[number]["parent"] for number in sorted(found)][:2] == [0, 1]
+    by_number = configs(result)
+    assert [by_number[number]["parent"] for number in sorted(by_number)][:2] == [0, 1]
     assert result.study.trials[1].user_attrs["metrics"]["macs"] > 0.3 * result.reference.metrics["macs"]
     assert any(point.trial and point.ratios["macs"] <= 0.3 for point in result.front)
     assert all(point.ratios["macs"] <= 0.3 for point in result.front)
