@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Several processes test at once, and start others: more threads than one only wait for each other.
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 import autocompress as ac
 from autocompress.data import TensorBatches, load_task, with_validation
+from autocompress.distribute import Cluster, connection
+from autocompress.distribute.execute import start_here
 from autocompress.task import InputSpec
 
 
@@ -75,7 +78,15 @@ def digits() -> ac.Task:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> ac.SearchResult:
+def one_ray() -> Iterator[None]:
+    """A Ray that all searches of this process use; each would start and end its own in three seconds."""
+    with connection(None):
+        start_here(Cluster(workers=2))
+        yield
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, one_ray: None) -> ac.SearchResult:
     """A finished search on digits with one worker."""
     out: Path = tmp_path_factory.mktemp("runs") / "digits"
     return ac.search("digits", trials=4, epochs=4, workers=1, out=out)

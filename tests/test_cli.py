@@ -133,7 +133,7 @@ def test_ctrl_c_while_the_reference_trains_says_so(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("autocompress.engine.run.run_reference", interrupted)
+    monkeypatch.setattr("autocompress.engine.run.execute", interrupted)
     monkeypatch.setattr("sys.argv", ["autocompress", "search", "digits", "--out", str(tmp_path / "run")])
     with pytest.raises(SystemExit) as ended:
         main()

@@ -19,7 +19,6 @@ from torchmetrics.classification import MulticlassF1Score
 
 import autocompress as ac
 from autocompress.checkpoint import open_checkpoint
-from autocompress.checkpoint.weights import load_weights_into
 from autocompress.errors import CheckpointError, DivergedError, ProofError, SettingsError, TaskError
 from autocompress.graph import analysis
 from autocompress.graph.costs import layer_macs
@@ -49,10 +48,7 @@ CONFIG = TrialConfig((Stage("alcn", {"initial_ratio": 0.3}),), epochs=2)
 @pytest.fixture
 def reference(residual_task: ac.Task, tmp_path: Path) -> Reference:
     checkpoint = train_reference(residual_task, tmp_path / "reference", Measuring())
-    model = residual_task.model()
-    load_weights_into(model, checkpoint.path / "weights.safetensors")
-    state = {k: v.detach().numpy() for k, v in model.state_dict().items()}
-    return Reference(state, checkpoint.path / "model.pt2", checkpoint.manifest["metrics"])
+    return Reference.of(checkpoint, residual_task.model())
 
 
 def test_stored_metrics_are_those_of_the_loaded_program(

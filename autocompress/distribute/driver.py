@@ -1,4 +1,4 @@
-"""What the executor asks of the search: the next job, and to hear how each one ended."""
+"""What the executor asks of a run: the next job, and to hear how each one ended."""
 
 from __future__ import annotations
 
@@ -11,6 +11,20 @@ from autocompress.trial import TrialConfig, TrialResult
 
 
 @dataclass(frozen=True)
+class ReferenceJob:
+    """The reference to train and store, which is number 0.
+
+    Args:
+        seed: of its training.
+        threads: it may use more than a trial, because nothing runs beside it.
+    """
+
+    seed: int
+    threads: int
+    number: int = 0
+
+
+@dataclass(frozen=True)
 class Job:
     """One trial to run, and the points that its model must pass to be kept."""
 
@@ -20,21 +34,22 @@ class Job:
 
 
 class Driver(Protocol):
-    """The search, as seen by what executes its trials. All calls come from one thread."""
+    """A run, as seen by what executes its jobs. All calls come from one thread."""
 
-    def next(self) -> Job | None:
-        """The next trial; None where there is none to start, at least until one that runs has ended."""
+    def next(self) -> Job | ReferenceJob | None:
+        """The next job; None where there is none to start, at least until one that runs has ended."""
         ...
 
     def epoch(self, number: int, entry: Mapping[str, float]) -> bool:
-        """Hear of an epoch; whether to go on with the trial."""
+        """Hear of an epoch; whether to go on with the job."""
         ...
 
-    def completed(self, number: int, result: TrialResult) -> None:
-        """Hear that a trial ended with a result."""
+    def completed(self, number: int, result: TrialResult | None) -> None:
+        """Hear that a trial ended with a result, or that the reference is stored (None)."""
 
     def stopped(self, number: int) -> None:
         """Hear that a trial ended early because `epoch` said so."""
 
-    def failed(self, number: int, reason: str) -> None:
-        """Hear that a trial ended without a result, and why."""
+    def failed(self, number: int, reason: str, error: Exception | None = None) -> None:
+        """Hear that a job ended without a result, and why; the reference, with the error itself, unless its
+        process died."""

@@ -1,4 +1,4 @@
-"""Runs the reference and the driver's trials in worker processes, on one Ray from the first to the last."""
+"""Runs the driver's jobs in worker processes, on one Ray from the first to the last."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,12 @@ for _name, _value in _ENVIRONMENT.items():
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
-from ray.exceptions import RayError, RayTaskError  # noqa: E402
+from ray.exceptions import RayError  # noqa: E402
 from ray.tune.error import TuneError  # noqa: E402
 
 from autocompress.distribute.driver import Driver  # noqa: E402
 from autocompress.distribute.searcher import DriverScheduler, DriverSearcher  # noqa: E402
-from autocompress.distribute.worker import ReferenceJob, Shared, reference_epochs, train  # noqa: E402
+from autocompress.distribute.worker import Shared, train  # noqa: E402
 from autocompress.errors import ClusterError, SettingsError, TaskError, one_line  # noqa: E402
 from autocompress.task import Task  # noqa: E402
 
@@ -61,33 +61,6 @@ class Cluster:
     gpus: float = 0.0
 
 
-def run_reference(job: ReferenceJob, cluster: Cluster, report: Callable[[Mapping[str, float]], None]) -> None:
-    """Train and store the reference in a worker process, so that a GPU is never this one's; inside of
-    `connection`.
-
-    Args:
-        job: what to train and where to store it.
-        cluster: where to run; the reference takes as much of it as a trial.
-        report: receives each epoch's entry.
-
-    Raises:
-        ClusterError: Ray failed, or the worker process died.
-        SettingsError: no machine of the cluster carries a trial.
-    """
-    _start_here(cluster)
-    _check_machines(cluster)
-    options = {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus, "max_retries": 0}
-    remote: Any = ray.remote(num_returns="streaming", **options)(reference_epochs)
-    try:
-        for entry in remote.remote([ray.put(job)]):
-            report(ray.get(entry))
-    except RayTaskError as error:
-        # What went wrong there is told as if it had been here.
-        raise error.cause from error
-    except RayError as error:
-        raise ClusterError(f"Ray failed while the reference trained: {one_line(error)}") from error
-
-
 def execute(driver: Driver, shared: Shared, cluster: Cluster) -> bool:
     """Run the driver's jobs until it has no more; False where Ctrl-C ended it before. Inside of `connection`.
 
@@ -100,7 +73,7 @@ def execute(driver: Driver, shared: Shared, cluster: Cluster) -> bool:
         ClusterError: Ray failed as a whole, not one trial.
         SettingsError: no machine of the cluster carries a trial.
     """
-    _start_here(cluster)
+    start_here(cluster)
     _check_machines(cluster)
     with tempfile.TemporaryDirectory(prefix="autocompress-") as scratch:
         searcher = DriverSearcher(driver)
@@ -125,7 +98,7 @@ def execute(driver: Driver, shared: Shared, cluster: Cluster) -> bool:
             return False
         except (RayError, TuneError, ConnectionError) as error:
             raise ClusterError(
-                f"Ray failed while trials ran: {one_line(error)} (the same command continues the run)"
+                f"Ray failed: {one_line(error)} (the same command continues the run)"
             ) from error
         # Tune takes the first Ctrl-C itself and returns with trials that never ended.
         return searcher.exhausted and not searcher.numbers
@@ -175,7 +148,7 @@ def _join(address: str) -> None:
         ) from error
 
 
-def _start_here(cluster: Cluster) -> None:
+def start_here(cluster: Cluster) -> None:
     """Start Ray on this machine, unless there is one already."""
     if ray.is_initialized():
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import pickle
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from autocompress.distribute.driver import Driver
+from autocompress.distribute.driver import Driver, ReferenceJob
 from autocompress.distribute.worker import MESSAGE
+from autocompress.errors import one_line
 from autocompress.trial import TrialResult
 
 
@@ -34,6 +36,8 @@ class DriverSearcher(Searcher):  # type: ignore[misc]
             self.exhausted = True
             return Searcher.FINISHED
         self.numbers[trial_id] = job.number
+        if isinstance(job, ReferenceJob):
+            return {"number": job.number, "seed": job.seed, "threads": job.threads}
         # Bytes, which Tune passes on as they are, where it would walk through what it can look into.
         return {"number": job.number, "config": job.config.to_json(), "rivals": pickle.dumps(job.rivals)}
 
@@ -46,9 +50,12 @@ class DriverSearcher(Searcher):  # type: ignore[misc]
             return
         kind, content = self.outcomes.pop(trial_id, ("", None))
         if kind == "result":
-            self.driver.completed(number, TrialResult(**content))
+            self.driver.completed(number, None if content is None else TrialResult(**content))
         elif kind == "failure":
             self.driver.failed(number, content)
+        elif kind == "error":
+            raised = pickle.loads(base64.b64decode(content))
+            self.driver.failed(number, one_line(raised), raised)
         elif trial_id in self.stopped:
             self.driver.stopped(number)
         else:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import json
 import pickle
-import queue
+import traceback
 import warnings
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import ray
 import torch
 from ray import tune
 
+from autocompress.checkpoint import open_checkpoint
 from autocompress.checkpoint.store import trial_folder
 from autocompress.errors import AutocompressError, one_line
 from autocompress.rivals import Point, Rivals
@@ -32,51 +33,32 @@ _FETCHED: dict[str, Shared] = {}
 
 @dataclass(frozen=True)
 class Shared:
-    """What all trials of a run have in common; `computed` is the folder of what they compute but once."""
+    """What all jobs of a run have in common.
+
+    Args:
+        task: the model and its data.
+        artifact: the file that the reference is compared by.
+        reference: folder of the reference's checkpoint.
+        measuring: what is measured of each model.
+        trials: folder of the trials' checkpoints.
+        computed: folder of what trials compute but once.
+        use_gpu: whether jobs run on a GPU, where there is one.
+        threads: of a trial.
+    """
 
     task: Task
-    reference: Reference
+    artifact: str
+    reference: Path
     measuring: Measuring
     trials: Path
     computed: Path
     use_gpu: bool
     threads: int
 
-
-@dataclass(frozen=True)
-class ReferenceJob:
-    """The reference to train, the folder of its checkpoint, and with how many threads."""
-
-    task: Task
-    folder: Path
-    measuring: Measuring
-    seed: int
-    use_gpu: bool
-    threads: int
-
-
-def reference_epochs(handle: list[Any]) -> Iterator[Mapping[str, float]]:
-    """Train and store the reference, giving each epoch's entry as it ends.
-
-    Args:
-        handle: the object reference of a `ReferenceJob`, in a list so that Ray does not resolve it.
-    """
-    job: ReferenceJob = ray.get(handle[0])
-    entries: queue.SimpleQueue[Mapping[str, float] | None] = queue.SimpleQueue()
-
-    def run() -> None:
-        torch.set_num_threads(job.threads)
-        warnings.simplefilter("ignore")
-        try:
-            train_reference(job.task, job.folder, job.measuring, job.seed, entries.put, _device(job.use_gpu))
-        finally:
-            entries.put(None)
-
-    with ThreadPoolExecutor(1) as pool:
-        training = pool.submit(run)
-        while (entry := entries.get()) is not None:
-            yield dict(entry)
-        training.result()
+    @cached_property
+    def stored_reference(self) -> Reference:
+        """The reference, read once in each process."""
+        return Reference.of(open_checkpoint(self.reference), self.task.model(), self.artifact)
 
 
 def _device(use_gpu: bool) -> str:
@@ -84,10 +66,10 @@ def _device(use_gpu: bool) -> str:
 
 
 def train(config: Mapping[str, Any], handle: list[Any]) -> None:
-    """Ray's trainable: runs one trial and reports its epochs, then its result or its failure.
+    """Ray's trainable: runs one job and reports its epochs, then its result or its failure.
 
     Args:
-        config: `{"number": ..., "config": ..., "rivals": ...}`.
+        config: `{"number", "config", "rivals"}` of a trial, `{"number", "seed", "threads"}` of the reference.
         handle: the object reference of `Shared`, in a list so that Ray does not resolve it.
     """
     key = handle[0].hex()
@@ -95,15 +77,23 @@ def train(config: Mapping[str, Any], handle: list[Any]) -> None:
         _FETCHED.clear()
         _FETCHED[key] = ray.get(handle[0])
     shared = _FETCHED[key]
-    torch.set_num_threads(shared.threads)
+    torch.set_num_threads(config.get("threads", shared.threads))
     # Workers have no console of their own: warnings there would only interleave with the display.
     warnings.simplefilter("ignore")
+    if "config" in config:
+        _train_trial(config, shared)
+    else:
+        _train_reference(config["seed"], shared)
+    _freeze_imports()
+
+
+def _train_trial(config: Mapping[str, Any], shared: Shared) -> None:
     rivals: Rivals = pickle.loads(config["rivals"])
     try:
         with sharing(shared.computed):
             result = run_trial(
                 shared.task,
-                shared.reference,
+                shared.stored_reference,
                 TrialConfig.from_json(config["config"]),
                 trial_folder(shared.trials, config["number"]),
                 shared.measuring,
@@ -119,7 +109,31 @@ def train(config: Mapping[str, Any], handle: list[Any]) -> None:
         _send("failure", f"{type(error).__name__}: {one_line(error)}")
     else:
         _send("result", asdict(result))
-    _freeze_imports()
+
+
+def _train_reference(seed: int, shared: Shared) -> None:
+    def report(entry: Mapping[str, float]) -> None:
+        _send("entry", dict(entry))
+
+    device = _device(shared.use_gpu)
+    try:
+        train_reference(shared.task, shared.reference, shared.measuring, seed, report, device)
+    except Exception as error:
+        _send("error", base64.b64encode(_pickled(error)).decode())
+    else:
+        _send("result", None)
+
+
+def _pickled(error: Exception) -> bytes:
+    """An error that is raised in the driver's process as if it had been raised there, with where it was."""
+    error.add_note(traceback.format_exc())
+    try:
+        pickled: bytes = ray.cloudpickle.dumps(error)
+        pickle.loads(pickled)
+    except Exception:
+        # Not every error can be made again from its arguments.
+        return pickle.dumps(RuntimeError(f"{type(error).__name__}: {one_line(error)}"))
+    return pickled
 
 
 @cache

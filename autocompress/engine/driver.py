@@ -174,8 +174,9 @@ class SearchDriver:
             self.pruned[number] = (reason, standing)
         return reason is None
 
-    def completed(self, number: int, result: TrialResult) -> None:
+    def completed(self, number: int, result: TrialResult | None) -> None:
         """Record a trial's result in the study, keep or drop its checkpoint, and show its end."""
+        assert result is not None, "only the reference has none"
         self._ended(number, result.step_seconds, result.seconds)
         config = self.configs.pop(number)
         attributes = {
@@ -233,12 +234,17 @@ class SearchDriver:
             self.study.fail(number, reason, interrupted=True)
         self._show_end(number, "pruned", reason, metrics)
 
-    def failed(self, number: int, reason: str) -> None:
+    def failed(self, number: int, reason: str, error: Exception | None = None) -> None:
         """Record a trial as failed, with the reason."""
         self._ended(number, self.seconds.get(number, 0.0))
         self.configs.pop(number, None)
         self.study.fail(number, reason)
         self._show_end(number, "fail", reason)
+
+    @property
+    def live(self) -> bool:
+        """Whether trials run whose end was never told."""
+        return bool(self.study.live)
 
     def abandon(self) -> None:
         """Record trials that were cut off, so that the same command runs them again."""

@@ -9,7 +9,6 @@ import torch
 
 from autocompress.checkpoint import open_checkpoint
 from autocompress.checkpoint.store import trial_folder
-from autocompress.checkpoint.weights import load_weights_into
 from autocompress.engine.folder import RunFolder
 from autocompress.engine.identity import identity
 from autocompress.engine.prepare import prepare
@@ -49,17 +48,14 @@ def replay(
     settings = Settings.from_json(folder.read()["settings"])
     prepared = prepare(task or settings.task, settings, proposing=False)
     folder.refuse_other_settings(identity(prepared), replayed=True)
-    reference = open_checkpoint(folder.reference)
-    load_weights_into(prepared.model, reference.path / "weights.safetensors")
-    weights = {name: t.numpy() for name, t in prepared.model.state_dict().items()}
-    program = reference.artifact_file(settings.artifact)
+    reference = Reference.of(open_checkpoint(folder.reference), prepared.model, settings.artifact)
     torch.set_num_threads(max(1, int(settings.cpus_per_trial)))
     replays = folder.path / "replays"
     configs = {n: TrialConfig.from_json(t.user_attrs["details"]["config"]) for n, t in stored.items()}
     for wanted in line_of(configs, number):
         result = run_trial(
             prepared.task,
-            Reference(weights, program, reference.manifest["metrics"]),
+            reference,
             configs[wanted],
             trial_folder(replays, wanted),
             prepared.measuring,

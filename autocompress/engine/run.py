@@ -13,15 +13,15 @@ from joblib import cpu_count
 
 from autocompress.checkpoint import Checkpoint, open_checkpoint
 from autocompress.checkpoint.store import remove_leftovers, trial_folder
-from autocompress.checkpoint.weights import load_weights_into
-from autocompress.distribute import Cluster, check_sendable, connection, execute, run_reference
-from autocompress.distribute.worker import ReferenceJob, Shared
+from autocompress.distribute import Cluster, ReferenceJob, check_sendable, connection, execute
+from autocompress.distribute.worker import Shared
 from autocompress.engine.driver import SearchDriver
 from autocompress.engine.final import settle_front
 from autocompress.engine.folder import RunFolder
 from autocompress.engine.identity import identity
 from autocompress.engine.moasha import MoAsha, rungs
 from autocompress.engine.prepare import Prepared, prepare
+from autocompress.engine.reference import ReferenceFirst
 from autocompress.engine.results import build_result, draw_histories, report, study_name
 from autocompress.engine.settings import Settings
 from autocompress.engine.warm_start import WarmStart, plan_warm_start
@@ -30,7 +30,6 @@ from autocompress.report import ConsoleProgress, Progress
 from autocompress.result import Z95, SearchResult
 from autocompress.study import SearchStudy, check_storage, sqlite_url
 from autocompress.task import ModelProfile, Task
-from autocompress.trial import Reference
 
 
 def search(
@@ -109,7 +108,34 @@ class _Search:
             place.mkdir(exist_ok=True)
         for place in (folder.path, folder.trials):
             remove_leftovers(place)
-        checkpoint = self._reference()
+        if folder.reference.is_dir():
+            driver = self._begin()
+            return self._finish(driver, driver.left <= 0 or self._execute(driver))
+        first = self._reference_first()
+        finished = self._execute(first)
+        if first.error is not None:
+            raise first.error
+        if first.search is None:
+            raise KeyboardInterrupt
+        return self._finish(first.search, finished)
+
+    def _reference_first(self) -> ReferenceFirst:
+        """The run of one whose reference has yet to be trained: where trials are, so that this process never
+        has a GPU."""
+        recipe = self.prepared.task.recipe
+        epochs = recipe.reference_epochs or recipe.epochs
+        # More threads than a busy machine has cores free are slower than one.
+        threads = min(torch.get_num_threads(), max(1, cpu_count() // 2))
+        return ReferenceFirst(
+            ReferenceJob(self.settings.seed, threads),
+            self._begin,
+            lambda entry: self.progress.reference_epoch(int(entry["epoch"]), epochs),
+        )
+
+    def _begin(self) -> SearchDriver:
+        """The search, once the reference is stored."""
+        folder, settings = self.folder, self.settings
+        checkpoint = open_checkpoint(folder.reference)
         metrics: Mapping[str, float] = checkpoint.manifest["metrics"]
         described = [{"metric": o.metric, "direction": o.direction} for o in self.prepared.objectives]
         extra = {
@@ -130,32 +156,22 @@ class _Search:
         driver = SearchDriver(
             replace(self.prepared, profile=known), study, folder.trials, metrics, self.progress, stopping
         )
-        finished = self._execute(driver, checkpoint)
-        return self._finish(study, driver, finished)
+        if driver.left > 0:
+            self._tell(driver)
+        return driver
 
-    def _reference(self) -> Checkpoint:
-        """The stored reference, or a new one, trained where trials are: this process never has a GPU."""
-        if self.folder.reference.is_dir():
-            return open_checkpoint(self.folder.reference)
-        recipe = self.prepared.task.recipe
-        epochs = recipe.reference_epochs or recipe.epochs
-        job = ReferenceJob(
-            task=self.prepared.task,
-            folder=self.folder.reference.resolve(),
-            measuring=self.prepared.measuring,
-            seed=self.settings.seed,
-            use_gpu=self.settings.gpus_per_trial > 0,
-            # More threads than a busy machine has cores free are slower than one.
-            threads=min(torch.get_num_threads(), max(1, cpu_count() // 2)),
+    def _tell(self, driver: SearchDriver) -> None:
+        """Say what is going to run."""
+        self.workers = min(self.workers, driver.left)
+        self.progress.note(
+            f"{driver.left} trials of {driver.epochs} epochs, {self.workers} at a time; "
+            f"methods: {', '.join(self.prepared.spaces)}; "
+            f"constraints: {', '.join(c.text for c in self.prepared.constraints) or 'none'}"
         )
-        run_reference(
-            job, self._cluster, lambda entry: self.progress.reference_epoch(int(entry["epoch"]), epochs)
-        )
-        return open_checkpoint(self.folder.reference)
-
-    @property
-    def _cluster(self) -> Cluster:
-        return Cluster(self.workers, self.settings.cpus_per_trial, self.settings.gpus_per_trial)
+        plan = driver.plan(self.workers)
+        if plan is not None:
+            self.progress.note(plan)
+        self.progress.trials_begin(self.settings.trials - driver.left, self.settings.trials)
 
     def _study(self, metrics: Mapping[str, float], checkpoint: Checkpoint) -> SearchStudy:
         study = SearchStudy(
@@ -179,47 +195,34 @@ class _Search:
                 shutil.rmtree(trial_folder(self.folder.trials, trial.number), ignore_errors=True)
         return study
 
-    def _execute(self, driver: SearchDriver, checkpoint: Checkpoint) -> bool:
+    def _execute(self, driver: SearchDriver | ReferenceFirst) -> bool:
         """Run what is left of the budget; whether it came to its end."""
-        settings = self.settings
-        if driver.left <= 0:
-            return True
-        state = self.prepared.model
-        load_weights_into(state, checkpoint.path / "weights.safetensors")
-        weights = {name: t.detach().numpy() for name, t in state.state_dict().items()}
-        program = checkpoint.artifact_file(settings.artifact).resolve()
-        compared = rungs(driver.epochs) if settings.early_stopping else ()
+        settings, task = self.settings, self.prepared.task
+        compared = rungs(task.recipe.epochs) if settings.early_stopping else ()
         shared = Shared(
-            task=self.prepared.task,
-            reference=Reference(weights, program, checkpoint.manifest["metrics"]),
+            task=task,
+            artifact=settings.artifact,
+            reference=self.folder.reference.resolve(),
             measuring=replace(self.prepared.measuring, rungs=compared),
             trials=self.folder.trials.resolve(),
             computed=self.folder.computed.resolve(),
             use_gpu=settings.gpus_per_trial > 0,
             threads=max(1, int(settings.cpus_per_trial)),
         )
-        self.workers = min(settings.parallel, driver.left)
-        self.progress.note(
-            f"{driver.left} trials of {driver.epochs} epochs, {self.workers} at a time; "
-            f"methods: {', '.join(self.prepared.spaces)}; "
-            f"constraints: {', '.join(c.text for c in self.prepared.constraints) or 'none'}"
-        )
-        plan = driver.plan(self.workers)
-        if plan is not None:
-            self.progress.note(plan)
-        self.progress.trials_begin(settings.trials - driver.left, settings.trials)
+        cluster = Cluster(self.workers, settings.cpus_per_trial, settings.gpus_per_trial)
         try:
-            ended = execute(driver, shared, self._cluster)
+            ended = execute(driver, shared, cluster)
             # Trials that nobody told the end of were cut off, whatever Tune says.
-            return ended and not driver.study.live
+            return ended and not driver.live
         except KeyboardInterrupt:
             return False
         finally:
             driver.abandon()
             shutil.rmtree(self.folder.computed, ignore_errors=True)
 
-    def _finish(self, study: SearchStudy, driver: SearchDriver, finished: bool) -> SearchResult:
+    def _finish(self, driver: SearchDriver, finished: bool) -> SearchResult:
         """Measure the front once more and on the test split, check its files, and write the report."""
+        study = driver.study
         counts = study.counts()
         if finished and not counts["complete"] and counts["fail"]:
             reasons = {t.user_attrs.get("reason", "") for t in study.study.trials if t.number}

@@ -10,7 +10,9 @@ from typing import Any
 from numpy.typing import NDArray
 from torch import nn
 
+from autocompress.checkpoint import Checkpoint
 from autocompress.checkpoint.archive import least_tensor_bytes
+from autocompress.checkpoint.weights import load_weights_into
 from autocompress.measure import Measured, Subject, measure
 from autocompress.measure.latency import LatencySettings
 from autocompress.score import TAU
@@ -25,6 +27,19 @@ class Reference:
     state: Mapping[str, NDArray[Any]]
     program: Path
     metrics: Mapping[str, float]
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, model: nn.Module, artifact: str = "pt2") -> Reference:
+        """The reference as it is stored.
+
+        Args:
+            checkpoint: of the reference.
+            model: one of its architecture on the CPU, which receives its weights.
+            artifact: the file that counts.
+        """
+        load_weights_into(model, checkpoint.path / "weights.safetensors")
+        state = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
+        return cls(state, checkpoint.artifact_file(artifact).resolve(), checkpoint.manifest["metrics"])
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 from autocompress import plugins
@@ -207,8 +206,7 @@ def images(count: int, side: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 def stored_reference(task: Task, folder: Path, device: torch.device) -> Reference:
     checkpoint = train_reference(task, folder / "reference", Measuring(), device=str(device))
-    weights = load_file(checkpoint.path / "weights.safetensors")
-    return Reference(weights, checkpoint.artifact_file("pt2"), checkpoint.manifest["metrics"])
+    return Reference.of(checkpoint, task.model())
 
 
 def profile_of(model: nn.Module, task: Task) -> ModelProfile:

@@ -2,6 +2,7 @@
 
     pip install torch-pruning
     python examples/benchmarks/search_efficiency.py --task digits --cost macs [--trials 12] [--epochs 5]
+        [--plot digits.png]
 
 Everyone starts from one trained reference and trains as many trials of as many epochs by the task's recipe.
 Fronts are chosen on validation and judged on test by their hypervolume: over test accuracy above 90 % of the
@@ -12,6 +13,8 @@ more from what it trained last (iterative), with and without distillation from t
 learning rate and its step are those of four and three that are best on validation. Where the cost is bytes
 it is stored as int8 ONNX, and the search as it stores by itself; both relative to the reference's parameters
 at four bytes each.
+
+The plot shows hypervolume against epochs spent, of the median seed: what the models trained so far are worth.
 """
 
 from __future__ import annotations
@@ -27,7 +30,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import matplotlib.pyplot as plt
+import numpy as np
 import torch
 import torch.nn.functional as F
 import torch_pruning
@@ -36,11 +42,15 @@ from rich.table import Table
 from torch import nn
 
 import autocompress as ac
-from autocompress.checkpoint import export_onnx
+from autocompress.checkpoint import export_onnx, open_checkpoint
 from autocompress.checkpoint.program import load_program
 from autocompress.checkpoint.quantize import quantize_onnx
+from autocompress.checkpoint.store import kept_trials, trial_folder
 from autocompress.data import load_task, with_validation
 from autocompress.data.tasks import load_weights
+from autocompress.engine.family import FamilyTree
+from autocompress.engine.folder import RunFolder
+from autocompress.engine.results import open_study
 from autocompress.graph.costs import count_params, layer_macs
 from autocompress.measure import measure_split
 from autocompress.training.distillation import Distillation
@@ -54,11 +64,13 @@ console = Console()
 
 @dataclass(frozen=True)
 class Point:
-    """A model: its cost over the reference's, and its accuracy on both splits."""
+    """A model: its cost over the reference's, its accuracy on both splits, and how many epochs all models
+    up to it were trained for."""
 
     cost: float
     val: float
     test: float
+    spent: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,6 +98,33 @@ def hypervolume(points: Sequence[Point], base: Point, judged: Callable[[Point], 
         level = max(level, (judged(point) - SHARE * judged(base)) / ((1 - SHARE) * judged(base)))
         area += level * max(0.0, end - start)
     return area / -math.log(FLOOR)
+
+
+def worth_on_test(points: Sequence[Point], base: Point) -> float:
+    """Hypervolume of the front that validation chooses, as it is on test."""
+    return hypervolume(points, base, lambda point: point.test)
+
+
+def leading(curves: dict[str, list[float]]) -> str:
+    """From which number of trials on the first contender is never behind another."""
+    (name, own), *others = curves.items()
+    last = max((i for i, worth in enumerate(own) if any(c[i] > worth for _, c in others)), default=-1)
+    return (
+        f"{name} leads from trial {last + 1} of {len(own) - 1} on"
+        if last < len(own) - 1
+        else f"{name} is not ahead"
+    )
+
+
+def draw(curves: dict[str, list[float]], args: argparse.Namespace) -> None:
+    """Hypervolume against epochs spent."""
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    for name, worths in curves.items():
+        epochs = [trials * args.epochs for trials in range(len(worths))]
+        axes.plot(epochs, worths, label=name, linestyle="--" if name.startswith("torch-pruning") else "-")
+    axes.set(xlabel="epochs spent", ylabel="hypervolume on test", title=f"{args.task}, {args.cost}")
+    axes.legend(fontsize="small")
+    figure.savefig(args.plot, dpi=120)
 
 
 def accuracy(program: Any, task: ac.Task, split: Any) -> float:
@@ -127,31 +166,42 @@ def torch_pruned(
         seed_everything(seed + number, task)
         taught = Distillation(copy.deepcopy(teacher).eval(), 0.5, 4.0) if distilled else None
         Trainer(task, task.recipe.epochs, rate, distillation=taught).fit(model, task.recipe.epochs)
-        points.append(judged_as_is(model, setting))
+        points.append(replace(judged_as_is(model, setting), spent=number * task.recipe.epochs))
         if points[-1].val >= best:
             teacher, best = model, points[-1].val
     return points
 
 
-def searched(setting: Setting, seed: int, **options: Any) -> list[Point]:
-    """The front of a search, and nothing else of it."""
-    out = setting.folder / f"run-{seed}-{'-'.join(map(str, options.values()))}"
-    objectives = ["accuracy", setting.cost]
+def searched(setting: Setting, seed: int, name: str, **options: Any) -> list[Point]:
+    """The models that a search keeps, each as stored, in the order in which they were trained."""
     result = ac.search(
         setting.task,
-        objectives=objectives,
+        objectives=["accuracy", setting.cost],
         trials=setting.trials,
         workers=1,
         seed=seed,
-        out=out,
+        out=setting.folder / f"{name}-{seed}",
         progress=ac.Progress(),
         **options,
     )
-    return [
-        Point(p.metrics[setting.cost] / setting.whole, p.metrics["accuracy"], p.test_metrics["accuracy"])
-        for p in result.front
-        if p.trial
-    ]
+    study, _ = open_study(RunFolder(result.out))
+    task, trials, points, spent = setting.task, result.out / "trials", [], 0
+    kept = kept_trials(trials)
+    for trial in study.ended():
+        details = trial.user_attrs.get("details", {})
+        spent += details.get("config", {}).get("epochs", 0) if trial.number else 0
+        if trial.number and trial.number in kept:
+            metrics = trial.user_attrs["metrics"]
+            program = load_program(open_checkpoint(trial_folder(trials, trial.number)).artifact_file("pt2"))
+            cost = metrics[setting.cost] / setting.whole
+            points.append(Point(cost, metrics["accuracy"], accuracy(program, task, task.test), spent))
+    return points
+
+
+def without_parents(setting: Setting, seed: int) -> list[Point]:
+    """A search of trials that all start from the reference."""
+    with mock.patch.object(FamilyTree, "_add"):
+        return searched(setting, seed, "without parents")
 
 
 def tuned(setting: Setting, *, iterative: bool, distilled: bool) -> Callable[[int], list[Point]]:
@@ -170,14 +220,18 @@ def tuned(setting: Setting, *, iterative: bool, distilled: bool) -> Callable[[in
 
 def contenders(setting: Setting) -> dict[str, Callable[[], Callable[[int], list[Point]]]]:
     """Name → what prepares it and gives, by seed, its points."""
-    found: dict[str, Callable[[], Callable[[int], list[Point]]]] = {
-        "autocompress": lambda: lambda seed: searched(setting, seed),
-        "random sampler": lambda: lambda seed: searched(setting, seed, sampler="random"),
+    options: dict[str, dict[str, Any]] = {
+        "autocompress": {},
+        "early stopping": {"early_stopping": True},
+        "the sampler alone": {"sampler": "tpe"},
+        "random sampler": {"sampler": "random"},
+        **{f"{name} alone": {"methods": [name]} for name in ("alcn", "alds", "autoplastic", "depth", "lc")},
     }
-    for method in ("alcn", "alds", "autoplastic", "depth"):
-        found[f"{method} alone"] = lambda method=method: (
-            lambda seed: searched(setting, seed, methods=[method])
-        )
+    found: dict[str, Callable[[], Callable[[int], list[Point]]]] = {
+        name: lambda name=name, chosen=chosen: lambda seed: searched(setting, seed, name, **chosen)
+        for name, chosen in options.items()
+    }
+    found["without parents"] = lambda: lambda seed: without_parents(setting, seed)
     for iterative, distilled in itertools.product((True, False), (False, True)):
         name = f"torch-pruning {'iterative' if iterative else 'sweep'}{', distilled' if distilled else ''}"
         found[name] = lambda i=iterative, d=distilled: tuned(setting, iterative=i, distilled=d)
@@ -188,8 +242,6 @@ def pooled_mnist(root: str | None, folder: Path) -> str:
     """A table of 16 features: MNIST in 4 × 4 means; 7,494 rows to train on."""
     task = load_task("mnist", root=root)
     file = folder / "table.npz"
-    import numpy as np
-
     arrays = {}
     for split, batches, rows in (("train", task.train, 7494), ("test", task.test, 10_000)):
         assert batches is not None
@@ -223,6 +275,9 @@ def prepared(args: argparse.Namespace, folder: Path) -> Setting:
         if args.task == "table":
             task = replace(task, model=table_mlp)
     task = task.with_recipe(epochs=args.epochs)
+    if args.rows:
+        drawn = np.sort(np.random.default_rng(0).permutation(len(task.train.targets))[: args.rows])
+        task = replace(task, train=task.train.subset(drawn))
     seed_everything(0, task)
     model = task.model()
     if task.weights is None:
@@ -246,8 +301,10 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--reference-epochs", type=int)
+    parser.add_argument("--rows", type=int, help="of the training split, drawn at random; all by default")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--data-root")
+    parser.add_argument("--plot", help="file of a plot of hypervolume against epochs spent")
     parser.add_argument("--only", nargs="*", help="names of contenders, or their beginnings")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -259,6 +316,7 @@ def main() -> None:
         table = Table(title=f"{args.task}, {args.trials} × {args.epochs} epochs, {args.cost}")
         for column in ("who", "hypervolume", "range", "points", "cheapest", "seconds a seed"):
             table.add_column(column, justify="left" if column == "who" else "right")
+        curves: dict[str, list[float]] = {}
         for name, prepare in contenders(setting).items():
             if args.only and not any(name.startswith(wanted) for wanted in args.only):
                 continue
@@ -266,7 +324,12 @@ def main() -> None:
             begun = time.perf_counter()
             runs = [run(seed) for seed in range(1, args.seeds + 1)]
             seconds = (time.perf_counter() - begun) / args.seeds
-            worths = [hypervolume(points, base, lambda point: point.test) for points in runs]
+            worths = [worth_on_test(points, base) for points in runs]
+            middle = runs[worths.index(statistics.median_low(worths))]
+            curves[name] = [
+                worth_on_test([p for p in middle if p.spent <= trials * args.epochs], base)
+                for trials in range(args.trials + 1)
+            ]
             cheapest = min((p.cost for p in runs[0] if p.val >= SHARE * base.val), default=1.0)
             table.add_row(
                 name,
@@ -278,6 +341,9 @@ def main() -> None:
             )
             console.print(name, *(f"{worth:.3f}" for worth in worths), f"{seconds:.0f} s", highlight=False)
         console.print(table)
+        console.print(leading(curves))
+        if args.plot:
+            draw(curves, args)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,6 @@ from rich.table import Table
 import autocompress as ac
 from autocompress.checkpoint.program import load_program
 from autocompress.checkpoint.store import MANIFEST, Checkpoint, kept_trials, trial_folder
-from autocompress.checkpoint.weights import load_weights_into
 from autocompress.distribute import Job
 from autocompress.engine.driver import SearchDriver
 from autocompress.engine.folder import RunFolder
@@ -200,11 +199,8 @@ class Trained:
 
     def _run(self, search: Search, job: Job) -> TrialResult | AutocompressError:
         if self.reference is None:
-            model = search.prepared.model
-            load_weights_into(model, search.reference.path / "weights.safetensors")
-            weights = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
-            program = search.reference.artifact_file(search.prepared.settings.artifact)
-            self.reference = Reference(weights, program.resolve(), search.metrics)
+            prepared = search.prepared
+            self.reference = Reference.of(search.reference, prepared.model, prepared.settings.artifact)
         try:
             return run_trial(
                 search.prepared.task,

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 import autocompress as ac
-from autocompress.checkpoint.weights import load_weights_into
 from autocompress.methods import alcn, alds, autoplastic, depth, lc
 from autocompress.methods.base import Session
 from autocompress.training.loop import Plain, Trainer
@@ -89,10 +88,7 @@ def task_of(model: Any) -> ac.Task:
 def trials(task: ac.Task, names: list[str], folder: Path) -> dict[str, Any]:
     """Name of a configuration → last loss, accuracy, parameters on each device, and these two at a rung."""
     stored = train_reference(task, folder / "reference", Measuring())
-    model = task.model()
-    load_weights_into(model, stored.path / "weights.safetensors")
-    weights = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
-    reference = Reference(weights, stored.artifact_file("pt2"), stored.manifest["metrics"])
+    reference = Reference.of(stored, task.model())
     measuring = Measuring(rungs=(1,))
     by_name: dict[str, Any] = {}
     for name in names:

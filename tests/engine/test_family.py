@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pytest
+
 import autocompress as ac
 from autocompress.engine.family import FamilyTree, _front, stored_as_codes
 from autocompress.engine.prepare import prepare
@@ -13,6 +15,8 @@ from autocompress.lineage import Parent
 from autocompress.pareto import non_dominated
 from autocompress.study import SearchStudy, sqlite_url
 from autocompress.task import ModelProfile
+
+pytestmark = pytest.mark.usefixtures("one_ray")
 
 
 def configs(result: ac.SearchResult) -> dict[int, dict[str, object]]:

@@ -12,6 +12,8 @@ from autocompress.engine import final
 from autocompress.measure.latency import Latency
 from autocompress.report import TrialEnd
 
+pytestmark = pytest.mark.usefixtures("one_ray")
+
 
 def test_the_front_is_measured_and_scored_again_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

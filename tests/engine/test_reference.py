@@ -1,0 +1,75 @@
+"""The reference is a run's first job, and trials begin once it is stored."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+from torch import Tensor, nn
+
+import autocompress as ac
+from autocompress.distribute import ReferenceJob
+from autocompress.distribute.worker import _pickled
+from autocompress.engine.driver import SearchDriver
+from autocompress.engine.reference import ReferenceFirst
+from autocompress.errors import ClusterError
+
+JOB = ReferenceJob(seed=3, threads=2)
+
+
+def no_search() -> SearchDriver:
+    raise AssertionError("the search begins with a reference that was not stored")
+
+
+def test_nothing_is_proposed_until_the_reference_is_stored() -> None:
+    heard: list[object] = []
+    driver = ReferenceFirst(JOB, no_search, heard.append)
+    assert driver.next() is JOB
+    assert driver.next() is None
+    assert driver.epoch(0, {"epoch": 1})
+    assert heard == [{"epoch": 1}]
+    driver.completed(0, None)
+    with pytest.raises(AssertionError, match="the search begins"):
+        driver.next()
+
+
+def test_a_reference_that_failed_is_the_end() -> None:
+    driver = ReferenceFirst(JOB, no_search, lambda entry: None)
+    driver.next()
+    driver.failed(0, "the worker process died")
+    assert driver.next() is None
+    assert isinstance(driver.error, ClusterError)
+    assert str(driver.error) == "the worker process died while the reference trained"
+
+
+class Stubborn(Exception):
+    """One that cannot be made again from its arguments."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} {second}")
+
+
+def test_an_error_that_cannot_be_sent_keeps_its_name_and_text() -> None:
+    sent = pickle.loads(_pickled(Stubborn("no", "way")))
+    assert isinstance(sent, RuntimeError)
+    assert str(sent) == "Stubborn: no way"
+
+
+def broken_elsewhere(home: int, outputs: Tensor, targets: Tensor) -> Tensor:
+    """A loss that fails where models are trained, not where the task is checked."""
+    if os.getpid() != home:
+        raise ZeroDivisionError("a fault of the user's own")
+    return nn.functional.cross_entropy(outputs, targets)
+
+
+def test_an_error_of_the_users_own_arrives_with_the_line_that_raised_it(
+    residual_task: ac.Task, tmp_path: Path
+) -> None:
+    task = replace(residual_task, loss=partial(broken_elsewhere, os.getpid()))
+    with pytest.raises(ZeroDivisionError, match="a fault of the user's own") as raised:
+        ac.search(task, trials=1, workers=1, out=tmp_path / "run")
+    assert "in broken_elsewhere" in raised.value.__notes__[0]
