@@ -12,7 +12,8 @@ def small(trial: optuna.Trial, profile: ac.ModelProfile) -> object:
     return ac.Alcn.Config(initial_ratio=ratio, lambda_sparse=0.1)
 
 
-small.starts = lambda profile: [{"small.initial_ratio": 0.3}]  # first the mildest; optional
+# What to try where `keep` of the cost is to stay; optional: without it the sampler alone proposes.
+small.move = lambda profile, keep: {"small.initial_ratio": min(max(keep**0.5, 0.05), 0.3)}
 
 result = ac.search(
     "digits",

@@ -129,8 +129,13 @@ def test_ctrl_c_prints_the_partial_front_and_the_same_command_goes_on(search: Ga
 
 
 @pytest.mark.parametrize("search", [0], indirect=True)
-def test_ctrl_c_while_the_reference_trains_ends_its_process_too(search: GatedSearch) -> None:
+def test_a_run_in_use_is_refused_and_ctrl_c_while_the_reference_trains_ends_its_process_too(
+    search: GatedSearch,
+) -> None:
     (worker,) = search.wait()
+    second = search.again()
+    assert second.returncode == 2
+    assert "must not be searched by two processes" in second.stderr
     os.kill(search.driver.pid, signal.SIGINT)
     assert search.driver.wait() == 130
     log = (search.folder / "log.txt").read_text()
@@ -150,11 +155,3 @@ def test_a_reference_whose_process_dies_is_told_in_one_line(search: GatedSearch)
     search.open()
     assert search.again().returncode == 0
     assert len(finished(search.trials())) == TRIALS
-
-
-@pytest.mark.parametrize("search", [1], indirect=True)
-def test_a_run_in_use_is_refused(search: GatedSearch) -> None:
-    search.wait()
-    second = search.again()
-    assert second.returncode == 2
-    assert "must not be searched by two processes" in second.stderr
