@@ -8,38 +8,39 @@ import optuna
 
 import autocompress as ac
 
+_BITS = (1.0, 6.0)
 SCHEMES = ["codebook", "prune", "codebook+prune", "ternary", "half", "rank_selection", "dense"]
 
 
 def move(profile: ac.ModelProfile, keep: float) -> dict[str, Any]:
-    """A codebook for each layer, with as many levels as fit this share of a float's 32 bits; half precision
-    where that is a half."""
+    """Codebooks of this share of a float's 32 bits on average; half precision where that is a half."""
     config = ac.Lc.Config()
-    levels = min(max(round(2 ** (32 * min(keep, 0.25))), 2), 64)
     params: dict[str, Any] = {
         "lc.mu0": config.mu0,
         "lc.growth": config.growth,
         "lc.steps": config.steps,
         "lc.multipliers": config.multipliers,
     }
-    for part in range(1, min(3, len(profile.layers)) + 1):
-        if keep < 0.5:
-            params |= {f"lc.{part}.scheme": "codebook", f"lc.{part}.joint": False, f"lc.{part}.k": levels}
-        else:
-            params[f"lc.{part}.scheme"] = "half"
-    return params
+    if keep < 0.5:
+        return params | {"lc.mixed": True, "lc.bits": min(max(32 * keep, _BITS[0]), _BITS[1])}
+    params["lc.mixed"] = False
+    return params | {f"lc.{part}.scheme": "half" for part in range(1, min(3, len(profile.layers)) + 1)}
 
 
 def suggest(trial: optuna.Trial, profile: ac.ModelProfile) -> object:
-    """A scheme for each third of the layers, alone or jointly, and the schedule of μ."""
-    parts = min(3, len(profile.layers))
+    """Codebooks of some bits on average, or a scheme for each third of the layers, alone or jointly; and the
+    schedule of μ."""
     schemes: dict[str | tuple[str, ...], Any] = {}
-    for part in range(1, parts + 1):
-        scheme, joint = _scheme(trial, f"lc.{part}")
-        if scheme is not None:
-            # By place and not by name, because a method before this one may rename layers.
-            place = f"{part}/{parts}"
-            schemes[(place,) if joint else place] = scheme
+    if trial.suggest_categorical("lc.mixed", [True, False]):
+        schemes["*"] = ac.MixedPrecision(bits=trial.suggest_float("lc.bits", *_BITS))
+    else:
+        parts = min(3, len(profile.layers))
+        for part in range(1, parts + 1):
+            scheme, joint = _scheme(trial, f"lc.{part}")
+            if scheme is not None:
+                # By place and not by name, because a method before this one may rename layers.
+                place = f"{part}/{parts}"
+                schemes[(place,) if joint else place] = scheme
     return ac.Lc.Config(
         schemes=schemes or {"*": ac.Codebook(k=256)},
         mu0=trial.suggest_float("lc.mu0", 1e-4, 1e-2, log=True),

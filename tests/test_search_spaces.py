@@ -285,22 +285,22 @@ def test_models_of_the_front_are_stored_as_codes_once_the_budget_is_used_up(resn
         asked = -math.log(bits / 32)
         return attempt(9, parent, 0.1, methods=("lc",), asked=asked, trained=False, kept=kept)
 
-    def aimed(move: Any) -> tuple[float, int]:
+    def aimed(move: Any) -> tuple[float, float]:
         assert not move.trained
-        return move.params["parent"], move.params["lc.1.k"]
+        return move.params["parent"], move.params["lc.bits"]
 
     assert guided(left=5).trained
     assert guided(metric="macs") is None
-    assert aimed(guided()) == (0.0, 16)
-    assert aimed(guided(coding=(0,))) == (1.0, 16)
-    assert aimed(guided(coded(0, 4, kept=True))) == (1.0, 8)
-    assert aimed(guided(coded(0, 4, kept=False))) == (0.0, 32)
-    last = guided(coded(0, 4, kept=False), coded(0, 5, kept=False))
+    assert aimed(guided()) == (0.0, 5)
+    assert aimed(guided(coding=(0,))) == (1.0, 5)
+    assert aimed(guided(coded(0, 5, kept=True))) == (0.0, 4)
+    assert aimed(guided(coded(0, 5, kept=True), coded(0, 4, kept=True))) == (0.0, 3)
+    assert aimed(guided(coded(0, 5, kept=True), coded(0, 4, kept=False))) == (1.0, 5)
+    last = guided(coded(0, 5, kept=False))
     assert (last.params["parent"], last.params["lc.1.scheme"]) == (0.0, "half")
-    tried = coded(0, 4, kept=False), coded(0, 5, kept=False), coded(0, 16, kept=False)
-    assert aimed(guided(*tried)) == (1.0, 64)
-    assert aimed(guided(coded(0, 2, kept=True))) == (1.0, 4)
-    assert guided(coded(0, 4, kept=True), coded(1, 3, kept=True)) is None
+    assert aimed(guided(coded(0, 5, kept=False), coded(0, 16, kept=False))) == (1.0, 5)
+    every = [coded(parent, bits, kept=True) for parent in (0, 1) for bits in (5, 4, 3)]
+    assert guided(*every) is None
 
 
 def test_the_sampler_takes_over_where_two_trials_in_a_row_had_no_result(resnet20: ModelProfile) -> None:

@@ -14,10 +14,11 @@ from torch import nn
 import autocompress as ac
 from autocompress.graph import analyse
 from autocompress.graph.costs import profile
+from autocompress.methods.shared.divergence import output_loss
 from autocompress.surgery import keep_units
 from autocompress.task import ModelProfile
 from autocompress.task.random_state import generators_of
-from autocompress.trial.sensitivity import group_widths, output_loss, with_losses
+from autocompress.trial.sensitivity import group_widths, with_losses
 
 CPU = torch.device("cpu")
 

@@ -7,6 +7,7 @@ it keeps tied tensors so. Codes, gaps and the graph are then coded by the archiv
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 import zlib
@@ -16,10 +17,15 @@ from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
-from torch.export.pt2_archive.constants import WEIGHTS_CONFIG_FILENAME_FORMAT, WEIGHTS_DIR
+from torch.export.pt2_archive.constants import (
+    SAMPLE_INPUTS_FILENAME_FORMAT,
+    WEIGHTS_CONFIG_FILENAME_FORMAT,
+    WEIGHTS_DIR,
+)
 
 _DEFLATED: dict[str, Any] = {"compress_type": zipfile.ZIP_DEFLATED, "compresslevel": 9}
 _ROOT = "model"
+_SAMPLE = SAMPLE_INPUTS_FILENAME_FORMAT.format("model")
 _CONFIG = WEIGHTS_CONFIG_FILENAME_FORMAT.format("model")
 # A digest for its own cache, which nothing asks for.
 _SERIALIZATION_ID = ".data/serialization_id"
@@ -42,8 +48,16 @@ def deflate(stored: IO[bytes], path: Path, tensors: Mapping[str, Tensor]) -> Non
     with zipfile.ZipFile(stored) as archive, zipfile.ZipFile(path, "w") as deflated:
         records = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
         records.pop(_SERIALIZATION_ID, None)
+        records[_SAMPLE] = _in_one_piece(records[_SAMPLE])
         for name, content in _joined(records, tensors).items():
             deflated.writestr(zipfile.ZipInfo(f"{_ROOT}/{name}"), content, **_DEFLATED)
+
+
+def _in_one_piece(example: bytes) -> bytes:
+    """Example inputs in PyTorch's format of one stream, which has no archive of its own around it."""
+    stream = io.BytesIO()
+    torch.save(torch.load(io.BytesIO(example)), stream, _use_new_zipfile_serialization=False)
+    return stream.getvalue()
 
 
 def _joined(records: Mapping[str, bytes], tensors: Mapping[str, Tensor]) -> dict[str, bytes]:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autocompress.graph import Analysis
 from autocompress.graph.exporting import inference
+from autocompress.methods.shared.divergence import output_loss
 from autocompress.methods.shared.gates import insert_gates, set_gates
 from autocompress.methods.shared.strength import ReaderNorms, find_readers, input_rms
 from autocompress.methods.shared.unit_index import unit_offsets
@@ -77,23 +77,6 @@ def group_widths(width: int) -> list[int]:
     """The widths of a group that are tried, up to its own: 8 equal shares, rounded up, or each there is."""
     levels = min(width, _LEVELS)
     return [-(-width * (level + 1) // levels) for level in range(levels)]
-
-
-def output_loss(expected: Tensor, outputs: Tensor, classes: bool) -> float:
-    """How far outputs are from those that are expected.
-
-    Args:
-        expected: `(N, ...)`.
-        outputs: of the same shape.
-        classes: whether they are logits of classes, `(N, classes, ...)`: the Kullback-Leibler divergence in
-            nats, mean over all that is classified; else half the squared distance, over the variance of what
-            is expected.
-    """
-    if classes:
-        wanted, seen = (F.log_softmax(values.double(), 1) for values in (expected, outputs))
-        return float((wanted.exp() * (wanted - seen)).sum(1).mean())
-    spread = (expected - expected.mean(0)).double().square().mean().clamp_min(1e-12)
-    return float(0.5 * (outputs - expected).double().square().mean() / spread)
 
 
 def _falling(losses: Sequence[float]) -> tuple[float, ...]:

@@ -78,19 +78,25 @@ class WeightCode(nn.Module):
 
 
 class Codes(WeightCode):
-    """Packed codes and the levels they stand for."""
+    """Packed codes and the levels they stand for.
+
+    Args:
+        encoding: codes and levels.
+        shape: of the weight.
+        per_byte: codes that share a byte; None for as many as is best.
+    """
 
     kind = "codes"
     packed: Tensor
-    digits: Tensor
+    digits: Tensor | None
 
-    def __init__(self, encoding: Quantized, shape: tuple[int, ...]) -> None:
+    def __init__(self, encoding: Quantized, shape: tuple[int, ...], per_byte: int | None = None) -> None:
         super().__init__(shape)
         levels = encoding.levels.detach().clone()
         self.count, self.k, self.tied = len(encoding.codes), len(levels), encoding.tied
-        self.register_buffer("packed", pack(encoding.codes, self.k).to(levels.device))
-        # Shared by all layers with as many levels, so that a file has it once.
-        self.register_buffer("digits", digits(self.k, levels.device), persistent=False)
+        self.per_byte = per_byte or codes_per_byte(self.k, self.count)
+        self.register_buffer("packed", pack(encoding.codes, self.k, self.per_byte).to(levels.device))
+        self.register_buffer("digits", self._digits(), persistent=False)
         self.scale: nn.Parameter | None = None
         if encoding.tied == "free":
             self.levels: Tensor = nn.Parameter(levels)
@@ -100,14 +106,16 @@ class Codes(WeightCode):
             self.register_buffer("levels", levels if scale is None else levels / scale)
 
     def sizes(self) -> dict[str, Any]:
-        """Say how many levels there are and how they are tied."""
-        return {"k": self.k, "tied": self.tied}
+        """Say how many levels there are, how they are tied, and how many codes share a byte."""
+        return {"k": self.k, "tied": self.tied, "per_byte": self.per_byte}
 
     @classmethod
     def empty(cls, shape: tuple[int, ...], **sizes: Any) -> Codes:
         """Make codes that are all 0, with levels of 0."""
         codes = torch.zeros(math.prod(shape), dtype=torch.int64)
-        return cls(Quantized(torch.zeros(sizes["k"]), codes, sizes["tied"]), shape)
+        # Checkpoints of versions that packed all codes do not say how.
+        per_byte = sizes.get("per_byte", codes_per_byte(sizes["k"]))
+        return cls(Quantized(torch.zeros(sizes["k"]), codes, sizes["tied"]), shape, per_byte)
 
     @property
     def numbers(self) -> int:
@@ -117,17 +125,24 @@ class Codes(WeightCode):
     def forward(self) -> Tensor:
         """Look up the level of each code; in training the levels or their scale get gradients; → `shape`."""
         if self.training and torch.is_grad_enabled():
-            return self._trained(self._decoded(self.digits).long()).reshape(self.shape)
+            codes = self.packed if self.digits is None else self._unpacked(self.digits)
+            return self._trained(codes.long()).reshape(self.shape)
         levels = self.levels if self.scale is None else self.levels * self.scale
+        if self.digits is None:
+            return levels.index_select(0, self.packed.to(torch.int32)).reshape(self.shape)
         # `index_select` on one dimension takes a fifth of the time of indexing with a tensor.
-        return self._decoded(levels.index_select(0, self.digits.to(torch.int32))).reshape(self.shape)
+        return self._unpacked(levels.index_select(0, self.digits.to(torch.int32))).reshape(self.shape)
 
-    def _decoded(self, table: Tensor) -> Tensor:
+    def _unpacked(self, table: Tensor) -> Tensor:
         """What the bytes stand for, given what all of their digits do; `(k^m · m,)` → `(n,)`."""
-        m = codes_per_byte(self.k)
-        rows = table.reshape(-1, m).index_select(0, self.packed.to(torch.int32))
+        rows = table.reshape(-1, self.per_byte).index_select(0, self.packed.to(torch.int32))
         # Padding in the last byte is cut off.
-        return rows if self.count % m == 0 else rows.reshape(-1)[: self.count]
+        return rows if self.count % self.per_byte == 0 else rows.reshape(-1)[: self.count]
+
+    def _digits(self) -> Tensor | None:
+        """What bytes stand for, shared by all layers with as many levels, so that a file has it once; None
+        where a byte is a code."""
+        return None if self.per_byte == 1 else digits(self.k, self.per_byte, self.packed.device)
 
     def _trained(self, codes: Tensor) -> Tensor:
         """The same, with the gradient of a step on the weights that is projected on what they can be.
@@ -146,7 +161,7 @@ class Codes(WeightCode):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Codes:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         # Moved layer by layer, the shared digits would become as many copies.
-        self.digits = digits(self.k, self.packed.device)
+        self.digits = self._digits()
         return self
 
 

@@ -15,24 +15,31 @@ import torch
 from torch import Tensor
 
 MOST_CODES = 256
+# Fewer codes have a byte each: what packing saves is less than what the program needs more to unpack it.
+_FEW_CODES = 1024
 
 
-def codes_per_byte(k: int) -> int:
-    """The greatest m with k^m ≤ 256, for codes in [0, k)."""
+def codes_per_byte(k: int, count: int = _FEW_CODES) -> int:
+    """The greatest m with k^m ≤ 256, for codes in [0, k); 1 where there are few codes.
+
+    Args:
+        k: how many values a code may have.
+        count: of codes.
+    """
     assert 1 <= k <= MOST_CODES
+    if count < _FEW_CODES:
+        return 1
     return next(m for m in range(8, 0, -1) if k**m <= 256)
 
 
-def pack(codes: Tensor, k: int) -> Tensor:
+def pack(codes: Tensor, k: int, m: int) -> Tensor:
     """Integers `(n,)` in [0, k) as bytes, `(⌈n/m⌉,)`, m codes in each, the first one most significant."""
-    m = codes_per_byte(k)
     numbers = codes.cpu().numpy().astype(np.int64)
     rows = np.concatenate([numbers, np.zeros(-len(numbers) % m, np.int64)]).reshape(-1, m)
     return torch.from_numpy((rows @ (k ** np.arange(m - 1, -1, -1))).astype(np.uint8))
 
 
 @cache
-def digits(k: int, device: torch.device) -> Tensor:
-    """The codes that each byte stands for, one byte after the other: uint8, `(k^m · m,)`."""
-    m = codes_per_byte(k)
+def digits(k: int, m: int, device: torch.device) -> Tensor:
+    """The m codes that each byte stands for, one byte after the other: uint8, `(k^m · m,)`."""
     return torch.cartesian_prod(*[torch.arange(k)] * m).reshape(-1).to(device, torch.uint8)

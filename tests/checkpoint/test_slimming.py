@@ -147,9 +147,9 @@ def test_what_is_changed_in_place_is_read_anew(tmp_path: Path) -> None:
 
 
 def test_layers_with_as_many_levels_decode_by_one_table(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16)).eval()
+    model = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32)).eval()
     for layer in model:
-        encode_weight(layer, Quantized(torch.randn(16), torch.randint(16, (256,))))
-    export_program(model, torch.zeros(2, 16), tmp_path / "model.pt2")
+        encode_weight(layer, Quantized(torch.randn(16), torch.randint(16, (1024,))))
+    export_program(model, torch.zeros(2, 32), tmp_path / "model.pt2")
     casts = [n for n in load_module(tmp_path / "model.pt2").graph.nodes if "aten.to" in str(n.target)]
     assert len(casts) == 3  # of the table, and of each layer's bytes

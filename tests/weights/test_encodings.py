@@ -27,10 +27,11 @@ from autocompress.weights.packing import codes_per_byte, digits, pack
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 1001])
 def test_codes_are_digits_of_bytes_in_base_k(k: int, count: int) -> None:
     codes = torch.from_numpy(np.random.default_rng(k).integers(0, k, count))
-    packed, m = pack(codes, k), codes_per_byte(k)
+    m = codes_per_byte(k)
+    packed = pack(codes, k, m)
     assert packed.dtype == torch.uint8
     assert len(packed) == math.ceil(count / m)
-    table = digits(k, torch.device("cpu")).reshape(-1, m)
+    table = digits(k, m, torch.device("cpu")).reshape(-1, m)
     assert torch.equal(table[packed.long()].reshape(-1)[:count].long(), codes)
 
 
@@ -168,13 +169,24 @@ def test_encoded_layers_are_copied_pickled_and_made_dense_again() -> None:
 
 
 def test_layers_with_as_many_levels_share_the_digits_of_a_byte_wherever_they_are_moved() -> None:
-    layers = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    layers = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32))
     for layer in layers:
-        encode_weight(layer, encodings((8, 8))["quantized"])
+        encode_weight(layer, encodings((32, 32))["quantized"])
     moved = copy.deepcopy(layers).double()
     assert moved[0].encoded_weight.digits is moved[1].encoded_weight.digits
     assert moved[0].encoded_weight.digits.dtype == torch.uint8
     assert moved[0].weight.dtype == torch.float64
+
+
+def test_few_codes_have_a_byte_each_and_decode_without_a_table() -> None:
+    code = weight_code(Quantized(torch.randn(4), torch.randint(4, (1023,))), (1023,))
+    assert code.digits is None
+    assert len(code.packed) == 1023
+    assert torch.equal(code.packed.long(), code.packed.long().clamp(0, 3))
+    # Checkpoints from before that say nothing of it have as many to a byte as fit.
+    older = WeightCode.from_spec({"kind": "codes", "k": 4, "tied": "free"}, (1023,))
+    assert len(older.packed) == 256
+    assert older.digits is not None
 
 
 def test_halves_stay_halves_and_compute_in_the_precision_of_the_model() -> None:

@@ -9,6 +9,7 @@ from autocompress.methods.lc.quantization import (
     Codebook,
     FixedPoint,
     HalfPrecision,
+    MixedPrecision,
     ScaledBinary,
     Ternary,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "HalfPrecision",
     "Lc",
     "LowRank",
+    "MixedPrecision",
     "PenaltyL0",
     "PenaltyL1",
     "PruneL0",

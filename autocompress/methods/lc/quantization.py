@@ -32,6 +32,30 @@ class Codebook(Scheme):
 
 
 @dataclass(frozen=True)
+class MixedPrecision(Scheme):
+    """Codebooks of so many bits a weight on average, more where the model is sensitive; see `allocated`.
+
+    Part of a sum, it is a codebook of so many bits everywhere.
+    """
+
+    kind: str = field(init=False, default="mixed")
+    bits: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.bits <= 8:
+            raise SettingsError(f"bits must be in [1, 8] but got {self.bits}.")
+
+    @property
+    def equal(self) -> int:
+        """Levels of codebooks that are all alike, as many as the bits allow."""
+        return int(2**self.bits + 1e-9)
+
+    def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
+        """Cluster the weights, `(n,)`, as a codebook of all layers alike does."""
+        return Codebook(k=self.equal).solve(x, mu, view, previous)
+
+
+@dataclass(frozen=True)
 class HalfPrecision(Scheme):
     """Numbers that half precision (IEEE 754 binary16) has."""
 

@@ -1,6 +1,7 @@
 """What a weight may be compressed to; each scheme's `solve` is the C step of learning-compression.
 
 Codebook(k=4)                                   an adaptive codebook
+MixedPrecision(bits=3)                          codebooks of 3 bits on average, more where it counts
 Binary(), ScaledBinary(), Ternary(), FixedPoint(bits=8), HalfPrecision()
 PruneL0(keep=0.05), PruneL1(share=0.1), PenaltyL0(alpha=1e-6), PenaltyL1(alpha=1e-6)
 LowRank(rank=10), RankSelection(alpha=1e-8, cost="macs")
@@ -21,6 +22,7 @@ from autocompress.methods.lc.quantization import (
     Codebook,
     FixedPoint,
     HalfPrecision,
+    MixedPrecision,
     ScaledBinary,
     Ternary,
 )
@@ -29,8 +31,8 @@ from autocompress.methods.lc.scheme import Scheme, Sum
 SCHEMES: dict[str, type[Scheme]] = {
     str(next(f.default for f in fields(cls) if f.name == "kind")): cls
     for cls in (
-        Codebook, Binary, ScaledBinary, Ternary, FixedPoint, HalfPrecision, PruneL0, PruneL1, PenaltyL0,
-        PenaltyL1, LowRank, RankSelection, Sum,
+        Codebook, MixedPrecision, Binary, ScaledBinary, Ternary, FixedPoint, HalfPrecision, PruneL0, PruneL1,
+        PenaltyL0, PenaltyL1, LowRank, RankSelection, Sum,
     )
 }  # fmt: skip
 

@@ -21,6 +21,7 @@ from autocompress.methods.base import Finished, Method, Session, Stage
 from autocompress.methods.lc.assignment import assignments, resolve, view_of
 from autocompress.methods.lc.compression import Compression, stored_bytes
 from autocompress.methods.lc.config import Config
+from autocompress.methods.lc.mixed_precision import allocated
 from autocompress.methods.lc.scheme import Scheme, parts_of
 from autocompress.methods.shared.replaceable import replaceable
 from autocompress.surgery import Edit, Encode, Factorize
@@ -29,6 +30,8 @@ from autocompress.weights.decoders import encode_weight
 from autocompress.weights.encodings import Encoding, Factored
 from autocompress.weights.factored import factorize_layer
 
+# What a deflated program has more where a weight is decoded: 165 bytes for codes, 85 for halves.
+_DECODING_BYTES = 160
 _LEAST_C_STEPS = 8  # that a training is long enough for, where it has as many L steps; see `Config.spacing`
 
 
@@ -78,6 +81,8 @@ class LcSession(Session):
         self.mu, self.limit = config.mu0, _stable_mu(task.recipe)
         self.step = self.taken = self.solved = 0
         views = resolve(assignments(config.schemes), layers)
+        with self.starting():
+            views = allocated(views, model, task)
         self.spacing = config.spacing * max(len(parts_of(scheme)) for _, scheme in views)
         with self.starting():
             self.compressions = [
@@ -149,7 +154,7 @@ class LcSession(Session):
                     pair = factorize_layer(module, edit.scheme, edit.slices, edit.rank)
                     compact.set_submodule(layer.name, pair.train(module.training))
                     edits.append(edit)
-                else:
+                elif stored_bytes(encoding) + _DECODING_BYTES < 4 * layer.params:
                     code = encode_weight(module, encoding)
                     edits.append(Encode(layer.name, code.spec))
         return Finished(compact, tuple(edits), dense)
