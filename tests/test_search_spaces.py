@@ -394,8 +394,10 @@ def test_the_slopes_that_are_drawn_stay_in_range(resnet20: ModelProfile) -> None
         for ratio in (0.1, 0.95):
             fixed = {"alcn.initial_ratio": ratio, "alcn.slope_share": share, "alcn.cost": "macs"}
             fixed |= {"alcn.round_to": 1, "alcn.lambda_sparse": 0.1, "alcn.lambda_ratio": 0.1}
+            fixed["alcn.held"] = True
             config = plugins.search_space("alcn").suggest(optuna.trial.FixedTrial(fixed), resnet20)
             assert config.ratio_slope == pytest.approx(share * 2 * min(ratio - 0.05, 1 - ratio))
+            assert config.budget == pytest.approx(ratio**2)
 
 
 def shallow(trial: optuna.Trial, profile: ModelProfile) -> object:

@@ -32,6 +32,9 @@ class Config:
         lambda_ratio: weight of (mean(s) − ρ)².
         reference: m is the (1 − ρ)-quantile of a group's scores, or their "median" as published.
         cost: how groups share λ_sparse: alike ("uniform") or by their MACs or parameters.
+        budget: share of the model's MACs, or parameters where `cost` is these, that is to be left: all ρ are
+            moved together to where it is, before training and after each step, so that training only shares
+            it out. None lets λ_sparse and λ_ratio decide.
         gate_lr_scale: learning rate of ρ and α relative to the weights'.
         final_temperature: of the sigmoid at the end; 1 at the start.
         ramp: share of the training over which gates fade in from 1.
@@ -46,6 +49,7 @@ class Config:
     lambda_ratio: float = 1e-2
     reference: Literal["quantile", "median"] = "quantile"
     cost: Cost = "uniform"
+    budget: float | None = None
     gate_lr_scale: float = 10.0
     final_temperature: float = 0.001
     ramp: float = 0.5
@@ -76,6 +80,8 @@ class Config:
             raise SettingsError(f"reference must be 'quantile' or 'median' but got {self.reference!r}.")
         if self.cost not in ("uniform", "macs", "params"):
             raise SettingsError(f"cost must be 'uniform', 'macs' or 'params' but got {self.cost!r}.")
+        if self.budget is not None and not 0 < self.budget < 1:
+            raise SettingsError(f"budget must be in (0, 1) but got {self.budget}.")
         if not self.gate_lr_scale > 0:
             raise SettingsError(f"gate_lr_scale must be positive but got {self.gate_lr_scale}.")
         if not 0 < self.final_temperature <= 1:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from autocompress.errors import TrialError
 from autocompress.graph import analyse
 from autocompress.graph.costs import profile
+from autocompress.methods.alcn.budget import Budget
 from autocompress.methods.alcn.config import Config, steepest
 from autocompress.methods.alcn.survival import Gates, kept_units, spread_ratios
 from autocompress.methods.base import Finished, Method, ParamGroup, Session
@@ -88,7 +89,8 @@ class AlcnSession(Session):
         if not self.analysis.groups:
             raise TrialError("no channel group of the model can be removed.")
         device = next(model.parameters()).device
-        costs = profile(model, self.example, self.analysis).groups
+        described = profile(model, self.example, self.analysis)
+        costs = described.groups
         shares = {"uniform": [1] * len(costs)}
         shares |= {"macs": [c.macs for c in costs], "params": [c.params for c in costs]}
         weights = torch.tensor(shares[config.cost], dtype=torch.float32)
@@ -96,6 +98,11 @@ class AlcnSession(Session):
         widths = [group.width for group in self.analysis.groups]
         ratios = _ratios([group.name for group in self.analysis.groups], config)
         self.gates = Gates(widths, ratios.to(device), config.min_ratio, config.round_to)
+        self.budget: Budget | None = None
+        if config.budget is not None:
+            of_params = config.cost == "params"
+            amounts = [term.params if of_params else term.macs for term in described.cost_terms]
+            self.budget = Budget(described.cost_terms, amounts, config.budget, self.gates)
         self.calibration = task.example(64).to(device)
         self.sites = insert_gates(model, self.analysis, self.calibration)
         for name, parameter in self.gates.named_parameters():
@@ -138,6 +145,8 @@ class AlcnSession(Session):
     def after_step(self, progress: float) -> None:
         """Note the progress, which cools the gates, and let go of the step's graph."""
         self.progress = progress
+        if self.budget is not None:
+            self.budget.hold()
         # What the last forward pass computed must not hold its graph beyond the step.
         self.survival = self.survival.detach()
         detach_gates(self.sites)
