@@ -37,7 +37,6 @@ from autocompress.trial import (
     make_method,
     run_trial,
     rung_metrics,
-    split_epochs,
     train_reference,
 )
 from autocompress.trial.rungs import RungMeter
@@ -191,12 +190,22 @@ def test_weights_that_do_not_fit_are_refused(residual_task: ac.Task) -> None:
         load_state(residual_task.model(), {})
 
 
-def test_epochs_are_shared_out_evenly_and_one_is_left_to_repair() -> None:
-    assert [compressing_epochs(3, share) for share in (0.1, 0.5, 0.9, 1.0)] == [1, 2, 2, 2]
-    assert compressing_epochs(1, 0.5) == 1
-    assert compressing_epochs(3, 0.3, stages=2) == 2
-    assert split_epochs(7, 3) == [2, 2, 3]
-    assert split_epochs(1, 2) == [0, 1]
+def test_methods_have_their_share_of_a_trial_and_an_epoch_or_half_is_left_to_repair(
+    residual_task: ac.Task,
+) -> None:
+    def epochs(trial: int, share: float, stages: int = 1, batches: int = 500) -> float:
+        trainer = Trainer(residual_task, trial)
+        trainer.__dict__["steps_per_epoch"] = batches
+        return compressing_epochs(trainer, share, stages)
+
+    assert [epochs(10, share) for share in (0.25, 0.5, 1.0)] == [2.5, 5, 9]
+    assert epochs(3, 0.05) == pytest.approx(0.15)
+    # 50 steps for each stage, where an epoch has as many.
+    assert epochs(2, 0.01, stages=3) == pytest.approx(0.3)
+    assert epochs(4, 0.1, batches=20) == 1
+    assert epochs(4, 0.1, stages=2, batches=20) == 2
+    assert epochs(1, 0.9) == epochs(1, 0.9, batches=20) == 0.5
+    assert epochs(5, 0.5, stages=0) == epochs(0, 0.5) == 0
 
 
 @pytest.mark.parametrize(

@@ -48,16 +48,20 @@ def deflate(stored: IO[bytes], path: Path, tensors: Mapping[str, Tensor]) -> Non
     with zipfile.ZipFile(stored) as archive, zipfile.ZipFile(path, "w") as deflated:
         records = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
         records.pop(_SERIALIZATION_ID, None)
-        records[_SAMPLE] = _in_one_piece(records[_SAMPLE])
+        records[_SAMPLE] = _without_extras(records[_SAMPLE])
         for name, content in _joined(records, tensors).items():
             deflated.writestr(zipfile.ZipInfo(f"{_ROOT}/{name}"), content, **_DEFLATED)
 
 
-def _in_one_piece(example: bytes) -> bytes:
-    """Example inputs in PyTorch's format of one stream, which has no archive of its own around it."""
-    stream = io.BytesIO()
-    torch.save(torch.load(io.BytesIO(example)), stream, _use_new_zipfile_serialization=False)
-    return stream.getvalue()
+def _without_extras(example: bytes) -> bytes:
+    """Example inputs, which are an archive of their own, without what only PyTorch's writer needs to know:
+    how records are aligned, and a digest for a cache. With no padding and no date."""
+    kept = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(example)) as archive, zipfile.ZipFile(kept, "w") as smaller:
+        for name in archive.namelist():
+            if not name.partition("/")[2].startswith("."):
+                smaller.writestr(zipfile.ZipInfo(name), archive.read(name))
+    return kept.getvalue()
 
 
 def _joined(records: Mapping[str, bytes], tensors: Mapping[str, Tensor]) -> dict[str, bytes]:

@@ -16,7 +16,7 @@ from autocompress.surgery import Edit, absorb_biases
 from autocompress.task import InputSpec, Task
 from autocompress.task.checks import check_batches_of_one
 from autocompress.training.loop import Trainer, device_of
-from autocompress.trial import compress_stage, compressing_epochs, seed_everything, split_epochs
+from autocompress.trial import compress_stage, compressing_epochs, seed_everything
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ def compress(
         model: where training starts; changed in place, use what is returned.
         task: data, loss and recipe; `recipe.epochs` is the total.
         methods: configured, such as `ac.Alcn(initial_ratio=0.5)`.
-        compress_share: share of the epochs that train with methods, in (0, 1]; one epoch at least is left to
-            fine-tune where there are more epochs than methods.
+        compress_share: share of the epochs that train with methods, in (0, 1]; what is left to fine-tune is
+            one epoch at least, or half of the only one.
         seed: of everything random.
 
     Raises:
@@ -107,11 +107,11 @@ def compress(
     check_batches_of_one(task, model)
     seed_everything(seed, task)
     trainer = Trainer(task, max(task.recipe.epochs, len(stages)))
-    compressing = compressing_epochs(trainer.epochs, compress_share, len(stages))
+    compressing = compressing_epochs(trainer, compress_share, len(stages))
     edits: list[Edit] = []
     difference = 0.0
-    for method, epochs in zip(stages, split_epochs(compressing, len(stages)), strict=True):
-        stage = compress_stage(model, task, method, trainer, epochs)
+    for method in stages:
+        stage = compress_stage(model, task, method, trainer, compressing / len(stages))
         model, difference = stage.model, max(difference, stage.difference)
         edits += stage.edits
     trainer.fit(model, trainer.epochs - compressing)

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
+from functools import cached_property
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -91,6 +92,12 @@ class Trainer:
         reference: whether it is the reference that trains, exactly as the recipe says; trials may clip.
         watch: sees each epoch's number and session, and adds to what is reported of the epoch; what it takes
             counts as steps.
+
+    Attributes:
+        steps: optimiser steps so far.
+        asked: epochs that all calls so far asked for.
+        losses: of the epoch that runs.
+        told: by sessions, of the epoch that runs.
     """
 
     task: Task
@@ -102,42 +109,66 @@ class Trainer:
     watch: Callable[[int, Session], Mapping[str, float]] = lambda epoch, session: {}
     history: list[dict[str, float]] = field(default_factory=list)
     clock: Clock = field(default_factory=Clock)
+    steps: int = field(init=False, default=0)
+    asked: float = field(init=False, default=0.0)
+    losses: _Losses = field(init=False, repr=False)
+    told: dict[str, float] = field(init=False, default_factory=dict)
 
-    def fit(self, model: nn.Module, epochs: int, session: Session | None = None) -> None:
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        """Batches of one pass over the training split."""
+        return max(1, _length(self.task.train))
+
+    def fit(self, model: nn.Module, epochs: float, session: Session | None = None) -> None:
         """Train in place for some epochs, with a method's session or by itself.
+
+        Where that ends in the middle of an epoch, the next call begins with what is left of it.
 
         Raises:
             DivergedError: the loss became NaN or infinite.
         """
-        if epochs < 1:
+        per_epoch, first = self.steps_per_epoch, self.steps
+        self.asked += epochs
+        goal = round(self.asked * per_epoch)
+        if goal <= first:
             return
         session = session or Plain(model)
         recipe, device = self.task.recipe, device_of(model)
         batches = on_device(self.task.train, device)
         optimizer = make_optimizer(session, recipe, self.lr_scale)
-        per_epoch = _length(batches)
         _set_memory_format(model, recipe, torch.channels_last)
         step = Step(self, model, session, optimizer, device)
-        steps, steps_before = epochs * per_epoch, len(self.history) * per_epoch
-        total_steps, taken = self.epochs * per_epoch, 0
-        for epoch in range(1, epochs + 1):
+        while self.steps < goal:
+            done = self.steps % per_epoch
+            if not done:
+                self.losses = _Losses(len(self.history) + 1, device)
+            end = min(goal, self.steps + per_epoch - done)
+            whole = end - self.steps == per_epoch
             with self.clock.running():
                 model.train()
-                losses = _Losses(epoch, device)
-                for inputs, targets in batches:
-                    set_lr(optimizer, recipe, min((steps_before + taken) / total_steps, 1.0))
-                    losses.add(step(inputs, targets))
-                    taken += 1
+                # A whole epoch is what the data say it is.
+                for inputs, targets in batches if whole else islice(batches, end - self.steps):
+                    set_lr(optimizer, recipe, min(self.steps / (self.epochs * per_epoch), 1.0))
+                    self.losses.add(step(inputs, targets))
+                    self.steps += 1
                     with self.clock.method():
-                        session.after_step(min(taken / steps, 1.0))
-                entry = {"epoch": float(len(self.history) + 1), "loss": losses.mean()}
+                        session.after_step(min((self.steps - first) / (goal - first), 1.0))
+                self.steps = end
                 with self.clock.method():
-                    entry |= session.after_epoch(epoch / epochs)
-            self.history.append(entry)
-            with self.clock.running():
-                seen = self.watch(len(self.history), session)
-            self.report({**entry, **seen, "seconds": self.clock.seconds})
+                    self.told |= session.after_epoch((end - first) / (goal - first))
+            if end % per_epoch == 0:
+                self._end_epoch(session)
         _set_memory_format(model, recipe, torch.contiguous_format)
+
+    def _end_epoch(self, session: Session) -> None:
+        number = len(self.history) + 1
+        with self.clock.running():
+            entry = {"epoch": float(number), "loss": self.losses.mean(), **self.told}
+        self.told = {}
+        self.history.append(entry)
+        with self.clock.running():
+            seen = self.watch(number, session)
+        self.report({**entry, **seen, "seconds": self.clock.seconds})
 
 
 class Step:

@@ -15,7 +15,6 @@ from autocompress.trial.stages import (
     compress_stage,
     compressing_epochs,
     make_method,
-    split_epochs,
 )
 
 __all__ = [
@@ -32,6 +31,5 @@ __all__ = [
     "run_trial",
     "rung_metrics",
     "seed_everything",
-    "split_epochs",
     "train_reference",
 ]

@@ -34,7 +34,6 @@ from autocompress.trial.stages import (
     compress_stage,
     compressing_epochs,
     make_method,
-    split_epochs,
 )
 
 
@@ -118,11 +117,10 @@ def run_trial(
     meter = RungMeter(task, reference, measuring)
     trainer = Trainer(task, config.epochs, config.lr_scale, report, distillation, watch=meter)
     stages = len(config.stages)
-    compressing = compressing_epochs(config.epochs, config.compress_share, stages) if stages else 0
+    compressing = compressing_epochs(trainer, config.compress_share, stages)
     difference = 0.0
-    for position, stage in enumerate(config.stages):
-        epochs = split_epochs(compressing, stages)[position]
-        compressed = compress_stage(model, task, make_method(stage), trainer, epochs)
+    for stage in config.stages:
+        compressed = compress_stage(model, task, make_method(stage), trainer, compressing / stages)
         model, difference = compressed.model, max(difference, compressed.difference)
         edits += compressed.edits
     trainer.fit(model, config.epochs - compressing)

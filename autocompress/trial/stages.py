@@ -15,6 +15,8 @@ from autocompress.training.loop import Trainer, reestimate_batch_norm
 from autocompress.trial.config import Stage
 
 BATCH_NORM_BATCHES = 50
+# Steps in which a method has time to come to its end.
+LEAST_STEPS = 50
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class CompressedStage:
 
 
 def compress_stage(
-    model: nn.Module, task: Task, method: Method, trainer: Trainer, epochs: int
+    model: nn.Module, task: Task, method: Method, trainer: Trainer, epochs: float
 ) -> CompressedStage:
     """Train with one method, make the model small, check that this changed nothing else, and re-estimate
     batch norm.
@@ -75,12 +77,16 @@ def make_method(stage: Stage) -> Method:
     return method
 
 
-def compressing_epochs(epochs: int, share: float, stages: int = 1) -> int:
-    """How many of a trial's epochs train with compressors: the share, at least one for each stage, and
-    at least one left to repair; none where there are none."""
-    return min(max(stages, round(share * epochs)), max(1, epochs - 1)) if epochs else 0
+def compressing_epochs(trainer: Trainer, share: float, stages: int) -> float:
+    """How many of a trial's epochs train with methods, all stages together.
 
-
-def split_epochs(epochs: int, parts: int) -> list[int]:
-    """Share epochs out over stages as evenly as can be, later ones first: they train the smaller model."""
-    return [epochs // parts + (position >= parts - epochs % parts) for position in range(parts)]
+    Args:
+        trainer: of the trial.
+        share: of its epochs, which may end in the middle of one.
+        stages: for each there is one epoch at least, or `LEAST_STEPS` steps where an epoch has more; but what
+            is left to repair is never less than one epoch, or half of the only one.
+    """
+    if not stages:
+        return 0.0
+    least = stages * min(1.0, LEAST_STEPS / trainer.steps_per_epoch)
+    return min(max(least, share * trainer.epochs), max(trainer.epochs / 2, trainer.epochs - 1))

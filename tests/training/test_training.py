@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import nn
 
 import autocompress as ac
 from autocompress.errors import DivergedError, SettingsError
+from autocompress.task import Batch
 from autocompress.training.loop import (
     Distillation,
     Plain,
@@ -72,6 +74,48 @@ def test_one_schedule_spans_all_calls(residual_task: ac.Task, monkeypatch: pytes
     trainer.fit(model, 3)
     assert seen == pytest.approx([step / 12 for step in range(12)])
     assert [entry["epoch"] for entry in trainer.history] == [1, 2, 3, 4]
+
+
+def test_an_epoch_that_a_method_ends_in_the_middle_of_goes_on_without_it(residual_task: ac.Task) -> None:
+    class Heard(Plain):
+        steps: list[float]
+        epochs: list[float]
+
+        def after_step(self, progress: float) -> None:
+            self.steps.append(progress)
+
+        def after_epoch(self, progress: float) -> dict[str, float]:
+            self.epochs.append(progress)
+            return {f"{self.name}/{progress:.2f}": progress}
+
+    torch.manual_seed(0)
+    model = residual_task.model()
+    trainer = Trainer(residual_task, 3)
+    assert trainer.steps_per_epoch == 3
+    heard = {}
+    for name, epochs in (("first", 1 / 3), ("second", 4 / 3), ("third", 4 / 3)):
+        heard[name] = session = Heard(model)
+        session.name, session.steps, session.epochs = name, [], []
+        trainer.fit(model, epochs, session)
+    assert [len(session.steps) for session in heard.values()] == [1, 4, 4]
+    assert all(session.steps[-1] == 1 for session in heard.values())
+    assert [session.epochs for session in heard.values()] == [[1], [0.5, 1], [0.25, 1]]
+    told = [sorted(set(entry) - {"epoch", "loss"}) for entry in trainer.history]
+    assert told == [["first/1.00", "second/0.50"], ["second/1.00", "third/0.25"], ["third/1.00"]]
+    assert [entry["epoch"] for entry in trainer.history] == [1, 2, 3]
+    assert trainer.steps == 9
+
+
+def test_a_stage_of_whole_epochs_draws_all_that_the_data_give(residual_task: ac.Task) -> None:
+    class Uncounted:
+        """Batches that do not know how many they are."""
+
+        def __iter__(self) -> Iterator[Batch]:
+            yield from residual_task.train
+
+    trainer = Trainer(replace(residual_task, train=Uncounted()), 2)
+    trainer.fit(residual_task.model(), 2)
+    assert trainer.steps == 2 * 3
 
 
 def test_training_lowers_the_loss_and_reports_each_epoch(residual_task: ac.Task) -> None:
