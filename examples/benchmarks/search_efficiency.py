@@ -164,7 +164,7 @@ def torch_pruned(
             ignored_layers=last,
         ).step()
         seed_everything(seed + number, task)
-        taught = Distillation(copy.deepcopy(teacher).eval(), 0.5, 4.0) if distilled else None
+        taught = Distillation(copy.deepcopy(teacher).eval(), 0.5, 2.0) if distilled else None
         Trainer(task, task.recipe.epochs, rate, distillation=taught).fit(model, task.recipe.epochs)
         points.append(replace(judged_as_is(model, setting), spent=number * task.recipe.epochs))
         if points[-1].val >= best:
