@@ -49,9 +49,9 @@ _MANY_BITS = 16.0
 _OF_CODES = ("bytes", "weight_bytes")
 # How guided trials are trained; what the sampler proposes varies it. Short trials train too little at the
 # recipe's own rate: hypervolumes of 12 trials of 5 epochs on digits and on a table (search_efficiency.py, 4
-# seeds) are 0.80 and 0.83 with these rates, 0.75 and 0.72 with 1, 2 and 4. With the teacher at a weight of 0.5 and
-# a temperature of 2 they are 0.81 and 0.86 (6 seeds), at 4 0.79 and 0.83; at a weight of 0.25 0.77 and 0.86, and
-# 0.78 and 0.86.
+# seeds) are 0.80 and 0.83 with these rates, 0.75 and 0.72 with 1, 2 and 4. With a teacher of weight 0.5 and
+# temperature 2 they are 0.81 and 0.86 (6 seeds), at 4 0.79 and 0.83; of weight 0.25 0.77 and 0.86, and 0.78
+# and 0.86.
 _SHARE, _LR_SCALES, _TEMPERATURE = 0.2, (4.0, 8.0, 2.0), 2.0
 _DISTILL = {"teacher": "best", "distill_weight": 0.5, "distill_temperature": _TEMPERATURE}
 
