@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from autocompress.rivals import Rivals
@@ -25,6 +26,22 @@ class ReferenceJob:
 
 
 @dataclass(frozen=True)
+class WaitJob:
+    """Nothing to do until a file is there: a worker starts meanwhile, which then takes trials.
+
+    Tune gives a trial that waits for a new worker the first one that becomes free, and starts none: where
+    trials are shorter than a worker's start, no second worker would ever come.
+
+    Args:
+        number: below 0.
+        until: the file.
+    """
+
+    number: int
+    until: Path
+
+
+@dataclass(frozen=True)
 class Job:
     """One trial to run, and the points that its model must pass to be kept."""
 
@@ -36,7 +53,7 @@ class Job:
 class Driver(Protocol):
     """A run, as seen by what executes its jobs. All calls come from one thread."""
 
-    def next(self) -> Job | ReferenceJob | None:
+    def next(self) -> Job | ReferenceJob | WaitJob | None:
         """The next job; None where there is none to start, at least until one that runs has ended."""
         ...
 
@@ -45,7 +62,7 @@ class Driver(Protocol):
         ...
 
     def completed(self, number: int, result: TrialResult | None) -> None:
-        """Hear that a trial ended with a result, or that the reference is stored (None)."""
+        """Hear that a trial ended with a result; None of the reference, which is stored, and of a wait."""
 
     def stopped(self, number: int) -> None:
         """Hear that a trial ended early because `epoch` said so."""

@@ -10,7 +10,7 @@ from typing import Any
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from autocompress.distribute.driver import Driver, ReferenceJob
+from autocompress.distribute.driver import Driver, ReferenceJob, WaitJob
 from autocompress.distribute.worker import MESSAGE
 from autocompress.errors import one_line
 from autocompress.trial import TrialResult
@@ -38,6 +38,8 @@ class DriverSearcher(Searcher):  # type: ignore[misc]
         self.numbers[trial_id] = job.number
         if isinstance(job, ReferenceJob):
             return {"number": job.number, "seed": job.seed, "threads": job.threads}
+        if isinstance(job, WaitJob):
+            return {"number": job.number, "until": str(job.until)}
         # Bytes, which Tune passes on as they are, where it would walk through what it can look into.
         return {"number": job.number, "config": job.config.to_json(), "rivals": pickle.dumps(job.rivals)}
 

@@ -6,6 +6,7 @@ import base64
 import gc
 import json
 import pickle
+import time
 import traceback
 import warnings
 from collections.abc import Mapping
@@ -69,7 +70,8 @@ def train(config: Mapping[str, Any], handle: list[Any]) -> None:
     """Ray's trainable: runs one job and reports its epochs, then its result or its failure.
 
     Args:
-        config: `{"number", "config", "rivals"}` of a trial, `{"number", "seed", "threads"}` of the reference.
+        config: `{"number", "config", "rivals"}` of a trial, `{"number", "seed", "threads"}` of the reference,
+            `{"number", "until"}` of a wait.
         handle: the object reference of `Shared`, in a list so that Ray does not resolve it.
     """
     key = handle[0].hex()
@@ -82,6 +84,11 @@ def train(config: Mapping[str, Any], handle: list[Any]) -> None:
     warnings.simplefilter("ignore")
     if "config" in config:
         _train_trial(config, shared)
+    elif "until" in config:
+        while not Path(config["until"]).exists():
+            time.sleep(0.05)
+        _send("result", None)
+        return
     else:
         _train_reference(config["seed"], shared)
     _freeze_imports()

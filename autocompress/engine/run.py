@@ -128,6 +128,8 @@ class _Search:
         threads = min(torch.get_num_threads(), max(1, cpu_count() // 2))
         return ReferenceFirst(
             ReferenceJob(self.settings.seed, threads),
+            self.workers,
+            self.folder.computed.resolve() / "reference-ended",
             self._begin,
             lambda entry: self.progress.reference_epoch(int(entry["epoch"]), epochs),
         )

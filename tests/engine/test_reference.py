@@ -12,7 +12,7 @@ import pytest
 from torch import Tensor, nn
 
 import autocompress as ac
-from autocompress.distribute import ReferenceJob
+from autocompress.distribute import ReferenceJob, WaitJob
 from autocompress.distribute.worker import _pickled
 from autocompress.engine.driver import SearchDriver
 from autocompress.engine.reference import ReferenceFirst
@@ -25,23 +25,31 @@ def no_search() -> SearchDriver:
     raise AssertionError("the search begins with a reference that was not stored")
 
 
-def test_nothing_is_proposed_until_the_reference_is_stored() -> None:
+def test_nothing_is_proposed_until_the_reference_is_stored(tmp_path: Path) -> None:
     heard: list[object] = []
-    driver = ReferenceFirst(JOB, no_search, heard.append)
+    ended = tmp_path / "computed" / "ended"
+    driver = ReferenceFirst(JOB, 3, ended, no_search, heard.append)
     assert driver.next() is JOB
+    assert [driver.next(), driver.next()] == [WaitJob(-1, ended), WaitJob(-2, ended)]
     assert driver.next() is None
     assert driver.epoch(0, {"epoch": 1})
     assert heard == [{"epoch": 1}]
+    assert not ended.exists()
     driver.completed(0, None)
+    assert ended.exists()
+    driver.completed(-1, None)
     with pytest.raises(AssertionError, match="the search begins"):
         driver.next()
 
 
-def test_a_reference_that_failed_is_the_end() -> None:
-    driver = ReferenceFirst(JOB, no_search, lambda entry: None)
+def test_a_reference_that_failed_is_the_end(tmp_path: Path) -> None:
+    driver = ReferenceFirst(JOB, 2, tmp_path / "ended", no_search, lambda entry: None)
     driver.next()
+    driver.failed(-1, "the worker process died")
+    assert driver.error is None
     driver.failed(0, "the worker process died")
     assert driver.next() is None
+    assert driver.ended.exists()
     assert isinstance(driver.error, ClusterError)
     assert str(driver.error) == "the worker process died while the reference trained"
 
@@ -73,3 +81,21 @@ def test_an_error_of_the_users_own_arrives_with_the_line_that_raised_it(
     with pytest.raises(ZeroDivisionError, match="a fault of the user's own") as raised:
         ac.search(task, trials=1, workers=1, out=tmp_path / "run")
     assert "in broken_elsewhere" in raised.value.__notes__[0]
+
+
+def noted(folder: Path, outputs: Tensor, targets: Tensor) -> Tensor:
+    """A loss that notes which processes train."""
+    if outputs.requires_grad:
+        (folder / str(os.getpid())).touch()
+    return nn.functional.cross_entropy(outputs, targets)
+
+
+def test_short_trials_run_in_as_many_processes_as_there_are_workers(
+    residual_task: ac.Task, tmp_path: Path
+) -> None:
+    processes = tmp_path / "processes"
+    processes.mkdir()
+    task = replace(residual_task, loss=partial(noted, processes))
+    options = {"methods": ["alcn"], "objectives": ["accuracy", "macs"], "constraints": []}
+    ac.search(task, trials=4, workers=2, **options, out=tmp_path / "run", progress=ac.Progress())
+    assert len({path.name for path in processes.iterdir()} - {str(os.getpid())}) == 2
