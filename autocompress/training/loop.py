@@ -127,6 +127,8 @@ class Trainer:
         Raises:
             DivergedError: the loss became NaN or infinite.
         """
+        if not epochs:
+            return
         per_epoch, first = self.steps_per_epoch, self.steps
         self.asked += epochs
         goal = round(self.asked * per_epoch)

@@ -86,7 +86,7 @@ def compressing_epochs(trainer: Trainer, share: float, stages: int) -> float:
         stages: for each there is one epoch at least, or `LEAST_STEPS` steps where an epoch has more; but what
             is left to repair is never less than one epoch, or half of the only one.
     """
-    if not stages:
+    if not stages or not trainer.epochs:
         return 0.0
     least = stages * min(1.0, LEAST_STEPS / trainer.steps_per_epoch)
     return min(max(least, share * trainer.epochs), max(trainer.epochs / 2, trainer.epochs - 1))

@@ -28,6 +28,7 @@ from autocompress.training.loop import (
     set_lr,
     smoothed,
 )
+from autocompress.trial import compressing_epochs
 
 
 def test_schedule_warms_up_linearly_and_falls_as_a_cosine() -> None:
@@ -104,6 +105,17 @@ def test_an_epoch_that_a_method_ends_in_the_middle_of_goes_on_without_it(residua
     assert told == [["first/1.00", "second/0.50"], ["second/1.00", "third/0.25"], ["third/1.00"]]
     assert [entry["epoch"] for entry in trainer.history] == [1, 2, 3]
     assert trainer.steps == 9
+
+
+def test_data_are_not_counted_for_a_trial_that_does_not_train(residual_task: ac.Task) -> None:
+    class Unread:
+        def __iter__(self) -> Iterator[Batch]:
+            raise AssertionError("the data are passed over")
+
+    trainer = Trainer(replace(residual_task, train=Unread()), 0)
+    assert compressing_epochs(trainer, 0.5, stages=1) == 0
+    trainer.fit(residual_task.model(), 0)
+    assert trainer.steps == 0
 
 
 def test_a_stage_of_whole_epochs_draws_all_that_the_data_give(residual_task: ac.Task) -> None:

@@ -113,6 +113,18 @@ def test_a_model_whose_outputs_are_not_finite_gets_codebooks_as_well(task: ac.Ta
     assert set(levels_of(task, 3.0, model)) == {"first", "second", "last"}
 
 
+def test_a_weight_whose_codes_save_less_than_decoding_takes_stays_dense(task: ac.Task) -> None:
+    class Narrow(Lopsided):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(64, 1)
+
+    done = compressed(task, Narrow(), {"*": ac.Codebook(k=16)})
+    # 64 weights are 256 bytes; as codes 32, and 64 of levels.
+    assert set(codes(done)) == {"first", "second"}
+    assert done.model.last.weight.unique().numel() <= 16
+
+
 @pytest.mark.parametrize("bits", [0.5, 9.0])
 def test_bits_out_of_range_are_refused(bits: float) -> None:
     with pytest.raises(ac.UsageError, match=rf"bits must be in \[1, 8\] but got {bits}"):
