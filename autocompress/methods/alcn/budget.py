@@ -18,8 +18,12 @@ _FAR = 12.0
 class Budget:
     """Σ_terms a · Π ρ_g, over the same at ρ = 1, is held at a share by adding one number to all logits of ρ.
 
+    What no group shrinks is not counted: where that is most of a model, groups would pay for it with all that
+    they have.
+
     Args:
-        terms: the parts of the cost and the groups whose shares they shrink with, of none, one or two.
+        terms: the parts of the cost and the groups whose shares they shrink with, of none, one or two; one at
+            least with a group and a cost.
         amounts: a of each, in MACs or parameters.
         share: of the cost that may be left, in (0, 1).
         gates: whose ρ are held.
@@ -30,9 +34,10 @@ class Budget:
     ) -> None:
         device, groups = gates.ratio_logit.device, len(gates.widths)
         # The group after the last is always whole.
-        pairs = [(*term.groups, groups, groups)[:2] for term in terms]
+        pairs = [(*term.groups, groups)[:2] for term in terms if term.groups]
         self.first, self.second = torch.tensor(pairs, device=device).unbind(1)
-        amount = torch.tensor(amounts, dtype=torch.float64, device=device)
+        shrinking = [amount for term, amount in zip(terms, amounts, strict=True) if term.groups]
+        amount = torch.tensor(shrinking, dtype=torch.float64, device=device)
         self.amounts = amount / amount.sum()
         self.share, self.gates = share, gates
         self.hold(_FIRST_STEPS)

@@ -32,9 +32,10 @@ class Config:
         lambda_ratio: weight of (mean(s) − ρ)².
         reference: m is the (1 − ρ)-quantile of a group's scores, or their "median" as published.
         cost: how groups share λ_sparse: alike ("uniform") or by their MACs or parameters.
-        budget: share of the model's MACs, or parameters where `cost` is these, that is to be left: all ρ are
-            moved together to where it is, before training and after each step, so that training only shares
-            it out. None lets λ_sparse and λ_ratio decide.
+        budget: share that is to be left of the MACs, or parameters where `cost` is these, of the layers that
+            groups run through: all ρ are moved together to where it is, before training and after each step,
+            so that training only shares it out. None lets λ_sparse and λ_ratio decide, and so does a model
+            whose groups have no such cost.
         gate_lr_scale: learning rate of ρ and α relative to the weights'.
         final_temperature: of the sigmoid at the end; 1 at the start.
         ramp: share of the training over which gates fade in from 1.

@@ -102,7 +102,8 @@ class AlcnSession(Session):
         if config.budget is not None:
             of_params = config.cost == "params"
             amounts = [term.params if of_params else term.macs for term in described.cost_terms]
-            self.budget = Budget(described.cost_terms, amounts, config.budget, self.gates)
+            if any(n for term, n in zip(described.cost_terms, amounts, strict=True) if term.groups):
+                self.budget = Budget(described.cost_terms, amounts, config.budget, self.gates)
         self.calibration = task.example(64).to(device)
         self.sites = insert_gates(model, self.analysis, self.calibration)
         for name, parameter in self.gates.named_parameters():

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 import autocompress as ac
+from autocompress.graph.costs import layer_macs, profile
+from autocompress.methods.alcn import session
 from autocompress.methods.alcn.budget import Budget
 from autocompress.methods.alcn.survival import Gates
 from autocompress.task import CostTerm
@@ -18,9 +21,9 @@ MACS = [term.macs for term in TERMS]
 
 
 def share_left(gates: Gates) -> float:
-    whole = sum(MACS)
-    ratio = [*gates.ratio.tolist()]
-    return sum(t.macs * math.prod(ratio[g] for g in t.groups) for t in TERMS) / whole
+    shrinking, ratio = [term for term in TERMS if term.groups], gates.ratio.tolist()
+    left = sum(term.macs * math.prod(ratio[group] for group in term.groups) for term in shrinking)
+    return left / sum(term.macs for term in shrinking)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
@@ -44,6 +47,23 @@ def test_a_group_that_is_made_and_read_by_itself_counts_twice() -> None:
     assert gates.ratio.detach().item() == pytest.approx(0.5, abs=1e-5)
 
 
+def test_groups_do_not_pay_for_what_none_of_them_shrinks() -> None:
+    few, many = ([CostTerm((0,), 1, 100), CostTerm((), 1, rest)] for rest in (0, 10_000))
+    for terms in (few, many):
+        gates = Gates([16], torch.tensor([0.9]), 0.05)
+        Budget(terms, [term.macs for term in terms], 0.5, gates)
+        assert gates.ratio.detach().item() == pytest.approx(0.5, abs=1e-5)
+
+
+def test_a_model_whose_groups_have_no_such_cost_is_not_held(
+    residual_task: ac.Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, model = ac.Alcn(budget=0.5, cost="macs"), residual_task.model
+    assert method.start(model(), residual_task).budget is not None
+    monkeypatch.setattr(session, "profile", lambda *args: replace(profile(*args), cost_terms=()))
+    assert method.start(model(), residual_task).budget is None
+
+
 def test_what_no_ratio_reaches_leaves_the_least() -> None:
     gates = Gates([16, 16], torch.tensor([0.4, 0.6]), 0.05)
     Budget(TERMS, MACS, 0.01, gates)
@@ -51,8 +71,6 @@ def test_what_no_ratio_reaches_leaves_the_least() -> None:
 
 
 def test_a_trained_model_has_the_share_of_macs_that_its_budget_says(residual_task: ac.Task) -> None:
-    from autocompress.graph.costs import layer_macs
-
     torch.manual_seed(0)
     model = residual_task.model()
     example = residual_task.example()
