@@ -78,7 +78,7 @@ def digits() -> ac.Task:
 
 
 @pytest.fixture(scope="session")
-def one_ray() -> Iterator[None]:
+def shared_ray() -> Iterator[None]:
     """A Ray that all searches of this process use; each would start and end its own in three seconds."""
     with connection(None):
         start_here(Cluster(workers=2))
@@ -86,7 +86,7 @@ def one_ray() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, one_ray: None) -> ac.SearchResult:
+def finished(tmp_path_factory: pytest.TempPathFactory, shared_ray: None) -> ac.SearchResult:
     """A finished search on digits with one worker."""
     out: Path = tmp_path_factory.mktemp("runs") / "digits"
     return ac.search("digits", trials=4, epochs=4, workers=1, out=out)

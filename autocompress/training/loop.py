@@ -145,11 +145,11 @@ class Trainer:
             if not done:
                 self.losses = _Losses(len(self.history) + 1, device)
             end = min(goal, self.steps + per_epoch - done)
-            whole = end - self.steps == per_epoch
+            full_epoch = end - self.steps == per_epoch
             with self.clock.running():
                 model.train()
                 # A whole epoch is what the data say it is.
-                for inputs, targets in batches if whole else islice(batches, end - self.steps):
+                for inputs, targets in batches if full_epoch else islice(batches, end - self.steps):
                     set_lr(optimizer, recipe, min(self.steps / (self.epochs * per_epoch), 1.0))
                     self.losses.add(step(inputs, targets))
                     self.steps += 1

@@ -82,7 +82,7 @@ class Setting:
     trials: int
     reference: nn.Module
     base: Point
-    whole: float
+    reference_cost: float
     folder: Path
 
 
@@ -143,7 +143,9 @@ def judged_as_is(model: nn.Module, setting: Setting) -> Point:
         cost, program = float(file.stat().st_size), load_program(file)
     assert task.val is not None
     assert task.test is not None
-    return Point(cost / setting.whole, accuracy(program, task, task.val), accuracy(program, task, task.test))
+    return Point(
+        cost / setting.reference_cost, accuracy(program, task, task.val), accuracy(program, task, task.test)
+    )
 
 
 def torch_pruned(
@@ -193,7 +195,7 @@ def searched(setting: Setting, seed: int, name: str, **options: Any) -> list[Poi
         if trial.number and trial.number in kept:
             metrics = trial.user_attrs["metrics"]
             program = load_program(open_checkpoint(trial_folder(trials, trial.number)).artifact_file("pt2"))
-            cost = metrics[setting.cost] / setting.whole
+            cost = metrics[setting.cost] / setting.reference_cost
             points.append(Point(cost, metrics["accuracy"], accuracy(program, task, task.test), spent))
     return points
 
@@ -227,15 +229,15 @@ def contenders(setting: Setting) -> dict[str, Callable[[], Callable[[int], list[
         "random sampler": {"sampler": "random"},
         **{f"{name} alone": {"methods": [name]} for name in ("alcn", "alds", "autoplastic", "depth", "lc")},
     }
-    found: dict[str, Callable[[], Callable[[int], list[Point]]]] = {
+    by_name: dict[str, Callable[[], Callable[[int], list[Point]]]] = {
         name: lambda name=name, chosen=chosen: lambda seed: searched(setting, seed, name, **chosen)
         for name, chosen in options.items()
     }
-    found["without parents"] = lambda: lambda seed: without_parents(setting, seed)
+    by_name["without parents"] = lambda: lambda seed: without_parents(setting, seed)
     for iterative, distilled in itertools.product((True, False), (False, True)):
         name = f"torch-pruning {'iterative' if iterative else 'sweep'}{', distilled' if distilled else ''}"
-        found[name] = lambda i=iterative, d=distilled: tuned(setting, iterative=i, distilled=d)
-    return found
+        by_name[name] = lambda i=iterative, d=distilled: tuned(setting, iterative=i, distilled=d)
+    return by_name
 
 
 def pooled_mnist(root: str | None, folder: Path) -> str:
@@ -287,11 +289,13 @@ def prepared(args: argparse.Namespace, folder: Path) -> Setting:
     else:
         load_state(model, task.weights)
     model.eval()
-    whole = float(layer_macs(model, task.example())[""]) if args.cost == "macs" else 4.0 * count_params(model)
+    reference_cost = (
+        float(layer_macs(model, task.example())[""]) if args.cost == "macs" else 4.0 * count_params(model)
+    )
     assert task.val is not None
     assert task.test is not None
     base = Point(1.0, accuracy(model, task, task.val), accuracy(model, task, task.test))
-    return Setting(task, args.cost, args.trials, model, base, whole, folder)
+    return Setting(task, args.cost, args.trials, model, base, reference_cost, folder)
 
 
 def main() -> None:
@@ -311,7 +315,8 @@ def main() -> None:
         setting = prepared(args, Path(scratch))
         base = setting.base
         console.print(
-            f"reference: validation {base.val:.4f}, test {base.test:.4f}; {setting.whole:.0f} {args.cost}"
+            f"reference: validation {base.val:.4f}, test {base.test:.4f}; "
+            f"{setting.reference_cost:.0f} {args.cost}"
         )
         table = Table(title=f"{args.task}, {args.trials} × {args.epochs} epochs, {args.cost}")
         for column in ("who", "hypervolume", "range", "points", "cheapest", "seconds a seed"):

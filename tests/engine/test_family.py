@@ -16,7 +16,7 @@ from autocompress.pareto import non_dominated
 from autocompress.study import SearchStudy, sqlite_url
 from autocompress.task import ModelProfile
 
-pytestmark = pytest.mark.usefixtures("one_ray")
+pytestmark = pytest.mark.usefixtures("shared_ray")
 
 
 def configs(result: ac.SearchResult) -> dict[int, dict[str, object]]:

@@ -12,7 +12,7 @@ from autocompress.engine import final
 from autocompress.measure.latency import Latency
 from autocompress.report import TrialEnd
 
-pytestmark = pytest.mark.usefixtures("one_ray")
+pytestmark = pytest.mark.usefixtures("shared_ray")
 
 
 def test_the_front_is_measured_and_scored_again_at_the_end(

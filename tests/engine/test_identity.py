@@ -376,7 +376,7 @@ def test_two_processes_agree_on_a_task_of_a_file(tmp_path: Path) -> None:
     assert all(digest is None or re.fullmatch("[0-9a-f]{32}", digest) for digest in digests.values())
 
 
-@pytest.mark.usefixtures("one_ray")
+@pytest.mark.usefixtures("shared_ray")
 def test_a_search_goes_on_only_as_what_it_was_and_is_read_without_its_data(
     task: ac.Task, tmp_path: Path
 ) -> None:

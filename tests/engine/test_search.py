@@ -28,7 +28,7 @@ from autocompress.pareto import dominates
 from autocompress.report.progress import TrialEnd
 from autocompress.training.loop import Trainer
 
-pytestmark = pytest.mark.usefixtures("one_ray")
+pytestmark = pytest.mark.usefixtures("shared_ray")
 
 
 def test_front_points_dominate_each_other_nowhere_and_are_smaller(finished: ac.SearchResult) -> None:

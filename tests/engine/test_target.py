@@ -16,7 +16,7 @@ from autocompress.measure import Constraint, Objective
 from autocompress.study import SearchStudy, sqlite_url
 from autocompress.task import ModelProfile
 
-pytestmark = pytest.mark.usefixtures("one_ray")
+pytestmark = pytest.mark.usefixtures("shared_ray")
 
 KNOWN = dict.fromkeys(("accuracy", "bytes", "weight_bytes", "macs"), "")
 TRIALS = 30

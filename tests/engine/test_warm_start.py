@@ -21,7 +21,7 @@ from autocompress.engine.warm_start import WarmStart, plan_warm_start
 from autocompress.measure import Objective, measure_split
 from autocompress.study import SearchStudy, sqlite_url
 
-pytestmark = pytest.mark.usefixtures("one_ray")
+pytestmark = pytest.mark.usefixtures("shared_ray")
 
 FRONT = (Objective("accuracy", "maximize"), Objective("bytes", "minimize"))
 

@@ -15,24 +15,16 @@ from dataclasses import fields
 from typing import Any
 
 from autocompress.errors import SettingsError
-from autocompress.methods.lc.low_rank import LowRank, RankSelection
-from autocompress.methods.lc.pruning import PenaltyL0, PenaltyL1, PruneL0, PruneL1
-from autocompress.methods.lc.quantization import (
-    Binary,
-    Codebook,
-    FixedPoint,
-    HalfPrecision,
-    MixedPrecision,
-    ScaledBinary,
-    Ternary,
-)
+from autocompress.methods.lc import low_rank, pruning, quantization
 from autocompress.methods.lc.scheme import Scheme, Sum
 
 SCHEMES: dict[str, type[Scheme]] = {
     str(next(f.default for f in fields(cls) if f.name == "kind")): cls
     for cls in (
-        Codebook, MixedPrecision, Binary, ScaledBinary, Ternary, FixedPoint, HalfPrecision, PruneL0, PruneL1,
-        PenaltyL0, PenaltyL1, LowRank, RankSelection, Sum,
+        quantization.Codebook, quantization.MixedPrecision, quantization.Binary, quantization.ScaledBinary,
+        quantization.Ternary, quantization.FixedPoint, quantization.HalfPrecision,
+        pruning.PruneL0, pruning.PruneL1, pruning.PenaltyL0, pruning.PenaltyL1,
+        low_rank.LowRank, low_rank.RankSelection, Sum,
     )
 }  # fmt: skip
 
