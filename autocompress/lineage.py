@@ -118,6 +118,7 @@ class Family:
         target: what the search is to reach; None where that is the whole front.
         beside: what the reference's file holds beside its tensors, over their bytes; 0 where costs are not of
             files.
+        distill: whether trials may learn from a teacher.
     """
 
     front: tuple[Parent, ...]
@@ -130,6 +131,7 @@ class Family:
     bound: float = math.inf
     target: Target | None = None
     beside: float = 0.0
+    distill: bool = True
 
     def at(self, position: float) -> Parent:
         """The model at a position along the front, from 0, the costliest, to 1, the cheapest."""

@@ -94,7 +94,7 @@ def suggest(trial: optuna.Trial, family: ac.Family, spaces: Mapping[str, ac.Sear
     if not only_train:
         parent = family.nearest(parent, lambda candidate: space.unsupported(candidate.profile) is None)
         configs = _several(space.suggest(trial, parent.profile))
-    taught = trial.suggest_categorical("teacher", ["none", "best"]) == "best"
+    taught = family.distill and trial.suggest_categorical("teacher", ["none", "best"]) == "best"
     return Proposal(
         configs=configs,
         parent=parent.number,
@@ -114,7 +114,8 @@ def can_suggest(params: Mapping[str, Any], family: ac.Family, spaces: Mapping[st
         with warnings.catch_warnings():
             # Optuna's word for a value out of range.
             warnings.simplefilter("error")
-            suggest(cast(Any, optuna.trial.FixedTrial(dict(params))), family, spaces)
+            # A run without teachers did not suggest one.
+            suggest(cast(Any, optuna.trial.FixedTrial({"teacher": "none", **params})), family, spaces)
     except Exception:
         # A space, which may be a user's own, has no such parameter or value for this model.
         return False
@@ -275,7 +276,7 @@ def guided(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
         if params is not None:
             place = {"parent": family.position(aimed.parent), "method": name, "only_train": 0.0}
             rate = _rate(family, aimed.tries if towards is None else towards.tries)
-            training = {"compress_share": _SHARE, "lr_scale": rate, **_DISTILL}
+            training = {"compress_share": _SHARE, "lr_scale": rate, **_teaching(family)}
             return Guided(place | dict(params) | training, aimed.cost, -math.log(asked))
     return None
 
@@ -298,8 +299,13 @@ def _aimed(family: ac.Family, spaces: Mapping[str, ac.SearchSpace], towards: Ste
 def _trained_on(family: ac.Family, spaces: Mapping[str, ac.SearchSpace], towards: Step) -> Guided:
     """A trial that only trains a model on."""
     place = {"parent": family.position(towards.parent), "method": min(spaces), "only_train": 1.0}
-    training = {"compress_share": _SHARE, "lr_scale": _rate(family, towards.tries), **_DISTILL}
+    training = {"compress_share": _SHARE, "lr_scale": _rate(family, towards.tries), **_teaching(family)}
     return Guided(place | training, towards.parent.cost, 0.0)
+
+
+def _teaching(family: ac.Family) -> dict[str, Any]:
+    """What a guided trial learns from, where trials may learn from a teacher."""
+    return _DISTILL if family.distill else {}
 
 
 def _move(name: str, space: ac.SearchSpace, parent: ac.Parent, keep: float) -> Mapping[str, Any] | None:
@@ -336,7 +342,8 @@ def _coded(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
             params = _move(name, spaces[name], parent, keep)
             if params is not None and spaces[name].unsupported(parent.profile) is None:
                 place = {"parent": family.position(parent), "method": name, "only_train": 0.0}
-                place |= {"teacher": "none", "compress_share": _SHARE, "lr_scale": 1.0}
+                place |= {"compress_share": _SHARE, "lr_scale": 1.0}
+                place |= {"teacher": "none"} if family.distill else {}
                 return Guided(place | dict(params), parent.cost * keep, -math.log(keep), trained=False)
     return None
 

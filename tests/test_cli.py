@@ -241,3 +241,19 @@ def test_configuration_files_give_options_and_the_command_line_wins(tmp_path: Pa
         "must hold options of search but has 'speed'"
         in command("search", "digits", "--config", "c.toml").stderr
     )
+
+
+def test_distillation_is_switched_off_by_option_and_file(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[bool] = []
+
+    def search(task: str, settings: ac.Settings, **others: object) -> None:
+        given.append(settings.distill)
+        raise ac.UsageError("enough")
+
+    monkeypatch.setattr("autocompress.engine.run.search", search)
+    (tmp_path / "c.toml").write_text("distillation = false\n")
+    for options in ([], ["--no-distillation"], ["--config", "c.toml"]):
+        assert "enough" in command("search", "digits", *options).stderr
+    assert given == [True, False, False]

@@ -85,6 +85,29 @@ def test_every_proposal_is_the_move_of_its_name_from_a_model_of_the_family(resne
     assert len(seen) == 6
 
 
+def test_no_trial_is_taught_where_none_is_to_be(resnet20: ModelProfile) -> None:
+    spaces, study = of_methods("alcn", "lc"), optuna.create_study()
+    untaught = alone(resnet20, left=8, distill=False)
+    for family, names in ((untaught, set()), (alone(resnet20, left=8), {"teacher", "distill_weight"})):
+        guided = pipeline.guided(family, spaces).params
+        study.enqueue_trial(dict(guided))
+        proposal = pipeline.suggest(trial := study.ask(), family, spaces)
+        for params in (guided, trial.params):
+            assert {"teacher", "distill_weight"} & params.keys() == names
+        assert (proposal.distill_weight > 0) == bool(names)
+    coded = pipeline.guided(alone(resnet20, left=0, metric="weight_bytes", distill=False), spaces)
+    assert coded is not None
+    assert "teacher" not in coded.params
+
+
+def test_moves_of_a_run_without_teachers_can_be_made_by_one_with_them(resnet20: ModelProfile) -> None:
+    spaces = of_methods("alcn")
+    study = optuna.create_study()
+    pipeline.suggest(trial := study.ask(), alone(resnet20, distill=False), spaces)
+    assert "teacher" not in trial.params
+    assert pipeline.can_suggest(trial.params, alone(resnet20), spaces)
+
+
 def test_a_move_that_a_parent_does_not_suit_starts_from_what_the_parent_came_from(
     resnet20: ModelProfile,
 ) -> None:

@@ -287,6 +287,37 @@ def test_what_is_measured_at_rungs_leaves_no_trace_in_a_trial(
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
 
 
+def test_a_teacher_of_the_tasks_own_stands_for_any_other(
+    residual_task: ac.Task, reference: Reference, tmp_path: Path
+) -> None:
+    """Trial 7, which the configuration names, has no checkpoint to learn from."""
+
+    class Teacher(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.seen = residual_task.model(), []
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen.append((self.training, len(x)))
+            return self.net(x)
+
+    made: list[Teacher] = []
+
+    def make() -> Teacher:
+        made.append(Teacher())
+        return made[-1]
+
+    config = replace(CONFIG, epochs=1, distill_weight=0.5, teacher=7)
+    run_trial(replace(residual_task, teacher=make), reference, config, tmp_path / "0001")
+    assert made[0].seen == [(False, 32)] * 3
+    given = Teacher()
+    run_trial(replace(residual_task, teacher=given), reference, config, tmp_path / "0002")
+    # It learned from a copy.
+    assert (given.training, given.seen) == (True, [])
+    run_trial(replace(residual_task, teacher=make), reference, replace(CONFIG, epochs=1), tmp_path / "0003")
+    assert len(made) == 1
+
+
 def test_a_rung_tells_what_a_trial_that_ends_there_measures(
     residual_task: ac.Task, reference: Reference, tmp_path: Path
 ) -> None:

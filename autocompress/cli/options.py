@@ -102,6 +102,10 @@ Sampler = Annotated[str, typer.Option(help="auto, tpe, nsga2, gp or random.")]
 EarlyStopping = Annotated[
     bool, typer.Option(help="Stop trials that others are ahead of in the objectives after 1, 3, 9, … epochs.")
 ]
+Distillation = Annotated[
+    bool,
+    typer.Option(help="Let trials learn from a teacher too: the best model so far, or the task's own."),
+]
 Seed = Annotated[int, Whole("Of everything random.")]
 Artifact = Annotated[
     str, typer.Option(help="What bytes, accuracy and latency are those of: pt2, onnx or onnx-int8.")

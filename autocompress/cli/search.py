@@ -50,6 +50,7 @@ def search(
     gpus_per_trial: opt.GpusPerTrial = Settings.gpus_per_trial,
     sampler: opt.Sampler = Settings.sampler,
     early_stopping: opt.EarlyStopping = Settings.early_stopping,
+    distillation: opt.Distillation = Settings.distill,
     seed: opt.Seed = Settings.seed,
     artifact: opt.Artifact = Settings.artifact,
     latency_batch_size: opt.LatencyBatchSize = Settings.latency_batch_size,
@@ -142,6 +143,7 @@ def _progress_of(options: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     methods, timeout = values.pop("methods"), values.pop("timeout")
     values["objectives"] = parse_list(values["objectives"])
     values["spaces"] = tuple(values.pop("space") or ())
+    values["distill"] = values.pop("distillation")
     given = values.pop("constraint")
     values["constraints"] = None if not given else tuple(c for c in given if c != "none")
     settings = Settings(

@@ -11,6 +11,7 @@ _NAMES = {
     "data": ("data of the {} split", "data"),
     "weights": ("the weights", "weights"),
     "loss": ("the loss", "loss"),
+    "teacher": ("the teacher", "teacher"),
     "metrics": ("the metric '{}'", "metrics"),
     "architecture": ("the model's architecture", "model"),
     "model": ("the model's code", "model"),

@@ -73,6 +73,7 @@ class SearchDriver:
             reference,
             prepared.profile,
             prepared.target,
+            prepared.settings.distill,
         )
         self.running: dict[int, Running] = {}
         self.idle = False
@@ -307,7 +308,8 @@ class SearchDriver:
             lr_scale=proposal.lr_scale,
             distill_weight=proposal.distill_weight,
             distill_temperature=proposal.distill_temperature,
-            teacher=proposal.teacher,
+            # The task's own teacher is none of the trials.
+            teacher=proposal.teacher if self.prepared.task.teacher is None else 0,
             seed=self.prepared.settings.seed,
         )
 

@@ -29,6 +29,7 @@ class FamilyTree:
         reference: metrics of the reference.
         profile: of the reference.
         target: of the search.
+        distill: whether trials may learn from a teacher.
 
     Attributes:
         quality: the constraints on what is no cost.
@@ -43,8 +44,10 @@ class FamilyTree:
         reference: Mapping[str, float],
         profile: ModelProfile,
         target: Constraint | None = None,
+        distill: bool = True,
     ) -> None:
         self.study, self.trials, self.reference, self.target = study, trials, reference, target
+        self.distill = distill
         costs = [o for o in objectives if o.metric in STATIC]
         scores = [o for o in objectives if o.metric not in STATIC]
         cost = costs[0].metric if costs else "bytes"
@@ -79,6 +82,7 @@ class FamilyTree:
             self.bound,
             self._aimed_at(),
             self.beside,
+            self.distill,
         )
 
     def may_be_parent(self, number: int, methods: Collection[str], metrics: Mapping[str, float]) -> bool:

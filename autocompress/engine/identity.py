@@ -39,8 +39,12 @@ def identity(prepared: Prepared) -> dict[str, Any]:
     }
 
 
+# What a task may have of the user's own and most have not.
+_OWN = ("teacher",)
+
+
 def _digests(prepared: Prepared) -> dict[str, str | None]:
-    """Digest of each thing that is known by no setting, None where there is none."""
+    """Digest of each thing that is known by no setting; None, or no entry, where there is none."""
     task = prepared.task
     splits = {"train": task.train, "val": task.val, "test": task.test}
     data = {f"data.{name}": data_digest(split) for name, split in splits.items() if split is not None}
@@ -48,6 +52,7 @@ def _digests(prepared: Prepared) -> dict[str, str | None]:
         **data,
         "weights": None if task.weights is None else state_digest(task.weights),
         "loss": digest(task.loss),
+        **{name: digest(own) for name in _OWN if (own := getattr(task, name)) is not None},
         # The default metrics are the package's own.
         **{f"metrics.{name}": digest(metric) for name, metric in (task.metrics or {}).items()},
         "architecture": _architecture(prepared),

@@ -33,6 +33,7 @@ from autocompress.task.checks import (
     check_forward,
     check_labels,
     check_splits,
+    check_teacher,
     make_model,
 )
 from autocompress.trial import Measuring, load_state
@@ -151,7 +152,7 @@ def _resolved(
 def _model(task: Task) -> nn.Module:
     """A model of the task, with its weights where there are any; the task suits it."""
     model = make_model(task)
-    check_forward(task, model)
+    check_teacher(task, check_forward(task, model))
     check_batches_of_one(task, model)
     check_labels(task, model)
     if task.weights is not None:

@@ -40,6 +40,8 @@ class Settings:
 
     Search spaces are modules, files, or functions `suggest(trial, profile)`, which are stored by name.
 
+    With `distill=False` no trial learns from a teacher, be it the best model so far or the task's own.
+
     Raises:
         SettingsError: a value is out of range or unknown.
     """
@@ -61,6 +63,7 @@ class Settings:
     gpus_per_trial: float = 0.0
     sampler: str = "auto"
     early_stopping: bool = False
+    distill: bool = True
     seed: int = 0
     artifact: str = "pt2"
     latency_batch_size: int = 1

@@ -159,7 +159,7 @@ def _moves(prepared: Prepared, name: str, result: SearchResult, reason: str) -> 
     """What was suggested for the trials that led to the front, where it can be suggested here."""
     trials = {trial.number: trial for trial in result.study.trials}
     reference = Parent(0, 1.0, 0.0, prepared.profile)
-    family = Family((reference,), {0: reference})
+    family = Family((reference,), {0: reference}, distill=prepared.settings.distill)
     usable: list[int] = []
     line = sorted({number for point in result.front for number in point.lineage})
     trained = [n for n in line if trials[n].params and not stored_as_codes(_methods(trials[n]))]

@@ -40,6 +40,52 @@ def make_model(task: Task) -> nn.Module:
     return model
 
 
+def make_teacher(task: Task) -> nn.Module:
+    """The task's own teacher in evaluation mode: a copy, or one that its function makes.
+
+    Raises:
+        TaskError: `teacher` is no module and makes none.
+    """
+    teacher = task.teacher
+    if isinstance(teacher, nn.Module):
+        return copy.deepcopy(teacher).eval()
+    try:
+        made = teacher() if callable(teacher) else teacher
+    except Exception as error:
+        raise TaskError(f"teacher could not be made: {one_line(error)}") from error
+    if not isinstance(made, nn.Module):
+        raise TaskError(f"teacher must be or make an nn.Module but got a {type(made).__name__}.")
+    return made.eval()
+
+
+def check_teacher(task: Task, outputs: Tensor) -> None:
+    """Refuse a teacher of the task's own that no model of it can learn from.
+
+    Args:
+        task: of the teacher.
+        outputs: that the model makes of the task's example.
+
+    Raises:
+        TaskError: the teacher fails on the example, or returns something else than the model does.
+    """
+    if task.teacher is None:
+        return
+    inputs, teacher = task.example(), make_teacher(task)
+    try:
+        with torch.no_grad():
+            wanted = teacher(inputs)
+    except Exception as error:
+        raise TaskError(
+            f"teacher must accept inputs of shape {tuple(inputs.shape)} as the model does "
+            f"but its forward failed: {one_line(error)}"
+        ) from error
+    if not isinstance(wanted, Tensor) or wanted.shape != outputs.shape:
+        returned = tuple(wanted.shape) if isinstance(wanted, Tensor) else type(wanted).__name__
+        raise TaskError(
+            f"teacher must return what the model does, {tuple(outputs.shape)}, but returned {returned}."
+        )
+
+
 def check_forward(task: Task, model: nn.Module) -> Tensor:
     """Run two training inputs through the model and its loss, so that misfits show before training.
 

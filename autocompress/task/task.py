@@ -150,7 +150,8 @@ class Task:
         weights: trained weights of the reference; None trains them once per run.
         name: names the run folder.
         input: how raw inputs become the model's; None reads shape and dtype off the first batch.
-
+        teacher: what trials that distil learn from in place of the best model so far: a module that takes
+            what the model takes and returns what it returns, or a function that makes one.
     """
 
     model: Callable[[], nn.Module]
@@ -164,6 +165,7 @@ class Task:
     name: str = "task"
     model_name: str = "model"
     input: InputSpec | None = None
+    teacher: nn.Module | Callable[[], nn.Module] | None = None
 
     def __post_init__(self) -> None:
         if self.recipe.label_smoothing and not self.cross_entropy:

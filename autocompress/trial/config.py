@@ -30,7 +30,8 @@ class TrialConfig:
         seed: of everything random in the trial.
         distill_weight: share of the loss that is learned from the teacher's outputs, in [0, 1].
         distill_temperature: of that part.
-        teacher: number of the trial whose model that is; 0 is the reference.
+        teacher: number of the trial whose model that is; 0 is the reference. A task's own teacher stands for
+            any of them.
         taken_over: number of the trial, of the run that was warm-started from, whose model this one starts
             from in place of a parent; 0 is none.
     """

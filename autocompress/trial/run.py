@@ -24,6 +24,7 @@ from autocompress.graph.costs import profile
 from autocompress.measure import Measured, Subject, measure
 from autocompress.surgery import Edit, Encode, absorb_biases, check_equal, joined
 from autocompress.task import Task, on_device
+from autocompress.task.checks import make_teacher
 from autocompress.training.distillation import Distillation
 from autocompress.training.loop import Trainer
 from autocompress.trial.config import TrialConfig
@@ -187,8 +188,12 @@ def _distillation(
 ) -> Distillation | None:
     if not config.distill_weight:
         return None
-    same = config.teacher == config.parent
-    teacher = copy.deepcopy(parent) if same else origin.model(config.teacher)[0]
+    if origin.task.teacher is not None:
+        teacher = make_teacher(origin.task)
+    elif config.teacher == config.parent:
+        teacher = copy.deepcopy(parent)
+    else:
+        teacher = origin.model(config.teacher)[0]
     return Distillation(teacher.to(device).eval(), config.distill_weight, config.distill_temperature)
 
 

@@ -112,6 +112,7 @@ def heavier(state: dict[str, Tensor]) -> dict[str, Tensor]:
         (lambda t: {"loss": absolute}, "the loss", "loss"),
         (lambda t: {"loss": nn.CrossEntropyLoss()}, "the loss", "loss"),
         (lambda t: {"metrics": {"error": all_wrong}}, "the metric 'error'", "metrics"),
+        (lambda t: {"teacher": Dropped}, "the teacher", "teacher"),
         (lambda t: {"model": Dropped}, "the model's code", "model"),
         (
             lambda t: {"val": altered(t.val), "train": altered(t.train), "loss": absolute},

@@ -65,6 +65,9 @@ def regression() -> DataLoader[object]:
         ({"model": BurnedBatch}, "must be exportable with a free batch size"),
         ({"train": bad_labels()}, r"labels of the train split must be in \[0, 4\]"),
         ({"weights": {"stem.weight": torch.zeros(1)}}, "weights must fit the model"),
+        ({"teacher": "resnet"}, "teacher must be or make an nn.Module but got a str"),
+        ({"teacher": nn.Linear(3, 5)}, r"teacher must accept inputs of shape \(2, 3, 8, 8\) as the model"),
+        ({"teacher": one_logit}, r"teacher must return what the model does, \(2, 5\), but returned \(2, 1\)"),
     ],
 )
 def test_tasks_that_cannot_work_are_refused(
