@@ -52,7 +52,8 @@ Model = Annotated[
 Weights = Annotated[
     str | None,
     typer.Option(
-        help="Trained weights of the model (a state dict); validation is then half of the test split."
+        help="File of trained weights: a state dict or a checkpoint that holds one (.pt, .pth, .ckpt, "
+        ".safetensors, .npz); validation is then half of the test split."
     ),
 ]
 DataRoot = Annotated[str | None, typer.Option(help="Folder of data sets. [default: $AUTOCOMPRESS_DATA]")]

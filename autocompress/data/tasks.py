@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
-from safetensors.torch import load_file
-from torch import Tensor
 
 from autocompress.data.arrays import TensorBatches, channels_first, measured_spec
 from autocompress.data.imagefolder import MEAN, STD, image_folder, image_spec
@@ -26,6 +22,7 @@ from autocompress.models import model_factory
 from autocompress.plugins import load_attribute
 from autocompress.task import InputSpec, Recipe, Task
 from autocompress.task.checks import check_forward, make_model
+from autocompress.task.pretrained import read_weights
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ def load_task(
         name: as on the command line.
         model: model name or `module:function`; None means the data set's default.
         root: folder of data sets.
-        weights: trained weights of the reference (.safetensors, .npz, .pt, .pth, .th).
+        weights: file of trained weights of the reference: what `Task(weights=...)` may be.
         image_size: side to which an image folder's images are resized and cropped.
 
     Raises:
@@ -87,7 +84,7 @@ def load_task(
             f"task must be one of {', '.join(known)}, npz:FILE, imagefolder:DIR, random:SHAPE or "
             f"module:function but got {name!r}."
         )
-    return task if weights is None else replace(task, weights=load_weights(weights))
+    return task if weights is None else replace(task, weights=read_weights(weights))
 
 
 def _arrays(name: str, root: str | Path | None) -> Arrays:
@@ -172,32 +169,4 @@ def _outputs(task: Task) -> int:
     return int(check_forward(task, make_model(task)).shape[-1])
 
 
-def load_weights(path: str | Path) -> Mapping[str, Tensor]:
-    """A state dict from a file; wrappers `state_dict`/`model` and a `module.` prefix are removed.
-
-    Raises:
-        TaskError: the file is missing or is not a state dict.
-    """
-    source = Path(path)
-    if not source.is_file():
-        raise TaskError(f"weights must be an existing file but '{path}' is not.")
-    try:
-        if source.suffix == ".safetensors":
-            state = load_file(source)
-        elif source.suffix == ".npz":
-            with np.load(source) as archive:
-                state = {name: torch.from_numpy(archive[name]) for name in archive.files}
-        else:
-            state = torch.load(source, map_location="cpu", weights_only=True)
-            for wrapper in ("state_dict", "model"):
-                if isinstance(state.get(wrapper), Mapping):
-                    state = state[wrapper]
-        tensors = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    except Exception as error:
-        raise TaskError(f"weights '{path}' must be a state dict but: {one_line(error)}") from error
-    if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise TaskError(f"weights '{path}' must be a state dict of tensors but is not.")
-    return tensors
-
-
-__all__ = ["BUILT_IN", "TORCHVISION", "load_task", "load_weights"]
+__all__ = ["BUILT_IN", "TORCHVISION", "load_task"]

@@ -15,6 +15,7 @@ from autocompress.engine.samples import data_digest
 from autocompress.models.registry import ModelFactory
 from autocompress.plugins import SearchSpace, load_attribute, search_spaces
 from autocompress.task import Task
+from autocompress.task.pretrained import fit
 
 
 def identity(prepared: Prepared) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def _digests(prepared: Prepared) -> dict[str, str | None]:
     data = {f"data.{name}": data_digest(split) for name, split in splits.items() if split is not None}
     return {
         **data,
-        "weights": None if task.weights is None else state_digest(task.weights),
+        "weights": None if task.weights is None else state_digest(fit(task.weights, prepared.model).state),
         "loss": digest(task.loss),
         **{name: digest(own) for name in _OWN if (own := getattr(task, name)) is not None},
         # The default metrics are the package's own.

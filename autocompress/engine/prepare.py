@@ -36,7 +36,8 @@ from autocompress.task.checks import (
     check_teacher,
     make_model,
 )
-from autocompress.trial import Measuring, load_state
+from autocompress.task.pretrained import load_weights
+from autocompress.trial import Measuring
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> 
     task, origin = with_validation(task)
     if settings.epochs is not None:
         task = task.with_recipe(epochs=settings.epochs)
-    model = _model(task)
+    task, model, weights_note = _with_model(task)
     example = task.example()
     _check_export(model, example, settings.artifact)
     analysis = analyse(model, example)
@@ -109,7 +110,7 @@ def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> 
         ),
         latency=latency,
         out=Path(settings.out or f"runs/{_slug(task.name)}-{_slug(task.model_name)}"),
-        notes=() if origin is None else (origin,),
+        notes=tuple(note for note in (weights_note, origin) if note is not None),
     )
 
 
@@ -149,16 +150,19 @@ def _resolved(
     )
 
 
-def _model(task: Task) -> nn.Module:
-    """A model of the task, with its weights where there are any; the task suits it."""
+def _with_model(task: Task) -> tuple[Task, nn.Module, str | None]:
+    """The task, whose weights are under its model's names; its model, which has them; and what was made of
+    them. The task suits the model."""
     model = make_model(task)
     check_teacher(task, check_forward(task, model))
     check_batches_of_one(task, model)
     check_labels(task, model)
+    note = None
     if task.weights is not None:
-        load_state(model, task.weights)
+        fitted = load_weights(model, task.weights)
+        task, note = replace(task, weights=fitted.state), fitted.note
     check_metrics(task, model)
-    return model
+    return task, model, note
 
 
 def _bounds(settings: Settings, objectives: Sequence[Objective]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from autocompress.errors import SettingsError, TaskError
 from autocompress.task.losses import is_cross_entropy
+from autocompress.task.pretrained import Weights
 
 if TYPE_CHECKING:
     # It takes seconds to import, and who uses it has imported it.
@@ -147,7 +148,9 @@ class Task:
             evaluated on 100 resamples of the rows besides; an object that keeps its rows, as
             `AUROC(thresholds=None)`, keeps those too.
         recipe: how it is trained.
-        weights: trained weights of the reference; None trains them once per run.
+        weights: trained weights of the reference: a state dict, a whole checkpoint that holds one, a module,
+            or the path of a file (.pt, .pth, .ckpt, .safetensors, .npz), of which no code is run. Prefixes of
+            wrappers go. None trains them once per run.
         name: names the run folder.
         input: how raw inputs become the model's; None reads shape and dtype off the first batch.
         teacher: what trials that distil learn from in place of the best model so far: a module that takes
@@ -161,7 +164,7 @@ class Task:
     loss: LossFn = field(default_factory=nn.CrossEntropyLoss)
     metrics: Mapping[str, MetricFn | Metric] | None = None
     recipe: Recipe = Recipe()
-    weights: Mapping[str, Tensor] | None = None
+    weights: Weights | None = None
     name: str = "task"
     model_name: str = "model"
     input: InputSpec | None = None

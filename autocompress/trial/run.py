@@ -25,6 +25,7 @@ from autocompress.measure import Measured, Subject, measure
 from autocompress.surgery import Edit, Encode, absorb_biases, check_equal, joined
 from autocompress.task import Task, on_device
 from autocompress.task.checks import make_teacher
+from autocompress.task.pretrained import load_weights
 from autocompress.training.distillation import Distillation
 from autocompress.training.loop import Trainer
 from autocompress.trial.config import TrialConfig
@@ -216,7 +217,7 @@ def train_reference(
     epochs = task.recipe.reference_epochs or task.recipe.epochs
     trainer = Trainer(task, epochs, report=report, reference=True)
     if task.weights is not None:
-        load_state(model, task.weights)
+        load_weights(model, task.weights)
     else:
         trainer.fit(model, epochs)
     config = TrialConfig(epochs=epochs, seed=seed)

@@ -41,6 +41,7 @@ from autocompress.methods.lc import (
     Scheme,
     Ternary,
 )
+from autocompress.task.pretrained import load_weights
 from autocompress.training.loop import Trainer
 from autocompress.trial import load_state, seed_everything
 
@@ -119,7 +120,7 @@ def measured(models: Sequence[str], schemes: Sequence[str], root: Path) -> Table
         seed_everything(0, task)
         model = task.model()
         if task.weights is not None:
-            load_state(model, task.weights)
+            load_weights(model, task.weights)
         Trainer(task, max(training.pretrain, 1)).fit(model, training.pretrain)
         batches = itertools.chain.from_iterable(itertools.repeat(task.train))
         steps = [

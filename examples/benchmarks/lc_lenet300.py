@@ -28,14 +28,14 @@ from torch import Tensor, nn
 
 import autocompress as ac
 from autocompress.checkpoint.store import Writer
-from autocompress.data.tasks import load_weights
 from autocompress.measure import measure_split
 from autocompress.methods.lc import Codebook, Lc, LowRank, PruneL0, RankSelection, Scheme
 from autocompress.methods.lc.kmeans import kmeans, nearest
 from autocompress.methods.lc.projections import factors
 from autocompress.models.registry import model_factory
+from autocompress.task.pretrained import load_weights, read_weights
 from autocompress.training.loop import Trainer
-from autocompress.trial import compress_stage, load_state, seed_everything
+from autocompress.trial import compress_stage, seed_everything
 
 Schemes = dict[str | tuple[str, ...], Scheme]
 # Name → schemes, published test error in %.
@@ -89,7 +89,7 @@ def lenet300(root: Path) -> ac.Task:
             grad_clip=math.inf,
             label_smoothing=0.05,
         ),
-        weights=load_weights(root / "pretrained" / "lenet300_mnist.npz"),
+        weights=read_weights(root / "pretrained" / "lenet300_mnist.npz"),
         name="lenet300",
     )
 
@@ -99,7 +99,7 @@ def compressed(task: ac.Task, schemes: Schemes, epochs: int, seed: int) -> nn.Mo
     seed_everything(seed, task)
     model = task.model()
     assert task.weights is not None
-    load_state(model, task.weights)
+    load_weights(model, task.weights)
     if not schemes:
         return model
     # 40 L steps, as published; μ rises faster (from 9e-5 by 1.1 there) because they are shorter. The

@@ -9,9 +9,9 @@ from torch import nn
 
 import autocompress as ac
 from autocompress.data import load_task, with_validation
-from autocompress.data.tasks import load_weights
 from autocompress.measure import measure_split
-from autocompress.trial import load_state, seed_everything
+from autocompress.task.pretrained import load_weights, read_weights
+from autocompress.trial import seed_everything
 
 
 def resnet20(root: str) -> ac.Task:
@@ -21,7 +21,7 @@ def resnet20(root: str) -> ac.Task:
     report on the test split as published, not on half of it.
     """
     task, _ = with_validation(load_task("cifar10", model="resnet20", root=root))
-    return replace(task, weights=load_weights(Path(root) / "pretrained" / "resnet20-12fca82f.th"))
+    return replace(task, weights=read_weights(Path(root) / "pretrained" / "resnet20-12fca82f.th"))
 
 
 def reference(task: ac.Task) -> nn.Module:
@@ -29,7 +29,7 @@ def reference(task: ac.Task) -> nn.Module:
     seed_everything(0, task)
     model = task.model()
     if task.weights is not None:
-        load_state(model, task.weights)
+        load_weights(model, task.weights)
     return model.eval()
 
 

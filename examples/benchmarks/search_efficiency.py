@@ -47,15 +47,15 @@ from autocompress.checkpoint.program import load_program
 from autocompress.checkpoint.quantize import quantize_onnx
 from autocompress.checkpoint.store import kept_trials, trial_folder
 from autocompress.data import load_task, with_validation
-from autocompress.data.tasks import load_weights
 from autocompress.engine.family import FamilyTree
 from autocompress.engine.folder import RunFolder
 from autocompress.engine.results import open_study
 from autocompress.graph.costs import count_params, layer_macs
 from autocompress.measure import measure_split
+from autocompress.task.pretrained import load_weights, read_weights
 from autocompress.training.distillation import Distillation
 from autocompress.training.loop import Trainer
-from autocompress.trial import load_state, seed_everything
+from autocompress.trial import seed_everything
 
 FLOOR, SHARE = 0.01, 0.9
 RATES, STEPS = (1.0, 2.0, 4.0, 8.0), (0.78, 0.84, 0.9)
@@ -268,7 +268,7 @@ def table_mlp() -> nn.Sequential:
 def prepared(args: argparse.Namespace, folder: Path) -> Setting:
     """The task with its splits, and the reference, trained once."""
     if args.task == "cifar10":
-        weights = load_weights(Path(args.data_root) / "pretrained" / "resnet20-12fca82f.th")
+        weights = read_weights(Path(args.data_root) / "pretrained" / "resnet20-12fca82f.th")
         task = replace(load_task("cifar10", model="resnet20", root=args.data_root), weights=weights)
         task, _ = with_validation(task)
     else:
@@ -287,7 +287,7 @@ def prepared(args: argparse.Namespace, folder: Path) -> Setting:
         Trainer(task, epochs, reference=True).fit(model, epochs)
         task = replace(task, weights={name: t.numpy() for name, t in model.state_dict().items()})
     else:
-        load_state(model, task.weights)
+        load_weights(model, task.weights)
     model.eval()
     reference_cost = (
         float(layer_macs(model, task.example())[""]) if args.cost == "macs" else 4.0 * count_params(model)

@@ -12,7 +12,6 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from autocompress.data import load_task, with_validation
-from autocompress.data.tasks import load_weights
 from autocompress.errors import SettingsError, TaskError
 from autocompress.task.checks import check_forward, check_labels
 
@@ -120,19 +119,6 @@ def test_own_functions_are_loaded_from_a_file(tmp_path: Path) -> None:
     task = load_task(f"{tmp_path / 'mine.py'}:make")
     assert task.name == "make"
     assert task.example().shape == (2, 6)
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pt"])
-def test_weights_are_read_from_common_files(suffix: str, tmp_path: Path) -> None:
-    path = tmp_path / f"w{suffix}"
-    tensors = {"a.weight": torch.randn(2, 3)}
-    if suffix == ".safetensors":
-        save_file(tensors, path)
-    elif suffix == ".npz":
-        np.savez(path, **{k: v.numpy() for k, v in tensors.items()})
-    else:
-        torch.save({"state_dict": {f"module.{k}": v for k, v in tensors.items()}}, path)
-    assert torch.equal(load_weights(path)["a.weight"], tensors["a.weight"])
 
 
 @pytest.mark.parametrize(

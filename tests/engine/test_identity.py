@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 import autocompress as ac
 from autocompress.data import TensorBatches
-from autocompress.data.tasks import load_weights
 from autocompress.engine.folder import RunFolder
 from autocompress.engine.identity import identity
 from autocompress.engine.prepare import Prepared, prepare
 from autocompress.engine.replay import replay
 from autocompress.engine.settings import Settings
+from autocompress.task.pretrained import read_weights
 from tests.conftest import Residual, image_batches
 
 SPACE = "def suggest(trial, profile):\n    return trial.suggest_float('ratio', 0.1, {})\n"
@@ -294,7 +294,7 @@ def test_weights_are_their_tensors_and_data_their_rows_wherever_they_lie(tmp_pat
     first, second = (identity(prepare("mnist", each)) for each in settings)
     assert first == second
     assert first["digests"]["weights"] is not None
-    loaded = load_weights(tmp_path / "weights.npz")
+    loaded = read_weights(tmp_path / "weights.npz")
     third = prepare("mnist", settings[0])
     assert identity(replace(third, task=replace(third.task, weights=loaded))) == first
 
@@ -344,6 +344,7 @@ import json
 from autocompress.engine.identity import identity
 from autocompress.engine.prepare import prepare
 from autocompress.engine.settings import Settings
+from autocompress.task.pretrained import read_weights
 print(json.dumps(identity(prepare("own.py:make", Settings(task="own.py:make", spaces=("space.py",))))))
 """
 

@@ -132,6 +132,19 @@ def test_weights_may_be_of_another_dtype(residual_task: ac.Task) -> None:
     assert torch.equal(prepared.model.stem.weight, weights["stem.weight"].float())
 
 
+def test_whole_checkpoints_are_weights_and_a_search_says_what_was_taken(
+    residual_task: ac.Task, tmp_path: Path
+) -> None:
+    state = Residual().state_dict()
+    torch.save(
+        {"state_dict": {f"module.{name}": value for name, value in state.items()}}, tmp_path / "w.ckpt"
+    )
+    prepared = prepare(replace(residual_task, weights=tmp_path / "w.ckpt"), Settings())
+    assert torch.equal(prepared.model.stem.weight, state["stem.weight"])
+    assert prepared.task.weights.keys() == state.keys()
+    assert prepared.notes == ("weights are taken from 'state_dict', without the names of wrappers",)
+
+
 def test_metrics_are_tried_on_the_weights_that_were_given(residual_task: ac.Task) -> None:
     weights = Residual().state_dict()
     weights["head.weight"], weights["head.bias"] = torch.zeros(5, 224), torch.arange(5.0)
