@@ -85,8 +85,8 @@ def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> 
         task = task.with_recipe(epochs=settings.epochs)
     task, model, weights_note = _with_model(task)
     example = task.example()
-    _check_export(model, example, settings.artifact)
     analysis = analyse(model, example)
+    _check_export(model, example, settings.artifact)
     model_profile = profile(model, example, analysis)
     latency = LatencySettings(settings.latency_batch_size, settings.latency_threads)
     spaces = _spaces(settings, model_profile) if proposing else {}

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from autocompress.errors import TraceError, one_line
 from autocompress.graph import rules  # noqa: F401  (it registers the rules)
-from autocompress.graph.exporting import export
+from autocompress.graph.exporting import export, untraceable
 from autocompress.graph.grouping import build_analysis
 from autocompress.graph.proof import prove_groups
 from autocompress.graph.structure import Analysis, unused_name
@@ -70,15 +70,12 @@ def _exported(
     """A model's graph, modules that return their input marked in it, and what it does in training."""
     try:
         training = observe(model, example)
-        if graph is not None and not training.passing:
-            return graph, training
-        with marked(model, training.passing):
-            program = export(model, example)
     except Exception as error:
-        raise TraceError(
-            "the model must be traceable by torch.export with a free batch size (no control flow that "
-            f"depends on data) but: {type(error).__name__}: {one_line(error)}"
-        ) from error
+        raise untraceable(error) from error
+    if graph is not None and not training.passing:
+        return graph, training
+    with marked(model, training.passing):
+        program = export(model, example)
     module: Any = program.module(check_guards=False)
     return cast(fx.GraphModule, module), training
 

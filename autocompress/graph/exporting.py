@@ -3,28 +3,104 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
+import traceback
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.fx.experimental.symbolic_shapes import ConstraintViolationError, GuardOnDataDependentSymNode
+
+from autocompress.errors import TraceError, one_line
+from autocompress.graph.blocks import write_out_blocks
+
+# Where no code of a model is: this package and PyTorch.
+_TRACERS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
 
 
 def export(model: nn.Module, example: Tensor, least: int = 1) -> ExportedProgram:
-    """The exported program of a model for any batch size; raises what `torch.export` raises.
+    """The exported program of a model for any batch size.
 
     Args:
         model: exported in eval mode.
         example: `(B, ...)` with B ≥ 2.
         least: of the batch sizes that it must take.
+
+    Raises:
+        TraceError: PyTorch cannot trace it; why, and where in the model's code.
     """
+    batch = ({0: torch.export.Dim("batch", min=least)},)
     with inference(model):
-        batch = ({0: torch.export.Dim("batch", min=least)},)
-        # A clone, because a program stores its example inputs with their whole storage.
-        return torch.export.export(model, (example.clone(),), dynamic_shapes=batch)
+        try:
+            # What a model makes at its first call must not be made of the tracer's tensors.
+            model(example)
+            # With gradients, so that a program tells where a model lets none pass.
+            with torch.enable_grad(), _quiet_tracing():
+                # A clone, because a program stores its example inputs with their whole storage.
+                program = torch.export.export(model, (example.clone(),), dynamic_shapes=batch)
+        except Exception as error:  # of a user's forward it is any error
+            raise untraceable(error) from error
+    write_out_blocks(program)
+    _refuse_objects(program)
+    return program
+
+
+def _refuse_objects(program: ExportedProgram) -> None:
+    specs = program.graph_signature.input_specs
+    objects = [program.constants[str(spec.target)] for spec in specs if spec.kind is InputKind.CUSTOM_OBJ]
+    if objects:
+        kinds = ", ".join(sorted({type(held).__name__ for held in objects}))
+        raise TraceError(
+            f"the model must compute with tensors alone but its forward uses an object ({kinds}): make what "
+            "it gives once, in __init__."
+        )
+
+
+def untraceable(error: Exception) -> TraceError:
+    """What to say of a model that raised an error when it was traced."""
+    causes = (error, error.__cause__, error.__context__)
+    if any(isinstance(cause, ConstraintViolationError) for cause in causes):
+        details = [line.strip(" -") for line in str(error).splitlines() if line.strip().startswith("- ")]
+        what = (
+            f"its code fixes a size that must stay free ({_first_sentence([*details, one_line(error)][0])}): "
+            "use x.shape[0] without int(), conditions on it and loops over rows"
+        )
+    elif isinstance(error, GuardOnDataDependentSymNode):
+        what = f"its control flow depends on data{_place(error)}: write conditions with torch.where"
+    else:
+        what = f"{type(error).__name__}: {_first_sentence(one_line(error))}{_place(error)}"
+    return TraceError(f"the model must be traceable by torch.export for any batch size but {what}.")
+
+
+def _first_sentence(text: str) -> str:
+    return text.partition(". ")[0].rstrip(".")
+
+
+def _place(error: Exception) -> str:
+    """The innermost line of the model's code that an error came from, as far as there is one."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename.endswith(".py") and not frame.filename.startswith(_TRACERS):
+            return f" at {frame.filename}:{frame.lineno} in {frame.name}: `{frame.line}`"
+    return ""
+
+
+@contextlib.contextmanager
+def _quiet_tracing() -> Iterator[None]:
+    """Neither warnings nor the graph so far, which `torch.export` prints where it fails."""
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextlib.contextmanager

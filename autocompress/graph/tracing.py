@@ -148,8 +148,9 @@ def like(node: fx.Node) -> Any:
 
 
 def sizes(tensor: Tensor) -> tuple[int, ...]:
-    """The shape of a traced tensor, symbolic sizes as in the example."""
-    return tuple(int(s.node.hint) if isinstance(s, torch.SymInt) else int(s) for s in tensor.shape)
+    """The shape of a traced tensor, symbolic sizes as in the example; 2 for those that depend on data."""
+    hints = (size.node.hint if isinstance(size, torch.SymInt) else size for size in tensor.shape)
+    return tuple(2 if hint is None else int(hint) for hint in hints)
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:

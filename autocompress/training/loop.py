@@ -382,8 +382,11 @@ def reestimate_batch_norm(model: nn.Module, batches: Batches, count: int) -> Non
 
 
 def _set_memory_format(model: nn.Module, recipe: Recipe, layout: torch.memory_format) -> None:
+    """Lay out what 2-d convolutions may hold; `Module.to` refuses a model that has 3-d ones too."""
     if recipe.channels_last and any(isinstance(m, nn.Conv2d) for m in model.modules()):
-        model.to(memory_format=layout)
+        for tensor in chain(model.parameters(), model.buffers()):
+            if tensor.dim() == 4:
+                tensor.data = tensor.data.to(memory_format=layout)
 
 
 def _length(batches: Batches) -> int:

@@ -62,7 +62,7 @@ def regression() -> DataLoader[object]:
         ({"loss": nn.CrossEntropyLoss(reduction="none")}, "loss must return a scalar tensor"),
         ({"loss": nn.MSELoss()}, "loss must accept outputs"),
         ({"metrics": {"accuracy": lambda o, t: o.nothing}}, "metric 'accuracy' must accept outputs"),
-        ({"model": BurnedBatch}, "must be exportable with a free batch size"),
+        ({"model": BurnedBatch}, "its code fixes a size that must stay free"),
         ({"train": bad_labels()}, r"labels of the train split must be in \[0, 4\]"),
         ({"weights": {"stem.weight": torch.zeros(1)}}, "weights must fit the model"),
         ({"teacher": "resnet"}, "teacher must be or make an nn.Module but got a str"),

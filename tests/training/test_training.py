@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import autocompress as ac
 from autocompress.errors import DivergedError, SettingsError
@@ -148,6 +148,29 @@ def test_the_same_seed_trains_the_same_weights(residual_task: ac.Task) -> None:
         Trainer(residual_task, 1).fit(model, 1)
         weights.append(model.head.weight.detach())
     assert torch.equal(*weights)
+
+
+class Video(nn.Module):
+    """3-d convolutions over frames, then 2-d ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames, self.images = nn.Conv3d(1, 4, 3, padding=1), nn.Conv2d(4, 6, 3)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.images(torch.relu(self.frames(x)).mean(2)).mean((2, 3)))
+
+
+def test_convolutions_of_3_dimensions_train_beside_channels_last_ones_of_2() -> None:
+    layouts = []
+    model = Video()
+    model.images.register_forward_pre_hook(
+        lambda layer, inputs: layouts.append(layer.weight.is_contiguous(memory_format=torch.channels_last))
+    )
+    Trainer(ac.Task(Video, [(torch.randn(4, 1, 3, 6, 6), torch.arange(4) % 3)]), 1).fit(model, 1)
+    assert layouts == [True]
+    assert all(parameter.is_contiguous() for parameter in model.parameters())
 
 
 def test_a_loss_that_is_not_finite_ends_training_with_its_epoch(residual_task: ac.Task) -> None:
