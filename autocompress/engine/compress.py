@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from autocompress.checkpoint import Checkpoint, export_onnx, export_program
 from autocompress.checkpoint.store import Writer
 from autocompress.errors import SettingsError
 from autocompress.methods.base import Method
 from autocompress.surgery import Edit, absorb_biases
-from autocompress.task import InputSpec, Task
+from autocompress.task import Inputs, Task, moved
 from autocompress.task.checks import check_batches_of_one
+from autocompress.task.sizes import with_varying_sizes
 from autocompress.training.loop import Trainer, device_of
 from autocompress.trial import compress_stage, compressing_epochs, seed_everything
 
@@ -29,15 +31,15 @@ class Compressed:
         edits: every structural change from the model that was given to it, as data.
         difference: greatest relative difference that surgery made to outputs.
         example: inputs, `(B, ...)` with B ≥ 2.
-        input: what the model takes.
+        input: what the model takes, as in a manifest.
     """
 
     model: nn.Module
     history: list[dict[str, float]]
     edits: tuple[Edit, ...]
     difference: float
-    example: Tensor = field(repr=False)
-    input: InputSpec = field(repr=False)
+    example: Inputs = field(repr=False)
+    input: Mapping[str, Any] = field(repr=False)
 
     def save(self, path: str | Path) -> Checkpoint:
         """Write a checkpoint folder, which `rebuild` makes the model of again.
@@ -50,7 +52,7 @@ class Compressed:
             writer.write(self.model, self.example, "pt2", edits=self.edits)
             return writer.commit(
                 {
-                    "input": self.input.to_json(),
+                    "input": dict(self.input),
                     "artifact": "pt2",
                     "check": {"max_relative_difference": self.difference},
                     "history": self.history,
@@ -104,6 +106,7 @@ def compress(
     stages = [methods] if isinstance(methods, Method) else list(methods)
     if not stages:
         raise SettingsError("methods must name at least one method but got none.")
+    task = with_varying_sizes(task)
     check_batches_of_one(task, model)
     seed_everything(seed, task)
     trainer = Trainer(task, max(task.recipe.epochs, len(stages)))
@@ -116,5 +119,5 @@ def compress(
         edits += stage.edits
     trainer.fit(model, trainer.epochs - compressing)
     example = task.example()
-    absorb_biases(model.eval(), example.to(device_of(model)))
-    return Compressed(model.eval(), trainer.history, tuple(edits), difference, example, task.input_spec())
+    absorb_biases(model.eval(), moved(example, device_of(model)))
+    return Compressed(model.eval(), trainer.history, tuple(edits), difference, example, task.input_json())

@@ -33,7 +33,7 @@ def identity(prepared: Prepared) -> dict[str, Any]:
     return {
         **prepared.settings.identity(),
         "recipe": recipe,
-        "input": task.input_spec().to_json(),
+        "input": task.input_json(),
         "metrics": None if task.metrics is None else sorted(task.metrics),
         "batch_size": batch_size if isinstance(batch_size, int) else None,
         DIGESTS: _digests(prepared),

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from autocompress import plugins
 from autocompress.checkpoint.store import Writer
@@ -27,7 +27,7 @@ from autocompress.measure import (
 )
 from autocompress.measure.latency import LatencySettings
 from autocompress.plugins import SearchSpace, Suggest
-from autocompress.task import ModelProfile, Task
+from autocompress.task import Inputs, ModelProfile, Task
 from autocompress.task.checks import (
     check_batches_of_one,
     check_forward,
@@ -37,6 +37,7 @@ from autocompress.task.checks import (
     make_model,
 )
 from autocompress.task.pretrained import load_weights
+from autocompress.task.sizes import with_varying_sizes
 from autocompress.trial import Measuring
 
 
@@ -81,6 +82,7 @@ def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> 
     target = None if settings.target is None else Constraint.parse(settings.target, known, "target")
     # The search's seed has no part in it: searches of several seeds compare models on the same rows.
     task, origin = with_validation(task)
+    task = with_varying_sizes(task)
     if settings.epochs is not None:
         task = task.with_recipe(epochs=settings.epochs)
     task, model, weights_note = _with_model(task)
@@ -175,7 +177,7 @@ def _bounds(settings: Settings, objectives: Sequence[Objective]) -> tuple[str, .
     return (*accuracy, f"{costs}<=ref") if costs else tuple(accuracy)
 
 
-def _check_export(model: nn.Module, example: Tensor, artifact: str) -> None:
+def _check_export(model: nn.Module, example: Inputs, artifact: str) -> None:
     """Export the untrained model once: what cannot be stored is not worth training."""
     with tempfile.TemporaryDirectory() as scratch:
         writer = Writer(Path(scratch) / "dry-run")

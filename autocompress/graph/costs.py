@@ -9,7 +9,7 @@ from collections import defaultdict
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autocompress.graph.branch_gate import BranchGate
@@ -18,11 +18,21 @@ from autocompress.graph.layers import weight_layers
 from autocompress.graph.structure import Analysis
 from autocompress.graph.topology import why_illegal
 from autocompress.graph.tracing import shape_of
-from autocompress.task import CostTerm, CutProfile, GroupProfile, LayerProfile, ModelProfile
+from autocompress.task import (
+    CostTerm,
+    CutProfile,
+    GroupProfile,
+    Inputs,
+    LayerProfile,
+    ModelProfile,
+    call,
+    moved,
+)
+from autocompress.task.inputs import leaves, take
 from autocompress.weights.decoders import EncodedLayer, decode_weights
 
 
-def layer_macs(model: nn.Module, example: Tensor) -> dict[str, int]:
+def layer_macs(model: nn.Module, example: Inputs) -> dict[str, int]:
     """Multiply-accumulates of one input through each module; "" is the whole model.
 
     Counted by PyTorch's own `FlopCounterMode` on meta tensors, attention's fast path off. Decoding a weight
@@ -31,7 +41,7 @@ def layer_macs(model: nn.Module, example: Tensor) -> dict[str, int]:
     dense = decode_weights(copy.deepcopy(model))
     with plain_attention():
         try:
-            counter = _count(copy.deepcopy(dense).to("meta"), example[:1].to("meta"))
+            counter = _count(copy.deepcopy(dense).to("meta"), moved(take(example, slice(1)), "meta"))
         except (RuntimeError, NotImplementedError):
             # Models that hold tensors besides parameters and buffers cannot move to the meta device.
             counter = _count(dense, _near(dense, example))
@@ -44,11 +54,11 @@ def layer_macs(model: nn.Module, example: Tensor) -> dict[str, int]:
     return counts
 
 
-def _count(model: nn.Module, example: Tensor) -> FlopCounterMode:
+def _count(model: nn.Module, example: Inputs) -> FlopCounterMode:
     was_training = model.training
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        model.eval()(example)
+        call(model.eval(), example)
     model.train(was_training)
     return counter
 
@@ -67,18 +77,19 @@ class _NodeCounter(fx.Interpreter):
         return result
 
 
-def node_macs(model: nn.Module, example: Tensor, analysis: Analysis) -> dict[str, int]:
+def node_macs(model: nn.Module, example: Inputs, analysis: Analysis) -> dict[str, int]:
     """Multiply-accumulates of one input at each node of the model's graph, in order."""
     counter = _NodeCounter(analysis.trace.module(model))
     with torch.no_grad():
-        counter.run(_near(model, example))
+        counter.run(*leaves(_near(model, example)), enable_io_processing=False)
     return counter.macs
 
 
-def _near(model: nn.Module, example: Tensor) -> Tensor:
+def _near(model: nn.Module, example: Inputs) -> Inputs:
     """One input, where the model is."""
     parameter = next(model.parameters(), None)
-    return example[:1] if parameter is None else example[:1].to(parameter.device)
+    single: Inputs = take(example, slice(1))
+    return single if parameter is None else moved(single, parameter.device)
 
 
 def count_params(model: nn.Module) -> int:
@@ -89,7 +100,7 @@ def count_params(model: nn.Module) -> int:
     return plain + sum(code.numbers for code in codes)
 
 
-def profile(model: nn.Module, example: Tensor, analysis: Analysis) -> ModelProfile:
+def profile(model: nn.Module, example: Inputs, analysis: Analysis) -> ModelProfile:
     """What a search space may know of the model."""
     macs = layer_macs(model, example)
     shapes = {n: p.shape for n, p in model.named_parameters(remove_duplicate=False)}
@@ -162,7 +173,7 @@ def _output_shape(analysis: Analysis) -> tuple[int, ...]:
     return shape_of(made[0])[1:] if len(made) == 1 else ()
 
 
-def _cut_profiles(model: nn.Module, example: Tensor, analysis: Analysis) -> tuple[CutProfile, ...]:
+def _cut_profiles(model: nn.Module, example: Inputs, analysis: Analysis) -> tuple[CutProfile, ...]:
     counts = node_macs(model, example, analysis)
     before = dict(zip(counts, itertools.accumulate(counts.values()), strict=True))
     cuts, profiles = analysis.cut_points, []

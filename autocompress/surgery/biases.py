@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from autocompress.graph.exporting import inference
 from autocompress.graph.proof import relative_difference
+from autocompress.task import Inputs, call
 
 # Of outputs, relative: what rounding makes of the same sum in another order.
 _ROUNDING = 1e-5
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
-def absorb_biases(model: nn.Module, example: Tensor) -> list[str]:
+def absorb_biases(model: nn.Module, example: Inputs) -> list[str]:
     """Move biases of layers whose output goes into a batch norm alone, in place: b → 0, μ → μ − b.
 
     Batch norm subtracts μ, the mean of what it is given, so that b has no effect on the outputs and, in
@@ -31,12 +32,12 @@ def absorb_biases(model: nn.Module, example: Tensor) -> list[str]:
     """
     absorbed = []
     with inference(model):
-        expected = model(example)
+        expected = call(model, example)
         for name, layer, norm in _pairs(model, example):
             bias, mean = layer.bias.detach().clone(), norm.running_mean.clone()
             norm.running_mean -= bias
             layer.bias.zero_()
-            if relative_difference(expected, model(example)) <= _ROUNDING:
+            if relative_difference(expected, call(model, example)) <= _ROUNDING:
                 absorbed.append(name)
             else:
                 layer.bias.copy_(bias)
@@ -44,7 +45,7 @@ def absorb_biases(model: nn.Module, example: Tensor) -> list[str]:
     return absorbed
 
 
-def _pairs(model: nn.Module, example: Tensor) -> list[tuple[str, Any, Any]]:
+def _pairs(model: nn.Module, example: Inputs) -> list[tuple[str, Any, Any]]:
     """Layers with a trainable bias that are called once, and the batch norms that are given their output."""
     made: dict[int, tuple[str, nn.Module, Tensor]] = {}
     calls: Counter[str] = Counter()
@@ -73,7 +74,7 @@ def _pairs(model: nn.Module, example: Tensor) -> list[tuple[str, Any, Any]]:
         elif isinstance(bias, nn.Parameter) and bias.requires_grad and bool(bias.any()):
             handles.append(module.register_forward_hook(after_layer(name)))
     try:
-        model(example)
+        call(model, example)
     finally:
         for handle in handles:
             handle.remove()

@@ -1,5 +1,6 @@
 """What a user brings: a task with its model, data, loss and recipe, and what can be wrong with it."""
 
+from autocompress.task.inputs import Inputs, call, moved
 from autocompress.task.task import (
     AUGMENTATIONS,
     Batch,
@@ -25,11 +26,14 @@ __all__ = [
     "CutProfile",
     "GroupProfile",
     "InputSpec",
+    "Inputs",
     "LayerProfile",
     "LossFn",
     "MetricFn",
     "ModelProfile",
     "Recipe",
     "Task",
+    "call",
+    "moved",
     "on_device",
 ]

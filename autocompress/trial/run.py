@@ -25,6 +25,7 @@ from autocompress.measure import Measured, Subject, measure
 from autocompress.surgery import Edit, Encode, absorb_biases, check_equal, joined
 from autocompress.task import Task, on_device
 from autocompress.task.checks import make_teacher
+from autocompress.task.inputs import moved
 from autocompress.task.pretrained import load_weights
 from autocompress.training.distillation import Distillation
 from autocompress.training.loop import Trainer
@@ -126,7 +127,7 @@ def run_trial(
         model, difference = compressed.model, max(difference, compressed.difference)
         edits += compressed.edits
     trainer.fit(model, config.epochs - compressing)
-    absorb_biases(model.eval(), task.example().to(device))
+    absorb_biases(model.eval(), moved(task.example(), device))
     if shut_out is not None and measuring.without_file:
         model = model.to("cpu").eval()
         unexported = measure_unexported(model, task, reference, measuring, trainer.clock)
@@ -258,7 +259,7 @@ def _store(
                 "errors": measured.known_errors,
                 "replicates": measured.replicates,
                 "validation_rows": measured.rows,
-                "input": task.input_spec().to_json(),
+                "input": task.input_json(),
                 "profile": _profile(model, task, writer, stored, device),
                 "check": {"max_relative_difference": stored.difference},
                 "artifact": measuring.artifact,

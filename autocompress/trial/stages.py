@@ -11,6 +11,7 @@ from autocompress.errors import SettingsError, one_line
 from autocompress.methods.base import Method
 from autocompress.surgery import Edit, check_equal
 from autocompress.task import Task
+from autocompress.task.inputs import moved
 from autocompress.training.loop import Trainer, reestimate_batch_norm
 from autocompress.trial.config import Stage
 
@@ -55,10 +56,10 @@ def compress_stage(
     trainer.fit(session.model, epochs, session)
     finished = session.finish()
     device = next(finished.model.parameters()).device
-    probe = task.example().to(device)
+    probe = moved(task.example(), device)
     difference = check_equal(finished.model, finished.expected, probe, f"surgery by {type(method).__name__}")
     with trainer.clock.running():
-        reestimate_batch_norm(finished.model, task.train, BATCH_NORM_BATCHES)
+        reestimate_batch_norm(finished.model, task, BATCH_NORM_BATCHES)
     return CompressedStage(finished.model, finished.edits, difference)
 
 

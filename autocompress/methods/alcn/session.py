@@ -23,6 +23,7 @@ from autocompress.methods.shared.gates import detach_gates, fold_gates, insert_g
 from autocompress.methods.shared.strength import MakerNorms, ReaderNorms, find_readers, input_rms
 from autocompress.surgery import keep_units
 from autocompress.task import ModelProfile, Task
+from autocompress.task.inputs import moved
 
 _PREFIX = "alcn_"
 
@@ -104,7 +105,7 @@ class AlcnSession(Session):
             amounts = [term.params if of_params else term.macs for term in described.cost_terms]
             if any(n for term, n in zip(described.cost_terms, amounts, strict=True) if term.groups):
                 self.budget = Budget(described.cost_terms, amounts, config.budget, self.gates)
-        self.calibration = task.example(64).to(device)
+        self.calibration = moved(task.example(64), device)
         self.sites = insert_gates(model, self.analysis, self.calibration)
         for name, parameter in self.gates.named_parameters():
             # Not as a sub-module, which a sequential model would try to run.
@@ -177,7 +178,7 @@ class AlcnSession(Session):
         keep = self.keep()
         plain = self.release()
         device = next(plain.parameters()).device
-        cut = keep_units(plain.eval(), self.analysis, keep, self.example.to(device))
+        cut = keep_units(plain.eval(), self.analysis, keep, moved(self.example, device))
         return Finished(cut.model, cut.edits, cut.masked)
 
     def release(self) -> nn.Module:

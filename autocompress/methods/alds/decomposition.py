@@ -27,6 +27,7 @@ from autocompress.methods.alds.patches import layer_inputs, patch_moments
 from autocompress.methods.alds.spectra import Spectrum, digest, project, spectrum
 from autocompress.methods.shared.replaceable import replaceable
 from autocompress.task import Task
+from autocompress.task.inputs import Inputs, moved, take, tensors
 from autocompress.weights.factored import folding_of
 from autocompress.weights.folding import Folding, schemes_of
 
@@ -68,27 +69,28 @@ class Decomposer:
         macs = layer_macs(model, example)
         every = weight_layers(model, analysis, macs)
         names = [layer.name for layer in every if layer.obstacle is None and layer.name]
-        allowed = set(replaceable(model, names, example.to(next(model.parameters()).device)))
+        allowed = set(replaceable(model, names, moved(example, next(model.parameters()).device)))
         layers = [layer for layer in every if layer.name in allowed]
         self.layers = {layer.name: layer for layer in layers}
         total = macs[""] if settings.cost == "macs" else count_params(model)
         self.total = total
         self.fixed = total - sum(self._dense(layer) for layer in layers)
-        batch = torch.cat(task.calibration(settings.calibration))[: settings.calibration]
-        self.inputs = batch.to(next(model.parameters()).device)
+        self.inputs: Inputs = moved(
+            task.calibration_rows(settings.calibration), next(model.parameters()).device
+        )
         self._untrained = True
         self._received: dict[str, Tensor] = {}
         self._moments: dict[tuple[str, Folding], Tensor] = {}
         if settings.measure == "data":
             names = list(self.layers)
-            two = layer_inputs(model, names, self.inputs[:2])
+            two = layer_inputs(model, names, take(self.inputs, slice(2)))
             most = max(16, 2 * _MOST_ELEMENTS // max(1, sum(received.numel() for received in two.values())))
-            self._received = layer_inputs(model, names, self.inputs[:most])
+            self._received = layer_inputs(model, names, take(self.inputs, slice(most)))
         self._input_keys = {name: digest(received) for name, received in self._received.items()}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Decomposer:
         # Never changed, and up to gigabytes: a copy has the same ones.
-        for tensor in (self.inputs, *self._received.values(), *self._moments.values()):
+        for tensor in (*tensors(self.inputs), *self._received.values(), *self._moments.values()):
             memo[id(tensor)] = tensor
         copied = object.__new__(type(self))
         memo[id(self)] = copied

@@ -18,6 +18,7 @@ from autocompress.methods.shared.strength import ReaderNorms, find_readers, inpu
 from autocompress.methods.shared.unit_index import unit_offsets
 from autocompress.surgery import AddAttention
 from autocompress.task import Task
+from autocompress.task.inputs import Inputs, device_of_inputs, moved
 
 _ALPHA_BESIDE = 0.9  # of a trained convolution beside which attention is new
 
@@ -40,10 +41,10 @@ def install(model: nn.Module, task: Task) -> Switches:
     gated: nn.Module = model
     if gates or mixed:
         gated = gate_branches(model, plain, gates).to(device)
-        check_graph(model, gated, example.to(device))
+        check_graph(model, gated, moved(example, device))
     analysis = analyse(gated, example)
     groups = profile(gated, example, analysis).groups
-    calibration = task.example(64).to(device)
+    calibration = moved(task.example(64), device)
     strength = _strength(gated, analysis, calibration)
 
     def share(of: list[float]) -> Tensor:
@@ -88,10 +89,10 @@ def _mixings(model: nn.Module) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _strength(model: nn.Module, analysis: Analysis, inputs: Tensor) -> Tensor:
+def _strength(model: nn.Module, analysis: Analysis, inputs: Inputs) -> Tensor:
     """How strongly each unit is read, in standard deviations within its group; `(U,)`."""
     readers = find_readers(model, analysis)
-    like, units = inputs.new_zeros((), dtype=torch.float32), unit_offsets(analysis)[-1]
+    like, units = torch.zeros((), device=device_of_inputs(inputs)), unit_offsets(analysis)[-1]
     read = ReaderNorms(readers, input_rms(model, readers, inputs), units, like)()
     parts = torch.split(read, [group.width for group in analysis.groups])
     standard = [(h - h.mean()) / h.std(correction=0).clamp_min(1e-12) for h in parts]

@@ -26,6 +26,7 @@ from autocompress.methods.lc.scheme import Scheme, parts_of
 from autocompress.methods.shared.replaceable import replaceable
 from autocompress.surgery import Edit, Encode, Factorize
 from autocompress.task import ModelProfile, Recipe, Task
+from autocompress.task.inputs import moved
 from autocompress.weights.decoders import encode_weight
 from autocompress.weights.encodings import Encoding, Factored
 from autocompress.weights.factored import factorize_layer
@@ -77,7 +78,9 @@ class LcSession(Session):
         every = weight_layers(model, analyse(model, example), layer_macs(model, example))
         layers = [layer for layer in every if layer.obstacle is not Obstacle.SHARED and layer.name]
         names = [layer.name for layer in layers if layer.obstacle is None]
-        self.replaceable = frozenset(replaceable(model, names, example.to(next(model.parameters()).device)))
+        self.replaceable = frozenset(
+            replaceable(model, names, moved(example, next(model.parameters()).device))
+        )
         self.mu, self.limit = config.mu0, _stable_mu(task.recipe)
         self.step = self.taken = self.solved = 0
         views = resolve(assignments(config.schemes), layers)
