@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import warnings
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import MethodType
 from typing import Any, cast
@@ -15,19 +13,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 from torch.export.passes import move_to_device_pass
-from torch.utils import _pytree as pytree
 
 from autocompress.checkpoint.archive import deflate, tensor_bytes
 from autocompress.checkpoint.slimming import slim
 from autocompress.errors import CheckpointError, SettingsError, TrialError, one_line
 from autocompress.graph.exporting import export, full_precision, inference
 from autocompress.graph.proof import TOLERANCE, relative_difference
-from autocompress.task.inputs import Inputs, arguments, call, moved, tensors
 
-Program = Callable[[Inputs], Any]
+Program = Callable[[Tensor], Tensor]
 
 
-def export_program(model: nn.Module, example: Inputs, path: Path) -> fx.GraphModule:
+def export_program(model: nn.Module, example: Tensor, path: Path) -> fx.GraphModule:
     """Write the `torch.export` program of a model, batch norms folded and without debugging metadata, as a
     deflated archive.
 
@@ -44,7 +40,7 @@ def export_program(model: nn.Module, example: Inputs, path: Path) -> fx.GraphMod
     """
     try:
         # The program keeps its example inputs, of which only the shape matters; zeros take no space.
-        program = export(model, pytree.tree_map_only(Tensor, torch.zeros_like, example))
+        program = export(model, torch.zeros_like(example))
         graph: Any = program.module(check_guards=False)
         slim(program)
         _strip(program.graph_module)
@@ -72,14 +68,12 @@ def _strip(module: fx.GraphModule) -> None:
         part.recompile()
 
 
-# Metadata of an ONNX file whose model returns more than one tensor: each output's place, as JSON.
-_OUTPUTS = "autocompress.outputs"
 # Constants of more numbers are computed where the program is loaded, so that the file keeps the codes that
 # weights are decoded from, not the weights.
 _MOST_FOLDED = 64
 
 
-def export_onnx(model: nn.Module, example: Inputs, path: Path) -> None:
+def export_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
     """Write the ONNX model, opset as PyTorch's exporter chooses it, all weights in the one file and no
     debugging metadata.
 
@@ -92,21 +86,18 @@ def export_onnx(model: nn.Module, example: Inputs, path: Path) -> None:
 
     with inference(model), contextlib.redirect_stdout(io.StringIO()):
         try:
-            program, structure = _onnx_program(model, example)
+            program = _onnx_program(model, example)
             optimize(program.model, input_size_limit=_MOST_FOLDED, output_size_limit=_MOST_FOLDED)
             proto = program.model_proto
         except Exception as error:
             raise TrialError(f"the model could not be exported to ONNX: {one_line(error)}") from error
     del proto.metadata_props[:]
     _strip_onnx(proto.graph)
-    if not isinstance(structure, int):
-        proto.metadata_props.add(key=_OUTPUTS, value=json.dumps(structure))
     path.write_bytes(proto.SerializeToString())
 
 
-def _onnx_program(model: nn.Module, example: Inputs) -> tuple[Any, Any]:
-    """The program of PyTorch's exporter, for any batch size, batch norms folded; and the outputs' places in
-    what the model returns, 0 where that is one tensor.
+def _onnx_program(model: nn.Module, example: Tensor) -> Any:
+    """The program of PyTorch's exporter, for any batch size, batch norms folded.
 
     PyTorch 2.9 takes some graphs that were loaded from a file for unlike at a batch of one, though their
     operators are the same; the ONNX file holds no bound on the batch.
@@ -117,18 +108,7 @@ def _onnx_program(model: nn.Module, example: Inputs) -> tuple[Any, Any]:
     except (ValueError, RuntimeError):  # violated constraints are among both
         program = export(model, example, least=2)
     slim(program)
-    returned = program.call_spec.out_spec
-    structure = pytree.tree_unflatten(list(range(returned.num_leaves)), returned)
-    return torch.onnx.export(program, **options), structure
-
-
-def _placed(structure: Any, outputs: list[Tensor]) -> Any:
-    """A file's outputs in the containers that the model returned them in."""
-    if isinstance(structure, dict):
-        return {name: _placed(part, outputs) for name, part in structure.items()}
-    if isinstance(structure, list):
-        return tuple(_placed(part, outputs) for part in structure)
-    return outputs[structure]
+    return torch.onnx.export(program, **options)
 
 
 def _strip_onnx(graph: Any) -> None:
@@ -166,7 +146,7 @@ def load_program(path: Path) -> Program:
     if not path.is_file():
         raise CheckpointError(f"program must be an existing file but '{path}' is not.")
     try:
-        return _load_onnx(path) if path.suffix == ".onnx" else partial(call, load_module(path))
+        return _load_onnx(path) if path.suffix == ".onnx" else load_module(path)
     except SettingsError:
         raise
     except Exception as error:
@@ -187,7 +167,7 @@ def load_module(path: Path) -> nn.Module:
     return module
 
 
-def program_on(path: Path, device: torch.device, example: Inputs) -> tuple[Program, torch.device]:
+def program_on(path: Path, device: torch.device, example: Tensor) -> tuple[Program, torch.device]:
     """The program of a file on a device where it computes there what it does on the CPU; else on the CPU.
 
     What is deployed and loaded by others is the file on the CPU; a device is only faster.
@@ -207,15 +187,13 @@ def program_on(path: Path, device: torch.device, example: Inputs) -> tuple[Progr
     if device.type == "cpu" or path.suffix != ".pt2":
         return on_cpu
     try:
-        on_device = _MovedProgram(path, device)
+        moved = _MovedProgram(path, device)
         with torch.no_grad():
-            difference = relative_difference(
-                on_cpu[0](example), moved(on_device(moved(example, device)), "cpu")
-            )
+            difference = relative_difference(on_cpu[0](example), moved(example.to(device)).cpu())
     except (RuntimeError, NotImplementedError, ValueError):
         # A call that names the CPU in a way that cannot be moved.
         return on_cpu
-    return (on_device, device) if difference <= TOLERANCE else on_cpu
+    return (moved, device) if difference <= TOLERANCE else on_cpu
 
 
 class _MovedProgram:
@@ -226,9 +204,10 @@ class _MovedProgram:
             warnings.simplefilter("ignore")
             self.module = move_to_device_pass(torch.export.load(path), str(device)).module()
 
-    def __call__(self, inputs: Inputs) -> Any:
+    def __call__(self, inputs: Tensor) -> Tensor:
         with full_precision():
-            return call(self.module, inputs)
+            outputs: Tensor = self.module(inputs)
+        return outputs
 
 
 def _as_it_is(module: nn.Module) -> nn.Module:
@@ -249,15 +228,11 @@ def _load_onnx(path: Path) -> Program:
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [given.name for given in session.get_inputs()]
-    structure = session.get_modelmeta().custom_metadata_map.get(_OUTPUTS)
+    name = session.get_inputs()[0].name
 
-    def run(inputs: Inputs) -> Any:
-        arrays = [tensor.numpy() for tensor in tensors(arguments(inputs))]
-        outputs = [
-            torch.from_numpy(output) for output in session.run(None, dict(zip(names, arrays, strict=True)))
-        ]
-        return outputs[0] if structure is None else _placed(json.loads(structure), outputs)
+    def run(inputs: Tensor) -> Tensor:
+        outputs: Any = session.run(None, {name: inputs.numpy()})[0]
+        return torch.from_numpy(outputs)
 
     return run
 

@@ -10,11 +10,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from autocompress.errors import TrialError, one_line
-from autocompress.task.inputs import Inputs, arguments, tensors
 
 
-def quantize_onnx(path: Path, calibration: Sequence[Inputs]) -> None:
+def quantize_onnx(path: Path, calibration: Sequence[Tensor]) -> None:
     """Replace a float ONNX file by its int8 form: QDQ, unsigned activations, signed weights per channel.
 
     Args:
@@ -48,18 +50,15 @@ def quantize_onnx(path: Path, calibration: Sequence[Inputs]) -> None:
 class _Reader:
     """Hands ONNX Runtime one batch after the other."""
 
-    def __init__(self, path: Path, batches: Sequence[Inputs]) -> None:
+    def __init__(self, path: Path, batches: Sequence[Tensor]) -> None:
         import onnx
 
-        self.names = [given.name for given in onnx.load(str(path), load_external_data=False).graph.input]
-        self.left: Iterator[Inputs] = iter(batches)
+        self.name = onnx.load(str(path), load_external_data=False).graph.input[0].name
+        self.left: Iterator[np.ndarray] = iter([batch.numpy() for batch in batches])
 
     def get_next(self) -> dict[str, Any] | None:
         batch = next(self.left, None)
-        if batch is None:
-            return None
-        arrays = [tensor.numpy() for tensor in tensors(arguments(batch))]
-        return dict(zip(self.names, arrays, strict=True))
+        return None if batch is None else {self.name: batch}
 
     def __iter__(self) -> _Reader:
         return self

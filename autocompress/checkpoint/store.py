@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from autocompress.checkpoint.program import (
     Program,
@@ -25,7 +25,6 @@ from autocompress.checkpoint.quantize import quantize_onnx
 from autocompress.checkpoint.weights import save_weights
 from autocompress.errors import CheckpointError
 from autocompress.surgery import Edit
-from autocompress.task import Inputs
 
 SCHEMA = 2
 MANIFEST, EDITS, WEIGHTS, PROGRAM, ONNX = (
@@ -81,9 +80,9 @@ class Writer:
     def write(
         self,
         model: nn.Module,
-        example: Inputs,
+        example: Tensor,
         artifact: str,
-        calibration: Sequence[Inputs] = (),
+        calibration: Sequence[Tensor] = (),
         edits: Sequence[Edit] = (),
     ) -> Checkpoint:
         """Edits, weights and programs of a model; the checkpoint can be measured, but isn't there yet.

@@ -11,9 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
-
-from autocompress.task.inputs import Inputs, tensors
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class StructureKey:
     referents: tuple[Any, ...] = field(compare=False, repr=False)
 
 
-def structure_key(model: nn.Module, example: Inputs) -> StructureKey | None:
+def structure_key(model: nn.Module, example: Tensor) -> StructureKey | None:
     """The key of a model and the inputs that it is exported with; None where the model cannot be pickled.
 
     Models are told apart by all that pickling sees: classes, attributes, hooks, the code of graph modules,
@@ -43,8 +40,7 @@ def structure_key(model: nn.Module, example: Inputs) -> StructureKey | None:
     content = io.BytesIO()
     pickler = _StructurePickler(content, model)
     try:
-        described = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in tensors(example)]
-        pickler.dump((described, repr(pytree.tree_structure(example)), model))
+        pickler.dump((tuple(example.shape), str(example.dtype), model))
     except Exception:
         # What a user's module raises when it is pickled is any error; such a model only has no key.
         return None

@@ -6,16 +6,15 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from autocompress.graph.costs import count_params, layer_macs
 from autocompress.measure.evaluation import measure_split, task_metrics
 from autocompress.measure.latency import LatencySettings, measure_latency
 from autocompress.measure.resampling import rounded
 from autocompress.score import SCORE, TAU, acc_comp
-from autocompress.task import Inputs, Task
+from autocompress.task import Task
 from autocompress.training.loop import Clock
 
 MINIMISED = (
@@ -42,12 +41,12 @@ class Subject:
         tau: weight of accuracy in `acc_comp`.
     """
 
-    program: Callable[[Inputs], Any]
+    program: Callable[[Tensor], Tensor]
     program_file: Path | None
     model: nn.Module
     bytes: int
     weight_bytes: int
-    example: Inputs
+    example: Tensor
     reference: Path | None = None
     reference_metrics: Mapping[str, float] = field(default_factory=dict)
     tau: float = TAU

@@ -14,10 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from autocompress.errors import CheckpointError, one_line
-from autocompress.task import Inputs
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Edit(ABC):
         Edit.kinds[cls.kind] = cls
 
     @abstractmethod
-    def apply(self, model: nn.Module, example: Inputs) -> nn.Module:
+    def apply(self, model: nn.Module, example: Tensor) -> nn.Module:
         """Carry the edit out on a model.
 
         Args:
@@ -108,7 +107,7 @@ def _value(hint: Any, value: Any) -> Any:
     return value
 
 
-def apply(model: nn.Module, edits: Sequence[Edit], example: Inputs) -> nn.Module:
+def apply(model: nn.Module, edits: Sequence[Edit], example: Tensor) -> nn.Module:
     """Carry edits out on a model, one after the other.
 
     Args:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from autocompress.errors import CheckpointError
 from autocompress.surgery.edits import Edit
-from autocompress.task import Inputs
 from autocompress.weights.factored import FACTORABLE, factor_pair, folding_of
 
 
@@ -31,7 +30,7 @@ class Factorize(Edit):
     slices: int
     rank: int
 
-    def apply(self, model: nn.Module, example: Inputs) -> nn.Module:
+    def apply(self, model: nn.Module, example: Tensor) -> nn.Module:
         """Replace the layer, in place, by two whose weights are zero until they are loaded.
 
         Raises:

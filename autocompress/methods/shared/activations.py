@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.graph.exporting import inference
-from autocompress.task import Inputs, call
 
 
 def watch_inputs(
-    model: nn.Module, inputs: Inputs, watchers: Mapping[nn.Module, Callable[[Tensor], None]]
+    model: nn.Module, inputs: Tensor, watchers: Mapping[nn.Module, Callable[[Tensor], None]]
 ) -> None:
     """Run a model once and hand what layers receive, at every call, to those who watch them.
 
@@ -38,7 +37,7 @@ def watch_inputs(
 
 
 def watch_outputs(
-    model: nn.Module, inputs: Inputs, watchers: Mapping[nn.Module, Callable[[Tensor], None]]
+    model: nn.Module, inputs: Tensor, watchers: Mapping[nn.Module, Callable[[Tensor], None]]
 ) -> None:
     """Run a model once and hand what layers make, at every call, to those who watch them.
 
@@ -58,10 +57,10 @@ def watch_outputs(
     _run(model, inputs, handles)
 
 
-def _run(model: nn.Module, inputs: Inputs, handles: list[Any]) -> None:
+def _run(model: nn.Module, inputs: Tensor, handles: list[Any]) -> None:
     try:
         with torch.no_grad(), inference(model):
-            call(model, inputs)
+            model(inputs)
     finally:
         for handle in handles:
             handle.remove()
