@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import nn
 
 from autocompress.checkpoint import Checkpoint, export_onnx, open_checkpoint, rebuild
@@ -21,6 +20,7 @@ from autocompress.errors import SettingsError
 from autocompress.measure import STATIC, Constraint, Objective
 from autocompress.measure.resampling import REPLICATES
 from autocompress.pareto import knee
+from autocompress.task.inputs import from_json
 
 FORMATS = ("pt2", "onnx", "safetensors")
 # Quantiles of the standard normal distribution: two-sided 95 %, and one-sided.
@@ -135,9 +135,7 @@ class ParetoModel:
         return target
 
     def _export_onnx(self, target: Path) -> None:
-        spec = self.checkpoint().manifest["input"]
-        example = torch.zeros((2, *spec["shape"][1:]), dtype=getattr(torch, spec["dtype"]))
-        export_onnx(self.load(), example, target)
+        export_onnx(self.load(), from_json(self.checkpoint().manifest["input"]), target)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ MEASURES = ["slices", "operator", "frobenius", "data"]
 
 def move(profile: ac.ModelProfile, keep: float) -> dict[str, Any] | None:
     """A budget of MACs that leaves this share, where the layers that ranks can shrink have so much."""
-    shrinking = min(1.0, _shrinking(profile, "macs") / max(1, profile.macs))
-    wanted = 1 - (1 - keep) / shrinking if shrinking else 0.0
+    wanted = 1 - (1 - keep) / _factorable_share(profile, "macs") if profile.macs else 0.0
     if wanted < 0.2:
         return None
     caps = {f"alds.rank_cap{i}": 1.0 for i in range(min(3, len(profile.layers)))}
@@ -37,8 +36,7 @@ def suggest(trial: optuna.Trial, profile: ac.ModelProfile) -> object:
     cost: Any = trial.suggest_categorical("alds.cost", ["macs", "params"])
     measure: Any = trial.suggest_categorical("alds.measure", MEASURES)
     slices = trial.suggest_categorical("alds.max_slices", [1, 4, 16])
-    may_change: int = getattr(profile, cost) - getattr(profile, f"staying_{cost}")
-    limit = _limit(trial, min(1.0, _shrinking(profile, cost) / max(1, may_change)))
+    limit = _limit(trial, _factorable_share(profile, cost))
     return ac.Alds.Config(
         **limit,
         cost=cost,
@@ -58,14 +56,15 @@ def _limit(trial: optuna.Trial, share: float) -> dict[str, Any]:
     """A budget, or the error that every layer may have."""
     if trial.suggest_categorical("alds.limit", ["budget", "error"]) == "error":
         return {"epsilon": trial.suggest_float("alds.epsilon", 0.1, 0.7)}
-    # What is kept of what ranks can shrink; the rest of the model is kept anyway.
+    # What is kept of layers that ranks can shrink; the rest of the model is kept anyway.
     return {"keep": 1 - share * (1 - trial.suggest_float("alds.keep", 0.2, 0.9))}
 
 
-def _shrinking(profile: ac.ModelProfile, cost: str) -> float:
-    """What of the model's cost ranks can shrink."""
-    layers = [layer for layer in profile.layers if layer.factorable]
-    return float(sum(getattr(layer, cost) * (1 - layer.least) for layer in layers))
+def _factorable_share(profile: ac.ModelProfile, cost: str) -> float:
+    """Share of the model's cost that its factorable layers have, in (0, 1]."""
+    factorable: int = sum(getattr(layer, cost) for layer in profile.layers if layer.factorable)
+    total: int = getattr(profile, cost)
+    return min(1.0, factorable / max(1, total))
 
 
 def _lambda_rank(trial: optuna.Trial) -> float:

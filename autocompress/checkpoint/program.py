@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import MethodType
 from typing import Any, cast
@@ -13,17 +15,19 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 from torch.export.passes import move_to_device_pass
+from torch.utils import _pytree as pytree
 
 from autocompress.checkpoint.archive import deflate, tensor_bytes
 from autocompress.checkpoint.slimming import slim
 from autocompress.errors import CheckpointError, SettingsError, TrialError, one_line
 from autocompress.graph.exporting import export, full_precision, inference
 from autocompress.graph.proof import TOLERANCE, relative_difference
+from autocompress.task.inputs import Inputs, arguments, call, moved, tensors
 
-Program = Callable[[Tensor], Tensor]
+Program = Callable[[Inputs], Any]
 
 
-def export_program(model: nn.Module, example: Tensor, path: Path) -> fx.GraphModule:
+def export_program(model: nn.Module, example: Inputs, path: Path) -> fx.GraphModule:
     """Write the `torch.export` program of a model, batch norms folded and without debugging metadata, as a
     deflated archive.
 
@@ -40,7 +44,7 @@ def export_program(model: nn.Module, example: Tensor, path: Path) -> fx.GraphMod
     """
     try:
         # The program keeps its example inputs, of which only the shape matters; zeros take no space.
-        program = export(model, torch.zeros_like(example))
+        program = export(model, pytree.tree_map_only(Tensor, torch.zeros_like, example))
         graph: Any = program.module(check_guards=False)
         slim(program)
         _strip(program.graph_module)
@@ -68,12 +72,14 @@ def _strip(module: fx.GraphModule) -> None:
         part.recompile()
 
 
+# Metadata of an ONNX file whose model returns more than one tensor: each output's place, as JSON.
+_OUTPUTS = "autocompress.outputs"
 # Constants of more numbers are computed where the program is loaded, so that the file keeps the codes that
 # weights are decoded from, not the weights.
 _MOST_FOLDED = 64
 
 
-def export_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
+def export_onnx(model: nn.Module, example: Inputs, path: Path) -> None:
     """Write the ONNX model, opset as PyTorch's exporter chooses it, all weights in the one file and no
     debugging metadata.
 
@@ -86,18 +92,21 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
 
     with inference(model), contextlib.redirect_stdout(io.StringIO()):
         try:
-            program = _onnx_program(model, example)
+            program, structure = _onnx_program(model, example)
             optimize(program.model, input_size_limit=_MOST_FOLDED, output_size_limit=_MOST_FOLDED)
             proto = program.model_proto
         except Exception as error:
             raise TrialError(f"the model could not be exported to ONNX: {one_line(error)}") from error
     del proto.metadata_props[:]
     _strip_onnx(proto.graph)
+    if not isinstance(structure, int):
+        proto.metadata_props.add(key=_OUTPUTS, value=json.dumps(structure))
     path.write_bytes(proto.SerializeToString())
 
 
-def _onnx_program(model: nn.Module, example: Tensor) -> Any:
-    """The program of PyTorch's exporter, for any batch size, batch norms folded.
+def _onnx_program(model: nn.Module, example: Inputs) -> tuple[Any, Any]:
+    """The program of PyTorch's exporter, for any batch size, batch norms folded; and the outputs' places in
+    what the model returns, 0 where that is one tensor.
 
     PyTorch 2.9 takes some graphs that were loaded from a file for unlike at a batch of one, though their
     operators are the same; the ONNX file holds no bound on the batch.
@@ -108,7 +117,18 @@ def _onnx_program(model: nn.Module, example: Tensor) -> Any:
     except (ValueError, RuntimeError):  # violated constraints are among both
         program = export(model, example, least=2)
     slim(program)
-    return torch.onnx.export(program, **options)
+    returned = program.call_spec.out_spec
+    structure = pytree.tree_unflatten(list(range(returned.num_leaves)), returned)
+    return torch.onnx.export(program, **options), structure
+
+
+def _placed(structure: Any, outputs: list[Tensor]) -> Any:
+    """A file's outputs in the containers that the model returned them in."""
+    if isinstance(structure, dict):
+        return {name: _placed(part, outputs) for name, part in structure.items()}
+    if isinstance(structure, list):
+        return tuple(_placed(part, outputs) for part in structure)
+    return outputs[structure]
 
 
 def _strip_onnx(graph: Any) -> None:
@@ -146,7 +166,7 @@ def load_program(path: Path) -> Program:
     if not path.is_file():
         raise CheckpointError(f"program must be an existing file but '{path}' is not.")
     try:
-        return _load_onnx(path) if path.suffix == ".onnx" else load_module(path)
+        return _load_onnx(path) if path.suffix == ".onnx" else partial(call, load_module(path))
     except SettingsError:
         raise
     except Exception as error:
@@ -167,7 +187,7 @@ def load_module(path: Path) -> nn.Module:
     return module
 
 
-def program_on(path: Path, device: torch.device, example: Tensor) -> tuple[Program, torch.device]:
+def program_on(path: Path, device: torch.device, example: Inputs) -> tuple[Program, torch.device]:
     """The program of a file on a device where it computes there what it does on the CPU; else on the CPU.
 
     What is deployed and loaded by others is the file on the CPU; a device is only faster.
@@ -187,13 +207,15 @@ def program_on(path: Path, device: torch.device, example: Tensor) -> tuple[Progr
     if device.type == "cpu" or path.suffix != ".pt2":
         return on_cpu
     try:
-        moved = _MovedProgram(path, device)
+        on_device = _MovedProgram(path, device)
         with torch.no_grad():
-            difference = relative_difference(on_cpu[0](example), moved(example.to(device)).cpu())
+            difference = relative_difference(
+                on_cpu[0](example), moved(on_device(moved(example, device)), "cpu")
+            )
     except (RuntimeError, NotImplementedError, ValueError):
         # A call that names the CPU in a way that cannot be moved.
         return on_cpu
-    return (moved, device) if difference <= TOLERANCE else on_cpu
+    return (on_device, device) if difference <= TOLERANCE else on_cpu
 
 
 class _MovedProgram:
@@ -204,10 +226,9 @@ class _MovedProgram:
             warnings.simplefilter("ignore")
             self.module = move_to_device_pass(torch.export.load(path), str(device)).module()
 
-    def __call__(self, inputs: Tensor) -> Tensor:
+    def __call__(self, inputs: Inputs) -> Any:
         with full_precision():
-            outputs: Tensor = self.module(inputs)
-        return outputs
+            return call(self.module, inputs)
 
 
 def _as_it_is(module: nn.Module) -> nn.Module:
@@ -228,11 +249,15 @@ def _load_onnx(path: Path) -> Program:
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
+    names = [given.name for given in session.get_inputs()]
+    structure = session.get_modelmeta().custom_metadata_map.get(_OUTPUTS)
 
-    def run(inputs: Tensor) -> Tensor:
-        outputs: Any = session.run(None, {name: inputs.numpy()})[0]
-        return torch.from_numpy(outputs)
+    def run(inputs: Inputs) -> Any:
+        arrays = [tensor.numpy() for tensor in tensors(arguments(inputs))]
+        outputs = [
+            torch.from_numpy(output) for output in session.run(None, dict(zip(names, arrays, strict=True)))
+        ]
+        return outputs[0] if structure is None else _placed(json.loads(structure), outputs)
 
     return run
 

@@ -10,13 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch import Tensor
-
 from autocompress.errors import TrialError, one_line
+from autocompress.task.inputs import Inputs, arguments, tensors
 
 
-def quantize_onnx(path: Path, calibration: Sequence[Tensor]) -> None:
+def quantize_onnx(path: Path, calibration: Sequence[Inputs]) -> None:
     """Replace a float ONNX file by its int8 form: QDQ, unsigned activations, signed weights per channel.
 
     Args:
@@ -50,15 +48,18 @@ def quantize_onnx(path: Path, calibration: Sequence[Tensor]) -> None:
 class _Reader:
     """Hands ONNX Runtime one batch after the other."""
 
-    def __init__(self, path: Path, batches: Sequence[Tensor]) -> None:
+    def __init__(self, path: Path, batches: Sequence[Inputs]) -> None:
         import onnx
 
-        self.name = onnx.load(str(path), load_external_data=False).graph.input[0].name
-        self.left: Iterator[np.ndarray] = iter([batch.numpy() for batch in batches])
+        self.names = [given.name for given in onnx.load(str(path), load_external_data=False).graph.input]
+        self.left: Iterator[Inputs] = iter(batches)
 
     def get_next(self) -> dict[str, Any] | None:
         batch = next(self.left, None)
-        return None if batch is None else {self.name: batch}
+        if batch is None:
+            return None
+        arrays = [tensor.numpy() for tensor in tensors(arguments(batch))]
+        return dict(zip(self.names, arrays, strict=True))
 
     def __iter__(self) -> _Reader:
         return self

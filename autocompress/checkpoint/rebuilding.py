@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autocompress import plugins
 from autocompress.checkpoint.store import EDITS, WEIGHTS, open_checkpoint
 from autocompress.checkpoint.weights import load_weights_into
 from autocompress.errors import CheckpointError
 from autocompress.surgery import Edit, apply, edits_from_json
+from autocompress.task.inputs import Inputs, from_json
 
 
 def rebuild(model: nn.Module, path: str | Path) -> nn.Module:
@@ -29,12 +29,10 @@ def rebuild(model: nn.Module, path: str | Path) -> nn.Module:
         CheckpointError: the folder is damaged, or does not belong to such a model.
     """
     checkpoint = open_checkpoint(Path(path))
-    spec = checkpoint.manifest["input"]
-    example = torch.zeros((2, *spec["shape"][1:]), dtype=getattr(torch, spec["dtype"]))
-    return rebuild_from(model, checkpoint.path, example)
+    return rebuild_from(model, checkpoint.path, from_json(checkpoint.manifest["input"]))
 
 
-def rebuild_from(model: nn.Module, folder: Path, example: Tensor) -> nn.Module:
+def rebuild_from(model: nn.Module, folder: Path, example: Inputs) -> nn.Module:
     """The same from a folder that need not be whole yet.
 
     Args:

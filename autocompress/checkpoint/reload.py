@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from autocompress.checkpoint.program import load_program
 from autocompress.errors import CheckpointError, one_line
 from autocompress.graph.proof import relative_difference
+from autocompress.task.inputs import Inputs, arguments, tensors
 
 _CHILD = Path(__file__).with_name("reload_child.py")
 TOLERANCE = 1e-5
 
 
-def reload_faults(programs: Sequence[Path], inputs: Tensor) -> dict[Path, str]:
+def reload_faults(programs: Sequence[Path], inputs: Inputs) -> dict[Path, str]:
     """Load programs in a process that does not know this package, and compare what they put out.
 
     Args:
@@ -49,21 +49,21 @@ def reload_faults(programs: Sequence[Path], inputs: Tensor) -> dict[Path, str]:
     return faults
 
 
-def _difference(path: Path, inputs: Tensor, output: Tensor) -> str | None:
+def _difference(path: Path, inputs: Inputs, output: Any) -> str | None:
     """How what a program puts out here differs from what it put out there."""
     try:
         with torch.no_grad():
-            difference = relative_difference(load_program(path)(inputs), output)
+            difference = relative_difference(tensors(load_program(path)(inputs)), output)
     except CheckpointError as error:
         return one_line(error)
     return f"its outputs differ by {difference:.1e}" if difference > TOLERANCE else None
 
 
-def _run_child(programs: Sequence[Path], inputs: Tensor) -> tuple[list[Any], list[Any], list[str]] | None:
+def _run_child(programs: Sequence[Path], inputs: Inputs) -> tuple[list[Any], list[Any], list[str]] | None:
     """Outputs, errors and modules of this package of the process; None where it ended without an answer."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        torch.save(inputs.clone(), folder / "inputs.pt")
+        torch.save(arguments(inputs), folder / "inputs.pt")
         (folder / "programs.json").write_text(json.dumps([str(path) for path in programs]))
         # -P: neither this folder nor the working directory may lend the child a module.
         done = subprocess.run(

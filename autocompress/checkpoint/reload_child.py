@@ -10,32 +10,36 @@ import json
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 
-def _run(path: str, inputs: torch.Tensor) -> torch.Tensor:
+def _run(path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
     if path.endswith(".onnx"):
         import onnxruntime
 
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: inputs.numpy()})[0])
+        arrays = [leaf.numpy() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        feed = dict(zip((given.name for given in session.get_inputs()), arrays, strict=True))
+        return [torch.from_numpy(output) for output in session.run(None, feed)]
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        outputs: torch.Tensor = torch.export.load(path).module()(inputs)
-    return outputs
+        outputs = torch.export.load(path).module()(*args, **kwargs)
+    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
 
 
 def main() -> None:
     """Run the programs of the folder named on the command line, and write their outputs and errors there."""
     folder = Path(sys.argv[1])
-    inputs = torch.load(folder / "inputs.pt", weights_only=True)
+    args, kwargs = torch.load(folder / "inputs.pt", weights_only=True)
     programs = json.loads((folder / "programs.json").read_text())
-    outputs: list[torch.Tensor | None] = []
+    outputs: list[list[torch.Tensor] | None] = []
     errors: list[str | None] = []
     for path in programs:
         try:
-            output, error = _run(path, inputs), None
+            output, error = _run(path, args, kwargs), None
         except Exception as failure:  # whatever it is, the others are to be run as well
             output, error = None, f"{type(failure).__name__}: {failure}".strip().splitlines()[0]
         outputs.append(output)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from autocompress.checkpoint.program import (
     Program,
@@ -25,6 +25,7 @@ from autocompress.checkpoint.quantize import quantize_onnx
 from autocompress.checkpoint.weights import save_weights
 from autocompress.errors import CheckpointError
 from autocompress.surgery import Edit
+from autocompress.task import Inputs
 
 SCHEMA = 2
 MANIFEST, EDITS, WEIGHTS, PROGRAM, ONNX = (
@@ -80,9 +81,9 @@ class Writer:
     def write(
         self,
         model: nn.Module,
-        example: Tensor,
+        example: Inputs,
         artifact: str,
-        calibration: Sequence[Tensor] = (),
+        calibration: Sequence[Inputs] = (),
         edits: Sequence[Edit] = (),
     ) -> Checkpoint:
         """Edits, weights and programs of a model; the checkpoint can be measured, but isn't there yet.

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from autocompress.checkpoint import Checkpoint, export_onnx, export_program
 from autocompress.checkpoint.store import Writer
 from autocompress.errors import SettingsError
 from autocompress.methods.base import Method
 from autocompress.surgery import Edit, absorb_biases
-from autocompress.task import InputSpec, Task
+from autocompress.task import Inputs, Task, moved
 from autocompress.task.checks import check_batches_of_one
-from autocompress.task.limits import check_limits, check_something_left, settle
+from autocompress.task.sizes import with_varying_sizes
 from autocompress.training.loop import Trainer, device_of
 from autocompress.trial import compress_stage, compressing_epochs, seed_everything
 
@@ -31,15 +31,15 @@ class Compressed:
         edits: every structural change from the model that was given to it, as data.
         difference: greatest relative difference that surgery made to outputs.
         example: inputs, `(B, ...)` with B ≥ 2.
-        input: what the model takes.
+        input: what the model takes, as in a manifest.
     """
 
     model: nn.Module
     history: list[dict[str, float]]
     edits: tuple[Edit, ...]
     difference: float
-    example: Tensor = field(repr=False)
-    input: InputSpec = field(repr=False)
+    example: Inputs = field(repr=False)
+    input: Mapping[str, Any] = field(repr=False)
 
     def save(self, path: str | Path) -> Checkpoint:
         """Write a checkpoint folder, which `rebuild` makes the model of again.
@@ -52,7 +52,7 @@ class Compressed:
             writer.write(self.model, self.example, "pt2", edits=self.edits)
             return writer.commit(
                 {
-                    "input": self.input.to_json(),
+                    "input": dict(self.input),
                     "artifact": "pt2",
                     "check": {"max_relative_difference": self.difference},
                     "history": self.history,
@@ -82,8 +82,6 @@ def compress(
     task: Task,
     methods: Method | Sequence[Method],
     *,
-    exclude: Sequence[str] = (),
-    at_least: Mapping[str, float] = MappingProxyType({}),
     compress_share: float = 0.5,
     seed: int = 0,
 ) -> Compressed:
@@ -93,19 +91,13 @@ def compress(
         model: where training starts; changed in place, use what is returned.
         task: data, loss and recipe; `recipe.epochs` is the total.
         methods: configured, such as `ac.Alcn(initial_ratio=0.5)`.
-        exclude: layers that methods leave as they are: by a module's name, which stands for all inside of
-            it, a pattern as "layer1.*", or a class as "BatchNorm2d". Layers with frozen parameters are left
-            as they are anyway.
-        at_least: layers, written alike → least share of their channels, or of their rank, that stays.
         compress_share: share of the epochs that train with methods, in (0, 1]; what is left to fine-tune is
             one epoch at least, or half of the only one.
         seed: of everything random.
 
     Raises:
-        SettingsError: `compress_share` or a share is out of range, no method is given, a pattern names no
-            layer, or nothing is left to compress.
-        TaskError: all parameters are frozen, or `train` has a batch of one row, which the model cannot train
-            on.
+        SettingsError: `compress_share` is out of range, or no method is given.
+        TaskError: `train` has a batch of one row, which the model cannot train on.
         DivergedError: the loss became NaN or infinite.
         ProofError: the compact model does not equal the one that was trained.
     """
@@ -114,9 +106,7 @@ def compress(
     stages = [methods] if isinstance(methods, Method) else list(methods)
     if not stages:
         raise SettingsError("methods must name at least one method but got none.")
-    check_limits(exclude, at_least)
-    task = replace(task, limits=settle(model, exclude, at_least))
-    check_something_left(model, task.limits_of(model))
+    task = with_varying_sizes(task)
     check_batches_of_one(task, model)
     seed_everything(seed, task)
     trainer = Trainer(task, max(task.recipe.epochs, len(stages)))
@@ -129,5 +119,5 @@ def compress(
         edits += stage.edits
     trainer.fit(model, trainer.epochs - compressing)
     example = task.example()
-    absorb_biases(model.eval(), example.to(device_of(model)), task.limits)
-    return Compressed(model.eval(), trainer.history, tuple(edits), difference, example, task.input_spec())
+    absorb_biases(model.eval(), moved(example, device_of(model)))
+    return Compressed(model.eval(), trainer.history, tuple(edits), difference, example, task.input_json())

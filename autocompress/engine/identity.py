@@ -33,7 +33,7 @@ def identity(prepared: Prepared) -> dict[str, Any]:
     return {
         **prepared.settings.identity(),
         "recipe": recipe,
-        "input": task.input_spec().to_json(),
+        "input": task.input_json(),
         "metrics": None if task.metrics is None else sorted(task.metrics),
         "batch_size": batch_size if isinstance(batch_size, int) else None,
         DIGESTS: _digests(prepared),
@@ -57,7 +57,6 @@ def _digests(prepared: Prepared) -> dict[str, str | None]:
         # The default metrics are the package's own.
         **{f"metrics.{name}": digest(metric) for name, metric in (task.metrics or {}).items()},
         "architecture": _architecture(prepared),
-        "frozen": digest(sorted(n for n, p in prepared.model.named_parameters() if not p.requires_grad)),
         # Weights that a model begins with are drawn anew; trained ones are `weights`.
         "model": digest(_maker(task), tensors=False),
         **_spaces(prepared.spaces),

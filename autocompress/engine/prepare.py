@@ -8,14 +8,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from autocompress import plugins
 from autocompress.checkpoint.store import Writer
 from autocompress.data import BUILT_IN, load_task, with_validation
 from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError, TaskError, TrialError, one_line
-from autocompress.graph import Analysis, analyse, within
+from autocompress.graph import Analysis, analyse
 from autocompress.graph.costs import profile
 from autocompress.measure import (
     STATIC,
@@ -27,7 +27,7 @@ from autocompress.measure import (
 )
 from autocompress.measure.latency import LatencySettings
 from autocompress.plugins import SearchSpace, Suggest
-from autocompress.task import Limits, ModelProfile, Task
+from autocompress.task import Inputs, ModelProfile, Task
 from autocompress.task.checks import (
     check_batches_of_one,
     check_forward,
@@ -36,11 +36,9 @@ from autocompress.task.checks import (
     check_teacher,
     make_model,
 )
-from autocompress.task.limits import check_something_left, settle
 from autocompress.task.pretrained import load_weights
+from autocompress.task.sizes import with_varying_sizes
 from autocompress.trial import Measuring
-
-_MOST_SHOWN = 5  # layers of a line
 
 
 @dataclass(frozen=True)
@@ -84,15 +82,16 @@ def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> 
     target = None if settings.target is None else Constraint.parse(settings.target, known, "target")
     # The search's seed has no part in it: searches of several seeds compare models on the same rows.
     task, origin = with_validation(task)
+    task = with_varying_sizes(task)
     if settings.epochs is not None:
         task = task.with_recipe(epochs=settings.epochs)
-    task, model, weights_note = _with_model(task, settings)
+    task, model, weights_note = _with_model(task)
     example = task.example()
-    analysis = within(analyse(model, example), task.limits_of(model))
+    analysis = analyse(model, example)
     _check_export(model, example, settings.artifact)
     model_profile = profile(model, example, analysis)
     latency = LatencySettings(settings.latency_batch_size, settings.latency_threads)
-    spaces = _spaces(settings, model_profile, analysis.limits) if proposing else {}
+    spaces = _spaces(settings, model_profile) if proposing else {}
     bounds = (*constraints, *(() if target is None else (target,)))
     measured = [o.metric for o in objectives] + [m for c in bounds for m in c.metrics]
     return Prepared(
@@ -113,18 +112,8 @@ def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> 
         ),
         latency=latency,
         out=Path(settings.out or f"runs/{_slug(task.name)}-{_slug(task.model_name)}"),
-        notes=tuple(note for note in (weights_note, origin, _staying(analysis)) if note is not None),
+        notes=tuple(note for note in (weights_note, origin) if note is not None),
     )
-
-
-def _staying(analysis: Analysis) -> str | None:
-    """Which layers stay as they are, in one line; None where none does."""
-    staying = [name for name in analysis.layers if analysis.limits.why_layer(name) is not None]
-    if not staying:
-        return None
-    shown = ", ".join(name or "(the model itself)" for name in staying[:_MOST_SHOWN])
-    more = ", …" if len(staying) > _MOST_SHOWN else ""
-    return f"{len(staying)} of {len(analysis.layers)} layers stay as they are: {shown}{more}"
 
 
 def _loaded(task: Task | str, settings: Settings) -> Task:
@@ -160,18 +149,13 @@ def _resolved(
         epochs=task.recipe.epochs,
         constraints=tuple(constraint.text for constraint in constraints),
         warm_start=None if settings.warm_start is None else str(Path(settings.warm_start)),
-        exclude=tuple(sorted(set(settings.exclude))),
     )
 
 
-def _with_model(task: Task, settings: Settings) -> tuple[Task, nn.Module, str | None]:
-    """The task, with limits, whose weights are under its model's names; its model, which has them; and what
-    was made of them. The task suits the model."""
+def _with_model(task: Task) -> tuple[Task, nn.Module, str | None]:
+    """The task, whose weights are under its model's names; its model, which has them; and what was made of
+    them. The task suits the model."""
     model = make_model(task)
-    # Before it is run: what a new model has in evaluation is to stay there.
-    limits = settle(model, settings.exclude, settings.at_least)
-    task = replace(task, limits=limits)
-    check_something_left(model, limits)
     check_teacher(task, check_forward(task, model))
     check_batches_of_one(task, model)
     check_labels(task, model)
@@ -193,7 +177,7 @@ def _bounds(settings: Settings, objectives: Sequence[Objective]) -> tuple[str, .
     return (*accuracy, f"{costs}<=ref") if costs else tuple(accuracy)
 
 
-def _check_export(model: nn.Module, example: Tensor, artifact: str) -> None:
+def _check_export(model: nn.Module, example: Inputs, artifact: str) -> None:
     """Export the untrained model once: what cannot be stored is not worth training."""
     with tempfile.TemporaryDirectory() as scratch:
         writer = Writer(Path(scratch) / "dry-run")
@@ -211,9 +195,8 @@ def _check_names(settings: Settings) -> None:
         plugins.search_space(location)
 
 
-def _spaces(settings: Settings, model_profile: ModelProfile, limits: Limits) -> dict[str, SearchSpace]:
+def _spaces(settings: Settings, model_profile: ModelProfile) -> dict[str, SearchSpace]:
     """Label → every search space that a trial may use."""
-    hint = "" if limits == Limits() else " (autocompress inspect says which layers stay, and why)"
     spaces: dict[str, SearchSpace] = {}
     chosen: Sequence[str] = settings.methods or ()
     if settings.methods is None and not settings.spaces:
@@ -221,11 +204,11 @@ def _spaces(settings: Settings, model_profile: ModelProfile, limits: Limits) -> 
         known = {m: cls for m, cls in plugins.compressors().items() if m in plugins.search_spaces()}
         chosen = [method for method, cls in known.items() if not cls.unsupported(model_profile)]
         if not chosen:
-            raise SettingsError(f"methods must include one that fits the model but none does{hint}.")
+            raise SettingsError("methods must include one that fits the model but none does.")
     for method in chosen:
         reason = plugins.compressor(method).unsupported(model_profile)
         if reason is not None:
-            raise SettingsError(f"methods must fit the model but {method!r} does not: {reason}{hint}.")
+            raise SettingsError(f"methods must fit the model but {method!r} does not: {reason}.")
         spaces[method] = plugins.search_space(method)
     for location in settings.spaces:
         spaces[_label(location, spaces)] = plugins.search_space(location)

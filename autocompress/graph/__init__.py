@@ -1,7 +1,6 @@
 """Analysis of a model's `torch.export` graph: which channels are coupled, and what is left alone."""
 
 from autocompress.graph.analysis import analyse
-from autocompress.graph.limits import CutPairs, within
 from autocompress.graph.masking import mask_channels
 from autocompress.graph.proof import TOLERANCE, compact
 from autocompress.graph.removal import remove_channels
@@ -11,7 +10,6 @@ from autocompress.graph.topology import CutPoint, ResidualBranch, why_illegal
 __all__ = [
     "TOLERANCE",
     "Analysis",
-    "CutPairs",
     "CutPoint",
     "Group",
     "Keep",
@@ -22,5 +20,4 @@ __all__ = [
     "mask_channels",
     "remove_channels",
     "why_illegal",
-    "within",
 ]

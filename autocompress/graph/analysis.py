@@ -20,13 +20,14 @@ from autocompress.graph.structure import Analysis, unused_name
 from autocompress.graph.structure_key import StructureKey, structure_key
 from autocompress.graph.tracing import Tracer
 from autocompress.graph.training_mode import Training, annotate, last_input, marked, observe
+from autocompress.task.inputs import Inputs, moved
 
 # A trial analyses the reference, and what each of its stages begins with, before and after it is trained.
 _CACHE: OrderedDict[StructureKey, Analysis] = OrderedDict()
 _CACHE_SIZE = 16
 
 
-def analyse(model: nn.Module, example: Tensor, graph: fx.GraphModule | None = None) -> Analysis:
+def analyse(model: nn.Module, example: Inputs, graph: fx.GraphModule | None = None) -> Analysis:
     """Find a model's coupled channel groups on its exported graph, all proven by a trial removal.
 
     Args:
@@ -41,7 +42,7 @@ def analyse(model: nn.Module, example: Tensor, graph: fx.GraphModule | None = No
         subject = copy.deepcopy(model).to("cpu").eval()
     except RuntimeError as error:
         raise TraceError(f"the model must be copyable but: {one_line(error)}") from error
-    inputs = example.to("cpu")
+    inputs = moved(example, "cpu")
     key = structure_key(subject, inputs)
     if key is None:
         return _analysed(subject, inputs, graph)
@@ -53,7 +54,7 @@ def analyse(model: nn.Module, example: Tensor, graph: fx.GraphModule | None = No
     return _CACHE[key]
 
 
-def _analysed(subject: nn.Module, inputs: Tensor, graph: fx.GraphModule | None) -> Analysis:
+def _analysed(subject: nn.Module, inputs: Inputs, graph: fx.GraphModule | None) -> Analysis:
     exported, training = _exported(subject, inputs, graph)
     states = _states(subject)
     constants = _name_constants(exported, states)
@@ -65,7 +66,7 @@ def _analysed(subject: nn.Module, inputs: Tensor, graph: fx.GraphModule | None) 
 
 
 def _exported(
-    model: nn.Module, example: Tensor, graph: fx.GraphModule | None
+    model: nn.Module, example: Inputs, graph: fx.GraphModule | None
 ) -> tuple[fx.GraphModule, Training]:
     """A model's graph, modules that return their input marked in it, and what it does in training."""
     try:
@@ -82,9 +83,10 @@ def _exported(
 
 def _follow_inputs(graph: fx.Graph) -> None:
     """Make tensors of a graph where its input is, which need not be where it was traced."""
-    inputs = last_input(graph)
-    with graph.inserting_after(inputs):
-        device = graph.call_function(getattr, (inputs, "device"))
+    given = [node for node in graph.nodes if node.op == "placeholder"]
+    given = [node for node in given if isinstance(node.meta.get("val"), Tensor)]
+    with graph.inserting_after(last_input(graph)):
+        device = graph.call_function(getattr, (given[0], "device"))
     for node in list(graph.nodes):
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             graph.erase_node(node)

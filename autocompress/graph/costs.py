@@ -6,24 +6,33 @@ import copy
 import itertools
 import math
 from collections import defaultdict
-from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autocompress.graph.branch_gate import BranchGate
 from autocompress.graph.exporting import plain_attention
-from autocompress.graph.layers import WeightLayer, weight_layers
-from autocompress.graph.limits import CutPairs
+from autocompress.graph.layers import weight_layers
 from autocompress.graph.structure import Analysis
+from autocompress.graph.topology import why_illegal
 from autocompress.graph.tracing import shape_of
-from autocompress.task import CostTerm, CutProfile, GroupProfile, LayerProfile, Limits, ModelProfile
+from autocompress.task import (
+    CostTerm,
+    CutProfile,
+    GroupProfile,
+    Inputs,
+    LayerProfile,
+    ModelProfile,
+    call,
+    moved,
+)
+from autocompress.task.inputs import leaves, take
 from autocompress.weights.decoders import EncodedLayer, decode_weights
 
 
-def layer_macs(model: nn.Module, example: Tensor) -> dict[str, int]:
+def layer_macs(model: nn.Module, example: Inputs) -> dict[str, int]:
     """Multiply-accumulates of one input through each module; "" is the whole model.
 
     Counted by PyTorch's own `FlopCounterMode` on meta tensors, attention's fast path off. Decoding a weight
@@ -32,7 +41,7 @@ def layer_macs(model: nn.Module, example: Tensor) -> dict[str, int]:
     dense = decode_weights(copy.deepcopy(model))
     with plain_attention():
         try:
-            counter = _count(copy.deepcopy(dense).to("meta"), example[:1].to("meta"))
+            counter = _count(copy.deepcopy(dense).to("meta"), moved(take(example, slice(1)), "meta"))
         except (RuntimeError, NotImplementedError):
             # Models that hold tensors besides parameters and buffers cannot move to the meta device.
             counter = _count(dense, _near(dense, example))
@@ -45,11 +54,11 @@ def layer_macs(model: nn.Module, example: Tensor) -> dict[str, int]:
     return counts
 
 
-def _count(model: nn.Module, example: Tensor) -> FlopCounterMode:
+def _count(model: nn.Module, example: Inputs) -> FlopCounterMode:
     was_training = model.training
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        model.eval()(example)
+        call(model.eval(), example)
     model.train(was_training)
     return counter
 
@@ -68,18 +77,19 @@ class _NodeCounter(fx.Interpreter):
         return result
 
 
-def node_macs(model: nn.Module, example: Tensor, analysis: Analysis) -> dict[str, int]:
+def node_macs(model: nn.Module, example: Inputs, analysis: Analysis) -> dict[str, int]:
     """Multiply-accumulates of one input at each node of the model's graph, in order."""
     counter = _NodeCounter(analysis.trace.module(model))
     with torch.no_grad():
-        counter.run(_near(model, example))
+        counter.run(*leaves(_near(model, example)), enable_io_processing=False)
     return counter.macs
 
 
-def _near(model: nn.Module, example: Tensor) -> Tensor:
+def _near(model: nn.Module, example: Inputs) -> Inputs:
     """One input, where the model is."""
     parameter = next(model.parameters(), None)
-    return example[:1] if parameter is None else example[:1].to(parameter.device)
+    single: Inputs = take(example, slice(1))
+    return single if parameter is None else moved(single, parameter.device)
 
 
 def count_params(model: nn.Module) -> int:
@@ -90,7 +100,7 @@ def count_params(model: nn.Module) -> int:
     return plain + sum(code.numbers for code in codes)
 
 
-def profile(model: nn.Module, example: Tensor, analysis: Analysis) -> ModelProfile:
+def profile(model: nn.Module, example: Inputs, analysis: Analysis) -> ModelProfile:
     """What a search space may know of the model."""
     macs = layer_macs(model, example)
     shapes = {n: p.shape for n, p in model.named_parameters(remove_duplicate=False)}
@@ -105,37 +115,21 @@ def profile(model: nn.Module, example: Tensor, analysis: Analysis) -> ModelProfi
             group_params += share * shape.numel()
             if len(shape) > 1:
                 group_macs += share * macs.get(member.layer, 0)
-        groups.append(
-            GroupProfile(group.name, group.width, round(group_params), round(group_macs), least=group.least)
-        )
-    pairs = CutPairs(analysis)
-    layers = weight_layers(model, analysis, macs)
-    changing = {layer.name for layer in layers}
-    unlimited = replace(analysis, limits=Limits())
-    staying = [layer for layer in weight_layers(model, unlimited, macs) if layer.name not in changing]
+        groups.append(GroupProfile(group.name, group.width, round(group_params), round(group_macs)))
+    layers = tuple(
+        LayerProfile(layer.name, layer.kind, layer.params, layer.macs, layer.obstacle is None)
+        for layer in weight_layers(model, analysis, macs)
+    )
     return ModelProfile(
         params=count_params(model),
         macs=macs.get("", 0),
         groups=tuple(groups),
-        cut_points=_cut_profiles(model, example, analysis, pairs),
-        layers=tuple(_layer_profile(layer, analysis) for layer in layers),
+        cut_points=_cut_profiles(model, example, analysis),
+        layers=layers,
         outputs=_output_shape(analysis),
-        staying_params=sum(layer.params for layer in staying),
-        staying_macs=sum(layer.macs for layer in staying),
-        new_head=bool(pairs.cuts) and pairs.why_illegal(len(pairs.cuts) - 1, None) is None,
         mixing_blocks=sum(isinstance(m, BranchGate) and m.complement for m in model.modules()),
         cost_terms=_cost_terms(model, analysis, macs),
     )
-
-
-def _layer_profile(layer: WeightLayer, analysis: Analysis) -> LayerProfile:
-    least, rows, columns = 0.0, layer.shape[0], math.prod(layer.shape[1:])
-    if analysis.limits.share(layer.name):
-        # A unit of rank costs a row and a column of the weight, folded to f × (c · k₁ · k₂).
-        ranks = analysis.limits.least_rank(layer.name, layer.shape, min(rows, columns))
-        least = min(1.0, ranks * (rows + columns) / max(1, layer.params))
-    factorable = layer.obstacle is None and least < 1
-    return LayerProfile(layer.name, layer.kind, layer.params, layer.macs, factorable, least)
 
 
 def _cost_terms(model: nn.Module, analysis: Analysis, macs: dict[str, int]) -> tuple[CostTerm, ...]:
@@ -179,15 +173,13 @@ def _output_shape(analysis: Analysis) -> tuple[int, ...]:
     return shape_of(made[0])[1:] if len(made) == 1 else ()
 
 
-def _cut_profiles(
-    model: nn.Module, example: Tensor, analysis: Analysis, pairs: CutPairs
-) -> tuple[CutProfile, ...]:
+def _cut_profiles(model: nn.Module, example: Inputs, analysis: Analysis) -> tuple[CutProfile, ...]:
     counts = node_macs(model, example, analysis)
     before = dict(zip(counts, itertools.accumulate(counts.values()), strict=True))
     cuts, profiles = analysis.cut_points, []
     for position, cut in enumerate(cuts):
         later = range(position + 1, len(cuts))
-        partners = tuple(end for end in later if pairs.why_illegal(position, end) is None)
+        partners = tuple(b for b in later if why_illegal(cut, cuts[b]) is None)
         layers = [model.get_submodule(name).parameters(recurse=False) for name in cut.layers]
         params = sum(p.numel() for layer in layers for p in layer)
         profiles.append(CutProfile(cut.name, cut.shape, params, before[cut.node], partners))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import traceback
@@ -16,16 +17,20 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx.experimental.symbolic_shapes import ConstraintViolationError, GuardOnDataDependentSymNode
+from torch.utils import _pytree as pytree
 
 from autocompress.errors import TraceError, one_line
 from autocompress.graph.blocks import write_out_blocks
+from autocompress.task.inputs import Inputs, arguments, call, dynamic_shapes, plain
 
 # Where no code of a model is: this package and PyTorch.
 _TRACERS = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
 
 
-def export(model: nn.Module, example: Tensor, least: int = 1) -> ExportedProgram:
+def export(model: nn.Module, example: Inputs, least: int = 1) -> ExportedProgram:
     """The exported program of a model for any batch size.
+
+    It returns what `call` makes of the model's outputs: tensors in plain containers.
 
     Args:
         model: exported in eval mode.
@@ -35,20 +40,39 @@ def export(model: nn.Module, example: Tensor, least: int = 1) -> ExportedProgram
     Raises:
         TraceError: PyTorch cannot trace it; why, and where in the model's code.
     """
-    batch = ({0: torch.export.Dim("batch", min=least)},)
+    sizes = dynamic_shapes(model, example, least)
+    # Clones, because a program stores its example inputs with their whole storage.
+    args, kwargs = arguments(pytree.tree_map_only(Tensor, torch.clone, example))
     with inference(model):
         try:
             # What a model makes at its first call must not be made of the tracer's tensors.
-            model(example)
+            call(model, example)
             # With gradients, so that a program tells where a model lets none pass.
-            with torch.enable_grad(), _quiet_tracing():
-                # A clone, because a program stores its example inputs with their whole storage.
-                program = torch.export.export(model, (example.clone(),), dynamic_shapes=batch)
+            with torch.enable_grad(), _quiet_tracing(), _plain_outputs(model):
+                program = torch.export.export(model, args, kwargs, dynamic_shapes=sizes)
         except Exception as error:  # of a user's forward it is any error
             raise untraceable(error) from error
     write_out_blocks(program)
     _refuse_objects(program)
     return program
+
+
+@contextlib.contextmanager
+def _plain_outputs(model: nn.Module) -> Iterator[None]:
+    """Let a model return plain containers, which whoever loads the program has."""
+    own, forward = model.__dict__.get("forward"), model.forward
+
+    @functools.wraps(forward)
+    def plainly(*args: Any, **kwargs: Any) -> Any:
+        return plain(forward(*args, **kwargs))
+
+    model.__dict__["forward"] = plainly
+    try:
+        yield
+    finally:
+        model.__dict__.pop("forward")
+        if own is not None:
+            model.__dict__["forward"] = own
 
 
 def _refuse_objects(program: ExportedProgram) -> None:

@@ -63,21 +63,19 @@ class WeightLayer:
 
 
 def weight_layers(model: nn.Module, analysis: Analysis, macs: Mapping[str, int]) -> tuple[WeightLayer, ...]:
-    """All linear and convolution layers whose weight the graph uses, in order of their first use; but for
-    those that stay as they are.
+    """All linear and convolution layers whose weight the graph uses, in order of their first use.
 
     Args:
         model: not changed.
-        analysis: of this model, within limits.
+        analysis: of this model.
         macs: multiply-accumulates of one input by module, from `layer_macs`.
     """
-    modules, limits = dict(model.named_modules()), analysis.limits
+    modules = dict(model.named_modules())
     readers: dict[str, list[fx.Node]] = {}
     for node in analysis.trace.graph.nodes:
         for source in node.all_input_nodes:
             owner, _, leaf = str(source.target).rpartition(".")
-            is_weight = source.op == "get_attr" and leaf == "weight"
-            if is_weight and isinstance(modules.get(owner), FACTORABLE) and not limits.why_layer(owner):
+            if source.op == "get_attr" and leaf == "weight" and isinstance(modules.get(owner), FACTORABLE):
                 readers.setdefault(owner, []).append(node)
     shared = _shared(model)
     return tuple(

@@ -17,6 +17,7 @@ from autocompress.graph.masking import mask_channels
 from autocompress.graph.removal import remove_channels
 from autocompress.graph.rewriting import rewrite_channels
 from autocompress.graph.structure import Analysis, Keep
+from autocompress.task.inputs import Inputs, call, repeated_rows, rows
 
 TOLERANCE = 1e-4
 
@@ -39,7 +40,7 @@ def relative_difference(a: Any, b: Any) -> float:
     return difference if difference == difference else float("inf")
 
 
-def check_graph(model: nn.Module, graph: nn.Module, example: Tensor) -> None:
+def check_graph(model: nn.Module, graph: nn.Module, example: Inputs) -> None:
     """A model's graph, with its layers called as modules, must compute what the model does.
 
     Args:
@@ -51,14 +52,14 @@ def check_graph(model: nn.Module, graph: nn.Module, example: Tensor) -> None:
         TrialError: it does not.
     """
     with torch.no_grad(), plain_attention():
-        difference = relative_difference(model.eval()(example), graph.eval()(example))
+        difference = relative_difference(call(model.eval(), example), call(graph.eval(), example))
     if difference > TOLERANCE:
         raise TrialError(
             f"the model's graph must compute what the model does but differs by {difference:.1e}."
         )
 
 
-def compact(model: nn.Module, analysis: Analysis, keep: Keep, probe: Tensor) -> tuple[nn.Module, float]:
+def compact(model: nn.Module, analysis: Analysis, keep: Keep, probe: Inputs) -> tuple[nn.Module, float]:
     """The model without the units that are not kept, and how far its outputs are from the masked one's.
 
     The model's own modules are cut; where its code does not run with them, or computes something
@@ -77,20 +78,20 @@ def compact(model: nn.Module, analysis: Analysis, keep: Keep, probe: Tensor) -> 
         TrialError: neither can be cut.
     """
     with torch.no_grad(), plain_attention():
-        expected = mask_channels(model, analysis, keep).eval()(probe)
+        expected = call(mask_channels(model, analysis, keep).eval(), probe)
         try:
             smaller = remove_channels(model, analysis, keep).eval()
-            difference = relative_difference(expected, smaller(probe))
+            difference = relative_difference(expected, call(smaller, probe))
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, ArithmeticError):
             # The model's code fixes a size that changed.
             difference = float("inf")
         if difference <= TOLERANCE:
             return smaller, difference
         rewritten = rewrite_channels(model, analysis, keep).eval()
-        return rewritten, relative_difference(expected, rewritten(probe))
+        return rewritten, relative_difference(expected, call(rewritten, probe))
 
 
-def prove_groups(model: nn.Module, example: Tensor, analysis: Analysis) -> Analysis:
+def prove_groups(model: nn.Module, example: Inputs, analysis: Analysis) -> Analysis:
     """Freeze, with the reason, every group whose removal does not equal masking it.
 
     All groups are tried at once; where that fails the set is halved until the culprits are alone.
@@ -109,7 +110,7 @@ def prove_groups(model: nn.Module, example: Tensor, analysis: Analysis) -> Analy
     return replace(analysis, groups=groups, frozen=frozen)
 
 
-def _culprits(model: nn.Module, example: Tensor, analysis: Analysis, names: list[str]) -> dict[str, str]:
+def _culprits(model: nn.Module, example: Inputs, analysis: Analysis, names: list[str]) -> dict[str, str]:
     reason = _failure(model, example, analysis, names)
     if reason is None:
         return {}
@@ -137,10 +138,10 @@ def random_keep(analysis: Analysis, names: list[str], seed: int = 0) -> dict[str
     return keep
 
 
-def _failure(model: nn.Module, example: Tensor, analysis: Analysis, names: list[str]) -> str | None:
+def _failure(model: nn.Module, example: Inputs, analysis: Analysis, names: list[str]) -> str | None:
     """Why the removal of a random part of these groups is wrong; None where it is right."""
     # One input more than the graph was traced with: the batch must stay free.
-    probe = torch.cat([example, example[:1]])
+    probe = repeated_rows(example, rows(example) + 1)
     try:
         _, difference = compact(model, analysis, random_keep(analysis, names), probe)
     except Exception as error:

@@ -17,7 +17,6 @@ from torch import Tensor, fx, nn
 
 from autocompress.graph.labels import Ids
 from autocompress.graph.topology import CutPoint, ResidualBranch
-from autocompress.task import Limits
 
 Role = Literal["out", "in", "channel"]
 
@@ -57,19 +56,11 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """Channels that can only be removed together, unit by unit, from all its members.
-
-    Args:
-        name: of the layer that makes them.
-        width: how many units there are.
-        members: all that they run through.
-        least: units that must stay.
-    """
+    """Channels that can only be removed together, unit by unit, from all its members."""
 
     name: str
     width: int
     members: tuple[Member, ...]
-    least: int = 1
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -164,7 +155,6 @@ class Analysis:
         cut_points: tensors that every path from input to output passes through.
         residuals: branches beside a shortcut, added to it at their end.
         trace: what the graph says, for rewriting it.
-        limits: that groups, branches and reasons are within, and that layers and cut points go by.
     """
 
     groups: tuple[Group, ...]
@@ -173,7 +163,6 @@ class Analysis:
     cut_points: tuple[CutPoint, ...]
     residuals: tuple[ResidualBranch, ...]
     trace: Trace = field(repr=False, compare=False)
-    limits: Limits = field(default_factory=Limits)
 
     def group(self, name: str) -> Group:
         """The group of that name; `KeyError` if there is none."""

@@ -11,6 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from autocompress.task.inputs import Inputs, tensors
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class StructureKey:
     referents: tuple[Any, ...] = field(compare=False, repr=False)
 
 
-def structure_key(model: nn.Module, example: Tensor) -> StructureKey | None:
+def structure_key(model: nn.Module, example: Inputs) -> StructureKey | None:
     """The key of a model and the inputs that it is exported with; None where the model cannot be pickled.
 
     Models are told apart by all that pickling sees: classes, attributes, hooks, the code of graph modules,
@@ -40,7 +43,8 @@ def structure_key(model: nn.Module, example: Tensor) -> StructureKey | None:
     content = io.BytesIO()
     pickler = _StructurePickler(content, model)
     try:
-        pickler.dump((tuple(example.shape), str(example.dtype), model))
+        described = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in tensors(example)]
+        pickler.dump((described, repr(pytree.tree_structure(example)), model))
     except Exception:
         # What a user's module raises when it is pickled is any error; such a model only has no key.
         return None

@@ -165,16 +165,19 @@ def find_residuals(graph: fx.Graph) -> tuple[ResidualBranch, ...]:
 
 
 def _dominators(nodes: list[fx.Node]) -> Mapping[fx.Node, fx.Node | None]:
-    """Immediate dominator of each node: the last node that all paths from the model's input to it pass."""
-    flow: networkx.DiGraph[fx.Node] = networkx.DiGraph()
+    """Immediate dominator of each node: the last node that all paths from the model's inputs to it pass; None
+    where there is none."""
+    flow: networkx.DiGraph[fx.Node | str] = networkx.DiGraph()
+    before_inputs = "before all inputs"
     known = set(nodes)
     flow.add_nodes_from(nodes)
     flow.add_edges_from(
         (source, node) for node in nodes for source in node.all_input_nodes if source in known
     )
-    dominators: dict[fx.Node, fx.Node | None] = networkx.immediate_dominators(flow, nodes[0])
-    # The input has none; older versions of networkx name it itself.
-    return {**dominators, nodes[0]: None}
+    flow.add_edges_from((before_inputs, node) for node in nodes if node.op == "placeholder")
+    dominators = networkx.immediate_dominators(flow, before_inputs)
+    known_dominators = ((node, dominators[node]) for node in nodes if node in dominators)
+    return {node: last if isinstance(last, fx.Node) else None for node, last in known_dominators}
 
 
 def _layers_between(fork: fx.Node, end: fx.Node) -> tuple[str, ...]:

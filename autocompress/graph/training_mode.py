@@ -31,6 +31,7 @@ from torch.overrides import TorchFunctionMode
 from autocompress.graph.corrections import operator_name
 from autocompress.graph.exporting import inference, plain_attention
 from autocompress.graph.topology import layer_of
+from autocompress.task.inputs import Inputs, call
 
 # Keys of `node.meta`: name of the module whose call a node stands for; strength of an operator in training.
 CALLS = "calls_module"
@@ -81,7 +82,7 @@ class Training:
     calls: Mapping[str, tuple[tuple[str, float | None], ...]] | None
 
 
-def observe(model: nn.Module, example: Tensor) -> Training:
+def observe(model: nn.Module, example: Inputs) -> Training:
     """Run a model once in eval and once in training mode; neither it nor PyTorch's random state changes.
 
     Args:
@@ -98,7 +99,7 @@ def observe(model: nn.Module, example: Tensor) -> Training:
         warnings.simplefilter("ignore")
         try:
             with _entered(subject, recorder.stack), recorder:
-                subject(example)
+                call(subject, example)
         except Exception:
             # It asks for more in training, such as targets: what its operators say of themselves must do.
             return Training(frozenset(passing), None)
@@ -109,7 +110,7 @@ def observe(model: nn.Module, example: Tensor) -> Training:
     return Training(frozenset(passing), calls)
 
 
-def _returning_input(model: nn.Module, example: Tensor) -> set[str]:
+def _returning_input(model: nn.Module, example: Inputs) -> set[str]:
     """Modules without parameters that returned the very tensor that each call gave them, unchanged."""
     versions: list[int | None] = []
     returned: dict[str, bool] = {}
@@ -132,7 +133,7 @@ def _returning_input(model: nn.Module, example: Tensor) -> set[str]:
             if name and not idle and next(module.parameters(), None) is None:
                 hooks.enter_context(module.register_forward_pre_hook(before, with_kwargs=True))
                 hooks.enter_context(module.register_forward_hook(after(name), with_kwargs=True))
-        model(example)
+        call(model, example)
     return {name for name, same in returned.items() if same}
 
 

@@ -56,7 +56,7 @@ class Accuracy:
         """The same metric, of no rows yet."""
         return Accuracy(self.ignored)
 
-    def update(self, outputs: Tensor, targets: Tensor, weights: Tensor | None) -> None:
+    def update(self, outputs: Any, targets: Any, weights: Tensor | None) -> None:
         """Count a batch.
 
         Args:
@@ -67,6 +67,12 @@ class Accuracy:
         Raises:
             TaskError: these are not the shapes, or targets are no labels.
         """
+        tensors = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
+        if not tensors:
+            raise TaskError(
+                "metrics must be given where outputs and targets are not tensors but they are "
+                f"{type(outputs).__name__} and {type(targets).__name__}."
+            )
         classes = outputs.dim() >= 2 and outputs.shape[1] >= 2 and not targets.is_floating_point()
         if not classes or (len(outputs), *outputs.shape[2:]) != tuple(targets.shape):
             raise TaskError(

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from autocompress.errors import DivergedError, TaskError, one_line
 from autocompress.measure.accuracy import Accuracy, ignored_target
+from autocompress.measure.predictions import joined, predictions, row_count, selected
 from autocompress.measure.resampling import REPLICATES, Resamples, Score, repeated, score_of
-from autocompress.task import Batches, MetricFn, Task
-from autocompress.training.loop import joined, predictions
+from autocompress.task import Batches, Inputs, MetricFn, Task
+from autocompress.task.inputs import described
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -44,7 +45,7 @@ def task_metrics(task: Task) -> Mapping[str, MetricFn | Metric | Accuracy]:
 
 
 def measure_split(
-    program: Callable[[Tensor], Tensor], batches: Batches, task: Task, resampled: bool = True
+    program: Callable[[Inputs], Any], batches: Batches, task: Task, resampled: bool = True
 ) -> SplitScores:
     """The task's metrics over a split, with standard errors by bootstrap over its rows.
 
@@ -57,7 +58,7 @@ def measure_split(
         DivergedError: a metric is NaN or infinite.
         TaskError: a metric failed, or returned something else than a number.
     """
-    scores = score_split(program, batches, task_metrics(task), resampled)
+    scores = score_split(program, batches, task, resampled)
     for name, value in scores.values.items():
         if not math.isfinite(value):
             raise DivergedError(f"metric {name} is {value}.")
@@ -65,30 +66,31 @@ def measure_split(
 
 
 def score_split(
-    program: Callable[[Tensor], Tensor],
+    program: Callable[[Inputs], Any],
     batches: Batches,
-    metrics: Mapping[str, MetricFn | Metric | Accuracy],
+    task: Task,
     resampled: bool = True,
 ) -> SplitScores:
-    """Metrics over a split, whatever their values.
+    """A task's metrics over a split, whatever their values.
 
     Args:
         program: what makes outputs of inputs.
         batches: the split.
-        metrics: by name.
+        task: whose metrics count.
         resampled: whether replicates and errors are wanted. There are none either where the outputs or
             targets of a batch are no rows, that is, do not have the same first dimension.
 
     Raises:
         TaskError: a metric failed, or returned something else than a number.
     """
+    metrics = task_metrics(task)
     updated = {name: _updated(name, m, resampled) for name, m in metrics.items() if not _is_function(m)}
     functions = {name: metric for name, metric in metrics.items() if _is_function(metric)}
     resamples, rows, kept = Resamples(), 0, _Kept()
-    for outputs, targets in predictions(program, batches):
-        resampled = resampled and _are_rows(outputs, targets)
-        weights = resamples.draw(len(outputs)) if resampled else None
-        rows += len(outputs) if outputs.dim() else 1
+    for outputs, targets, count in predictions(program, batches, task):
+        resampled = resampled and row_count(outputs) == row_count(targets) == count
+        weights = resamples.draw(count) if resampled else None
+        rows += count
         for metric in updated.values():
             metric.update(outputs, targets, weights)
         if functions:
@@ -110,17 +112,17 @@ def score_split(
 class _Kept:
     """Batches that are kept for functions of a whole split."""
 
-    outputs: list[Tensor] = field(default_factory=list)
-    targets: list[Tensor] = field(default_factory=list)
+    outputs: list[Any] = field(default_factory=list)
+    targets: list[Any] = field(default_factory=list)
     weights: list[Tensor] = field(default_factory=list)
 
-    def add(self, outputs: Tensor, targets: Tensor, weights: Tensor | None) -> None:
+    def add(self, outputs: Any, targets: Any, weights: Tensor | None) -> None:
         self.outputs.append(outputs)
         self.targets.append(targets)
         if weights is not None:
             self.weights.append(weights)
 
-    def joined(self, resampled: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    def joined(self, resampled: bool) -> tuple[Any, Any, Tensor | None]:
         """Outputs, targets and weights of all rows, which are not kept any more."""
         return joined(self.outputs), joined(self.targets), joined(self.weights) if resampled else None
 
@@ -140,7 +142,7 @@ class _MetricObject:
         ]
         self.updated = [False] * REPLICATES
 
-    def update(self, outputs: Tensor, targets: Tensor, weights: Tensor | None) -> None:
+    def update(self, outputs: Any, targets: Any, weights: Tensor | None) -> None:
         with _named(self.name, outputs, targets):
             self.metric.update(outputs, targets)
         if weights is None:
@@ -151,7 +153,7 @@ class _MetricObject:
                 if metric is None or not len(index):
                     continue
                 try:
-                    metric.update(outputs[index], targets[index])
+                    metric.update(selected(outputs, index), selected(targets, index))
                     self.updated[position] = True
                 except Exception:
                     # Not defined for this resample, which is left out.
@@ -197,7 +199,7 @@ def _is_function(metric: MetricFn | Metric | Accuracy) -> TypeGuard[MetricFn]:
 
 
 def _function_score(
-    name: str, function: MetricFn, outputs: Tensor, targets: Tensor, weights: Tensor | None
+    name: str, function: MetricFn, outputs: Any, targets: Any, weights: Tensor | None
 ) -> Score:
     with _named(name, outputs, targets):
         returned = function(outputs, targets)
@@ -206,18 +208,20 @@ def _function_score(
         return score_of(value, [])
     indices = (repeated(column) for column in weights.T)
     with _unheard():
-        return score_of(value, [_defined(function, outputs[rows], targets[rows]) for rows in indices])
+        return score_of(
+            value, [_defined(function, selected(outputs, rows), selected(targets, rows)) for rows in indices]
+        )
 
 
 @contextmanager
-def _named(name: str, outputs: Tensor, targets: Tensor) -> Iterator[None]:
+def _named(name: str, outputs: Any, targets: Any) -> Iterator[None]:
     """What a user's metric raises, in one line."""
     try:
         yield
     except Exception as error:
         raise TaskError(
-            f"metric {name!r} must accept outputs {tuple(outputs.shape)} and targets "
-            f"{tuple(targets.shape)} but failed: {one_line(error)}"
+            f"metric {name!r} must accept outputs {described(outputs)} and targets "
+            f"{described(targets)} but failed: {one_line(error)}"
         ) from error
 
 
@@ -226,7 +230,7 @@ def _unheard() -> warnings.catch_warnings[None]:
     return warnings.catch_warnings(action="ignore")
 
 
-def _defined(compute: Callable[..., Any], *arguments: Tensor) -> float:
+def _defined(compute: Callable[..., Any], *arguments: Any) -> float:
     """A metric's value over a resample; NaN where it is not defined, as where a class was not drawn."""
     try:
         return float(compute(*arguments))
@@ -242,7 +246,3 @@ def _number(name: str, returned: Any) -> float:
         raise TaskError(
             f"metric {name!r} must return one number but returned a {type(returned).__name__}{shape}."
         ) from error
-
-
-def _are_rows(outputs: Tensor, targets: Tensor) -> bool:
-    return outputs.dim() > 0 and targets.dim() > 0 and len(outputs) == len(targets)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from torch import Tensor
 
 from autocompress.errors import SettingsError, TrialError, one_line
+from autocompress.task.inputs import Inputs, arguments, repeated_rows
 
 _CHILD = Path(__file__).with_name("latency_child.py")
 
@@ -55,7 +55,7 @@ class Latency:
 
 
 def measure_latency(
-    program: Path, reference: Path | None, example: Tensor, settings: LatencySettings
+    program: Path, reference: Path | None, example: Inputs, settings: LatencySettings
 ) -> Latency:
     """Time a program file against the reference's (itself where None), under an exclusive lock.
 
@@ -67,12 +67,11 @@ def measure_latency(
     Raises:
         TrialError: the measuring process failed.
     """
-    repeats = -(-settings.batch_size // example.shape[0])
-    batch = example.repeat(repeats, *[1] * (example.dim() - 1))[: settings.batch_size]
+    batch = arguments(repeated_rows(example, settings.batch_size))
     lock = FileLock(Path(tempfile.gettempdir()) / f"autocompress-latency-{os.getuid()}.lock")
     with tempfile.TemporaryDirectory() as folder, lock:
         inputs = Path(folder) / "inputs.pt"
-        torch.save(batch.clone(), inputs)
+        torch.save(batch, inputs)
         job = {
             "programs": [str(reference or program), str(program)],
             "inputs": str(inputs),

@@ -14,13 +14,15 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 RUNS = 8  # short runs in each half of a pair
 
 
-def _loader(path: str, inputs: torch.Tensor, threads: int) -> Callable[[], object]:
+def _loader(path: str, inputs: Any, threads: int) -> Callable[[], object]:
     if path.endswith(".onnx"):
         import onnxruntime
 
@@ -28,12 +30,14 @@ def _loader(path: str, inputs: torch.Tensor, threads: int) -> Callable[[], objec
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        feed = {session.get_inputs()[0].name: inputs.numpy()}
+        arrays = [leaf.numpy() for leaf in tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
+        feed = dict(zip((given.name for given in session.get_inputs()), arrays, strict=True))
         return lambda: session.run(None, feed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module = torch.export.load(Path(path)).module()
-    return lambda: module(inputs)
+    args, kwargs = inputs
+    return lambda: module(*args, **kwargs)
 
 
 def _seconds(call: Callable[[], object], loops: int) -> float:

@@ -6,15 +6,16 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from autocompress.graph.costs import count_params, layer_macs
 from autocompress.measure.evaluation import measure_split, task_metrics
 from autocompress.measure.latency import LatencySettings, measure_latency
 from autocompress.measure.resampling import rounded
 from autocompress.score import SCORE, TAU, acc_comp
-from autocompress.task import Task
+from autocompress.task import Inputs, Task
 from autocompress.training.loop import Clock
 
 MINIMISED = (
@@ -41,12 +42,12 @@ class Subject:
         tau: weight of accuracy in `acc_comp`.
     """
 
-    program: Callable[[Tensor], Tensor]
+    program: Callable[[Inputs], Any]
     program_file: Path | None
     model: nn.Module
     bytes: int
     weight_bytes: int
-    example: Tensor
+    example: Inputs
     reference: Path | None = None
     reference_metrics: Mapping[str, float] = field(default_factory=dict)
     tau: float = TAU

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from autocompress.errors import TaskError, one_line
-from autocompress.measure.evaluation import score_split, task_metrics
+from autocompress.measure.evaluation import score_split
 from autocompress.score import SCORE
-from autocompress.task import Task
+from autocompress.task import Inputs, Task, call
+from autocompress.task.inputs import shapes
 
 # What is measured of every model beside its task metrics.
 TAKEN = ("bytes", "weight_bytes", "latency", "latency_spread", "macs", "params", SCORE)
@@ -40,17 +41,16 @@ def check_metrics(task: Task, model: nn.Module) -> None:
         first = next(rest, None)
         if first is None:
             raise TaskError(f"{split} must yield at least one batch but it is empty.")
-        _check_pair(split, first)
-        program, metrics = _naming(split, model.eval()), task_metrics(task)
+        program = _naming(split, model.eval())
         if split == "val" and task.metrics is not None:
-            score_split(program, chain([first], rest), metrics, resampled=False)
+            score_split(program, chain([first], rest), task, resampled=False)
             continue
         try:
-            score_split(program, [first], metrics, resampled=False)
+            score_split(program, [first], task, resampled=False)
         except _ForwardError:
             raise
         except TaskError:
-            score_split(program, chain([first], rest), metrics, resampled=False)
+            score_split(program, chain([first], rest), task, resampled=False)
 
 
 class _ForwardError(TaskError):
@@ -70,27 +70,16 @@ def _check_names(task: Task) -> None:
             )
 
 
-def _check_pair(split: str, batch: Any) -> None:
-    if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
-        raise TaskError(
-            f"{split} must yield (inputs, targets) pairs of tensors but yielded {type(batch).__name__}."
-        )
-    if not all(isinstance(item, Tensor) for item in batch):
-        kinds = ", ".join(type(item).__name__ for item in batch)
-        raise TaskError(f"{split} must yield (inputs, targets) pairs of tensors but yielded ({kinds}).")
-
-
-def _naming(split: str, model: nn.Module) -> Callable[[Tensor], Tensor]:
+def _naming(split: str, model: nn.Module) -> Callable[[Inputs], Any]:
     """A model whose failures name the split that they are on."""
 
-    def program(inputs: Tensor) -> Tensor:
+    def program(inputs: Inputs) -> Any:
         try:
-            outputs: Tensor = model(inputs)
+            return call(model, inputs)
         except Exception as error:
             raise _ForwardError(
                 f"{split} must yield inputs for the model but its forward failed on "
-                f"{tuple(inputs.shape)}: {one_line(error)}"
+                f"{shapes(inputs)}: {one_line(error)}"
             ) from error
-        return outputs
 
     return program

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from autocompress.graph.exporting import inference
 from autocompress.graph.proof import relative_difference
-from autocompress.task import Limits
+from autocompress.task import Inputs, call
 
 # Of outputs, relative: what rounding makes of the same sum in another order.
 _ROUNDING = 1e-5
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
-def absorb_biases(model: nn.Module, example: Tensor, limits: Limits | None = None) -> list[str]:
+def absorb_biases(model: nn.Module, example: Inputs) -> list[str]:
     """Move biases of layers whose output goes into a batch norm alone, in place: b → 0, μ → μ − b.
 
     Batch norm subtracts μ, the mean of what it is given, so that b has no effect on the outputs and, in
@@ -26,19 +26,18 @@ def absorb_biases(model: nn.Module, example: Tensor, limits: Limits | None = Non
     Args:
         model: in evaluation mode.
         example: its inputs, `(B, ...)`.
-        limits: by which layers stay as they are, and statistics; None leaves it at what is frozen.
 
     Returns:
         Names of the layers whose bias is 0 now and was not.
     """
     absorbed = []
     with inference(model):
-        expected = model(example)
-        for name, layer, norm in _pairs(model, example, limits or Limits()):
+        expected = call(model, example)
+        for name, layer, norm in _pairs(model, example):
             bias, mean = layer.bias.detach().clone(), norm.running_mean.clone()
             norm.running_mean -= bias
             layer.bias.zero_()
-            if relative_difference(expected, model(example)) <= _ROUNDING:
+            if relative_difference(expected, call(model, example)) <= _ROUNDING:
                 absorbed.append(name)
             else:
                 layer.bias.copy_(bias)
@@ -46,7 +45,7 @@ def absorb_biases(model: nn.Module, example: Tensor, limits: Limits | None = Non
     return absorbed
 
 
-def _pairs(model: nn.Module, example: Tensor, limits: Limits) -> list[tuple[str, Any, Any]]:
+def _pairs(model: nn.Module, example: Inputs) -> list[tuple[str, Any, Any]]:
     """Layers with a trainable bias that are called once, and the batch norms that are given their output."""
     made: dict[int, tuple[str, nn.Module, Tensor]] = {}
     calls: Counter[str] = Counter()
@@ -69,15 +68,13 @@ def _pairs(model: nn.Module, example: Tensor, limits: Limits) -> list[tuple[str,
 
     for name, module in model.named_modules():
         bias = getattr(module, "bias", None)
-        if name in limits.steady or limits.why_layer(name) is not None:
-            continue
         if isinstance(module, _BatchNorm):
             if module.running_mean is not None and (module.weight is None or module.weight.requires_grad):
                 handles.append(module.register_forward_pre_hook(before_norm))
         elif isinstance(bias, nn.Parameter) and bias.requires_grad and bool(bias.any()):
             handles.append(module.register_forward_hook(after_layer(name)))
     try:
-        model(example)
+        call(model, example)
     finally:
         for handle in handles:
             handle.remove()

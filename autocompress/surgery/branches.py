@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from autocompress.errors import CheckpointError
 from autocompress.graph import analyse
@@ -15,6 +15,7 @@ from autocompress.graph.branch_gate import BranchGate
 from autocompress.graph.branches import drop_branch, gate_branches, gates_in
 from autocompress.models.mixing import Mixing, PooledAttention
 from autocompress.surgery.edits import Edit
+from autocompress.task import Inputs
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class AddAttention(Edit):
     layers: tuple[str, ...]
     alpha: float
 
-    def apply(self, model: nn.Module, example: Tensor) -> nn.Module:
+    def apply(self, model: nn.Module, example: Inputs) -> nn.Module:
         """Replace each convolution, in place, by a mixing block of it and a fresh attention path."""
         for name in self.layers:
             layer: Any = model.get_submodule(name)
@@ -50,7 +51,7 @@ class GateBranches(Edit):
     kind: ClassVar[str] = "gate_branches"
     gates: tuple[tuple[str, str], ...]
 
-    def apply(self, model: nn.Module, example: Tensor) -> nn.Module:
+    def apply(self, model: nn.Module, example: Inputs) -> nn.Module:
         """Trace the model and give its graph with the gates in it."""
         like = next(model.parameters())
         gates = {node: (name, BranchGate(1.0)) for node, name in self.gates}
@@ -68,7 +69,7 @@ class DropBranches(Edit):
     kind: ClassVar[str] = "drop_branches"
     gates: tuple[str, ...]
 
-    def apply(self, model: nn.Module, example: Tensor) -> nn.Module:
+    def apply(self, model: nn.Module, example: Inputs) -> nn.Module:
         """Give the graph without the branches of these gates.
 
         Raises:
@@ -88,7 +89,7 @@ class RemoveGates(Edit):
     kind: ClassVar[str] = "remove_gates"
     gates: tuple[str, ...]
 
-    def apply(self, model: nn.Module, example: Tensor) -> nn.Module:
+    def apply(self, model: nn.Module, example: Inputs) -> nn.Module:
         """Take the gates out of the graph, in place.
 
         Raises:

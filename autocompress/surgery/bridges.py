@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from autocompress.graph import Analysis, analyse
 from autocompress.graph.bridging import OUTPUT, Bridge, bridge
 from autocompress.surgery.edits import Edit
 from autocompress.surgery.translators import Head, Kind, Shape, Translator
+from autocompress.task import Inputs
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class BridgeLayers(Edit):
     kind: ClassVar[str] = "bridge_layers"
     ends: tuple[BridgeEnds, ...]
 
-    def apply(self, model: nn.Module, example: Tensor) -> nn.Module:
+    def apply(self, model: nn.Module, example: Inputs) -> nn.Module:
         """Trace the model and give its graph with an untrained module on each bridge."""
         like = next(p for p in model.parameters() if p.is_floating_point())
         return bridge_layers(

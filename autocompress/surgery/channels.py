@@ -20,6 +20,7 @@ from autocompress.graph.proof import TOLERANCE, relative_difference
 from autocompress.graph.removal import Cuts, cut_tensors, cuts_of
 from autocompress.graph.rewriting import rewrite_channels
 from autocompress.surgery.edits import Edit
+from autocompress.task import Inputs, call
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class KeepChannels(Edit):
     groups: tuple[tuple[str, int], ...] = ()
     rewritten: bool = False
 
-    def apply(self, model: nn.Module, example: Tensor) -> nn.Module:
+    def apply(self, model: nn.Module, example: Inputs) -> nn.Module:
         """Cut the tensors in place, or give a cut graph where sizes in the model's own code change.
 
         Raises:
@@ -142,7 +143,7 @@ class Cut:
     masked: nn.Module
 
 
-def keep_units(model: nn.Module, analysis: Analysis, keep: Keep, probe: Tensor) -> Cut:
+def keep_units(model: nn.Module, analysis: Analysis, keep: Keep, probe: Inputs) -> Cut:
     """Cut the units that are not kept out of a model's own modules, or its graph where its code resists.
 
     Args:
@@ -190,13 +191,13 @@ def _check(analysis: Analysis, keep: Keep) -> None:
             raise TrialError(f"at least one unit of group {name!r} must stay but none does.")
 
 
-def _cut_modules(model: nn.Module, cuts: Cuts, masked: nn.Module, probe: Tensor) -> nn.Module | None:
+def _cut_modules(model: nn.Module, cuts: Cuts, masked: nn.Module, probe: Inputs) -> nn.Module | None:
     """The model's own modules without what is cut; None where its code does not run with them."""
     smaller = copy.deepcopy(model)
     cut_tensors(smaller, cuts)
     with torch.no_grad(), plain_attention():
         try:
-            difference = relative_difference(masked(probe), smaller.eval()(probe))
+            difference = relative_difference(call(masked, probe), call(smaller.eval(), probe))
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, ArithmeticError):
             # The user's code fixes a size that changed.
             return None

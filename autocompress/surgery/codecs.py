@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from autocompress.errors import CheckpointError
 from autocompress.surgery.edits import Edit
+from autocompress.task import Inputs
 from autocompress.weights.decoders import WeightCode, install_code
 
 
@@ -25,7 +26,7 @@ class Encode(Edit):
     layer: str
     code: dict[str, Any]
 
-    def apply(self, model: nn.Module, example: Tensor) -> nn.Module:
+    def apply(self, model: nn.Module, example: Inputs) -> nn.Module:
         """Give the layer, in place, an empty code of this kind and size for its weight.
 
         Raises:

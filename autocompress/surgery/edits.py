@@ -14,9 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from autocompress.errors import CheckpointError, one_line
+from autocompress.task import Inputs
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Edit(ABC):
         Edit.kinds[cls.kind] = cls
 
     @abstractmethod
-    def apply(self, model: nn.Module, example: Tensor) -> nn.Module:
+    def apply(self, model: nn.Module, example: Inputs) -> nn.Module:
         """Carry the edit out on a model.
 
         Args:
@@ -107,7 +108,7 @@ def _value(hint: Any, value: Any) -> Any:
     return value
 
 
-def apply(model: nn.Module, edits: Sequence[Edit], example: Tensor) -> nn.Module:
+def apply(model: nn.Module, edits: Sequence[Edit], example: Inputs) -> nn.Module:
     """Carry edits out on a model, one after the other.
 
     Args:

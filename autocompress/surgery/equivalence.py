@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autocompress.errors import ProofError
 from autocompress.graph.exporting import plain_attention
 from autocompress.graph.proof import TOLERANCE, relative_difference
+from autocompress.task import Inputs, call
 
 
-def check_equal(compact: nn.Module, expected: nn.Module, probe: Tensor, what: str) -> float:
+def check_equal(compact: nn.Module, expected: nn.Module, probe: Inputs, what: str) -> float:
     """Compare two models in evaluation on probe inputs; both are left in the mode that they were in.
 
     Args:
@@ -27,7 +28,7 @@ def check_equal(compact: nn.Module, expected: nn.Module, probe: Tensor, what: st
     """
     modes = compact.training, expected.training
     with torch.no_grad(), plain_attention():
-        difference = relative_difference(expected.eval()(probe), compact.eval()(probe))
+        difference = relative_difference(call(expected.eval(), probe), call(compact.eval(), probe))
     compact.train(modes[0])
     expected.train(modes[1])
     if difference > TOLERANCE:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from autocompress.errors import CheckpointError
 from autocompress.surgery.edits import Edit
+from autocompress.task import Inputs
 from autocompress.weights.factored import FACTORABLE, factor_pair, folding_of
 
 
@@ -30,7 +31,7 @@ class Factorize(Edit):
     slices: int
     rank: int
 
-    def apply(self, model: nn.Module, example: Tensor) -> nn.Module:
+    def apply(self, model: nn.Module, example: Inputs) -> nn.Module:
         """Replace the layer, in place, by two whose weights are zero until they are loaded.
 
         Raises:

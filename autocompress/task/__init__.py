@@ -1,6 +1,6 @@
 """What a user brings: a task with its model, data, loss and recipe, and what can be wrong with it."""
 
-from autocompress.task.limits import Limits
+from autocompress.task.inputs import Inputs, call, moved
 from autocompress.task.task import (
     AUGMENTATIONS,
     Batch,
@@ -26,12 +26,14 @@ __all__ = [
     "CutProfile",
     "GroupProfile",
     "InputSpec",
+    "Inputs",
     "LayerProfile",
-    "Limits",
     "LossFn",
     "MetricFn",
     "ModelProfile",
     "Recipe",
     "Task",
+    "call",
+    "moved",
     "on_device",
 ]

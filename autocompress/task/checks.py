@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 from torch.utils.data import BatchSampler
 
 from autocompress.errors import TaskError, one_line
+from autocompress.task.inputs import Inputs, call, described, rows, runs_over_batch, shapes, take, tensors
 from autocompress.task.losses import ignored_label
 from autocompress.task.task import Task
 
@@ -73,16 +75,16 @@ def check_teacher(task: Task, outputs: Tensor) -> None:
     inputs, teacher = task.example(), make_teacher(task)
     try:
         with torch.no_grad():
-            wanted = teacher(inputs)
+            wanted = task.answer(call(teacher, inputs))
     except Exception as error:
         raise TaskError(
-            f"teacher must accept inputs of shape {tuple(inputs.shape)} as the model does "
+            f"teacher must accept inputs of shape {shapes(inputs)} as the model does "
             f"but its forward failed: {one_line(error)}"
         ) from error
-    if not isinstance(wanted, Tensor) or wanted.shape != outputs.shape:
-        returned = tuple(wanted.shape) if isinstance(wanted, Tensor) else type(wanted).__name__
+    if wanted.shape != outputs.shape:
         raise TaskError(
-            f"teacher must return what the model does, {tuple(outputs.shape)}, but returned {returned}."
+            f"teacher must return what the model does, {tuple(outputs.shape)}, but returned "
+            f"{tuple(wanted.shape)}."
         )
 
 
@@ -90,36 +92,41 @@ def check_forward(task: Task, model: nn.Module) -> Tensor:
     """Run two training inputs through the model and its loss, so that misfits show before training.
 
     Returns:
-        The outputs, `(2, ...)`.
+        The model's answer, `(2, ...)`.
 
     Raises:
         TaskError: the data, the forward pass or the loss fails.
     """
     inputs = task.example()
-    targets = next(iter(task.train))[1]
-    targets = targets[torch.arange(2) % len(targets)]
+    targets = _two_targets(task)
     try:
         with torch.no_grad():
-            outputs = model.eval()(inputs)
+            returned = call(model.eval(), inputs)
     except Exception as error:
         raise TaskError(
-            f"model {task.model_name!r} must accept inputs of shape {tuple(inputs.shape)} "
+            f"model {task.model_name!r} must accept inputs of shape {shapes(inputs)} "
             f"but its forward failed: {one_line(error)}"
         ) from error
-    if not isinstance(outputs, Tensor):
-        raise TaskError(
-            f"model {task.model_name!r} must return one tensor but returned {type(outputs).__name__}."
-        )
+    outputs = task.answer(returned)
     try:
         loss = task.loss(outputs, targets)
     except Exception as error:
         raise TaskError(
-            f"loss must accept outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)} "
+            f"loss must accept outputs {tuple(outputs.shape)} and targets {described(targets)} "
             f"but failed: {one_line(error)}"
         ) from error
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         raise TaskError("loss must return a scalar tensor but did not (is its reduction 'none'?).")
     return outputs
+
+
+def _two_targets(task: Task) -> Any:
+    """The targets of the rows of `task.example()`."""
+    batch = next(iter(task.train))
+    targets = task.targets_of(batch)
+    count = rows(task.inputs_of(batch))
+    index = torch.arange(2) % count
+    return pytree.tree_map_only(Tensor, lambda t: t[index] if runs_over_batch(t, count) else t, targets)
 
 
 def check_splits(task: Task) -> None:
@@ -146,7 +153,7 @@ def check_labels(task: Task, model: nn.Module) -> None:
     if not task.cross_entropy:
         return
     with torch.no_grad():
-        classes = model.eval()(task.example()).shape[1]
+        classes = task.answer(call(model.eval(), task.example())).shape[1]
     for split in ("train", "val", "test"):
         # An attribute `labels` may hold what the data set makes classes of when a row is drawn.
         labels = labels_of(getattr(task, split), ("targets",))
@@ -166,7 +173,7 @@ def labels_of(batches: Any, attributes: Sequence[str] = ("targets", "labels")) -
 
     Args:
         batches: of a data set, which may be a subset of another one.
-        attributes: of the data set that may hold them; else the second of a `TensorDataset`'s two tensors.
+        attributes: of the data set that may hold them; else the last of a `TensorDataset`'s tensors.
 
     Returns:
         Numbers in the order of the data set; None where they are not known, are no numbers, or are changed
@@ -183,8 +190,8 @@ def _labels_of_rows(dataset: Any, attributes: Sequence[str]) -> Tensor | None:
         return None
     known = [getattr(dataset, name) for name in attributes if getattr(dataset, name, None) is not None]
     tensors = getattr(dataset, "tensors", None)
-    if not known and isinstance(tensors, tuple) and len(tensors) == 2:
-        known = [tensors[1]]
+    if not known and isinstance(tensors, tuple) and len(tensors) >= 2:
+        known = [tensors[-1]]
     if not known:
         return None
     try:
@@ -197,17 +204,17 @@ def _labels_of_rows(dataset: Any, attributes: Sequence[str]) -> Tensor | None:
 def has_batch_of_one(batches: Any) -> bool:
     """Whether a batch of one row is among them, as far as that is known without drawing any."""
     if isinstance(batches, (list, tuple)):
-        return any(isinstance(batch[0], Tensor) and batch[0].shape[:1] == (1,) for batch in batches)
+        return any(tensors(batch) and rows(batch) == 1 for batch in batches)
     sampler = getattr(batches, "batch_sampler", None)
     if type(sampler) is not BatchSampler:
         return False
     if sampler.batch_size == 1:
         return True
     try:
-        rows = len(sampler.sampler)  # type: ignore[arg-type]
+        drawn = len(sampler.sampler)  # type: ignore[arg-type]
     except TypeError:  # a stream
         return False
-    return not sampler.drop_last and rows % sampler.batch_size == 1
+    return not sampler.drop_last and drawn % sampler.batch_size == 1
 
 
 def check_batches_of_one(task: Task, model: nn.Module) -> None:
@@ -219,7 +226,7 @@ def check_batches_of_one(task: Task, model: nn.Module) -> None:
     if not has_batch_of_one(task.train):
         return
     inputs = task.example()
-    error = _training_error(model, inputs[:1])
+    error = _training_error(model, take(inputs, slice(1)))
     if error is not None and _training_error(model, inputs) is None:
         raise TaskError(
             f"train must have no batch of one row where model {task.model_name!r} cannot train on one but it "
@@ -227,11 +234,11 @@ def check_batches_of_one(task: Task, model: nn.Module) -> None:
         )
 
 
-def _training_error(model: nn.Module, inputs: Tensor) -> Exception | None:
+def _training_error(model: nn.Module, inputs: Inputs) -> Exception | None:
     """What a copy of the model raises in training on inputs."""
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
-            copy.deepcopy(model).train()(inputs)
+            call(copy.deepcopy(model).train(), inputs)
         except Exception as error:
             return error
     return None

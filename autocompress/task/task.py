@@ -11,7 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import SettingsError, TaskError
-from autocompress.task.limits import Limits, settle
+from autocompress.task.batches import split_batch
+from autocompress.task.inputs import (
+    Inputs,
+    Varying,
+    answer,
+    arguments,
+    concatenated,
+    repeated_rows,
+    returned,
+    rows,
+    take,
+    tensors,
+    to_json,
+)
 from autocompress.task.losses import is_cross_entropy
 from autocompress.task.pretrained import Weights
 
@@ -19,9 +32,10 @@ if TYPE_CHECKING:
     # It takes seconds to import, and who uses it has imported it.
     from torchmetrics import Metric
 
-Batch = tuple[Tensor, Tensor]
+# What a split yields; `Task.inputs_of` and `Task.targets_of` say what of it is what.
+Batch = Any
 Batches = Iterable[Batch]
-MetricFn = Callable[[Tensor, Tensor], float]
+MetricFn = Callable[[Any, Any], float]
 LossFn = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -135,13 +149,22 @@ class InputSpec:
 class Task:
     """A model, its data and how it is trained and judged.
 
+    A batch is a pair of inputs and targets; a tuple of several inputs with the targets last; or a mapping
+    whose targets are called `labels`, `label`, `targets` or `target`. Inputs are a tensor, a tuple of
+    arguments that the model is called with, or a mapping of keyword arguments. `inputs` and `targets` say
+    otherwise.
+
+    A model's answer is what it returns where that is a tensor, else its `logits`, else the first tensor; it
+    is what the loss and the metrics see. The loss sees what `outputs` makes of several tensors, where that is
+    a tensor of floats and none is called `logits`.
+
     Args:
         model: makes a new, untrained model at each call.
-        train: batches `(inputs, targets)`; iterated anew each epoch.
+        train: batches; iterated anew each epoch.
         val: batches that candidates are compared on; None carves them from `train`, or takes half of `test`
             where there are `weights`, which may have been trained on any row of `train`.
         test: batches that the final front alone is reported on; None reports none.
-        loss: `loss(outputs, targets)`, a scalar tensor.
+        loss: `loss(answer, targets)`, a scalar tensor.
         metrics: by name, each a function `fn(outputs, targets) -> float` of a whole split, or a
             `torchmetrics.Metric`, which is updated batch by batch with `(outputs, targets)`; a copy that is
             reset, for each evaluation. Outputs are float32, `(N, ...)`, all on the CPU. None is top-1
@@ -156,8 +179,13 @@ class Task:
         input: how raw inputs become the model's; None reads shape and dtype off the first batch.
         teacher: what trials that distil learn from in place of the best model so far: a module that takes
             what the model takes and returns what it returns, or a function that makes one.
-        limits: what methods may not change of the model, as `search` and `compress` find it by `exclude` and
-            `at_least`; None is what is frozen alone.
+        inputs: `fn(batch)`, what the model is called with.
+        targets: `fn(batch)`, what loss and metrics compare with.
+        outputs: `fn(what the model returned)`, what metrics see in place of the model's answer; what has
+            several tensors is a tuple, or a mapping whose names are attributes as well.
+        dynamic: sizes that vary beside the batch, as in `torch.export`: `{1: "length"}` for one input, a
+            tuple of such for several, a mapping of such for keyword arguments. None finds those that differ
+            between the first batches of the splits.
     """
 
     model: Callable[[], nn.Module]
@@ -172,7 +200,10 @@ class Task:
     model_name: str = "model"
     input: InputSpec | None = None
     teacher: nn.Module | Callable[[], nn.Module] | None = None
-    limits: Limits | None = None
+    inputs: Callable[[Batch], Any] | None = None
+    targets: Callable[[Batch], Any] | None = None
+    outputs: Callable[[Any], Any] | None = None
+    dynamic: Any = None
 
     def __post_init__(self) -> None:
         if self.recipe.label_smoothing and not self.cross_entropy:
@@ -190,45 +221,87 @@ class Task:
         """The same task with fields of its recipe replaced."""
         return replace(self, recipe=replace(self.recipe, **changes))
 
-    def limits_of(self, model: nn.Module) -> Limits:
-        """The task's limits; where it has none, what is frozen of a model as it is."""
-        return settle(model) if self.limits is None else self.limits
-
-    def example(self, batch_size: int = 2) -> Tensor:
-        """The first `batch_size` training inputs, repeated where fewer, `(batch_size, *input.shape)`.
+    def inputs_of(self, batch: Batch) -> Inputs:
+        """What the model is called with: a tensor, a tuple of arguments or a mapping of keyword arguments.
 
         Raises:
-            TaskError: the training data are empty or are not `(inputs, targets)` of tensors.
+            TaskError: the batch is none of the forms that are known, and there is no `inputs`.
+        """
+        return self.inputs(batch) if self.inputs is not None else split_batch(batch)[0]
+
+    def targets_of(self, batch: Batch) -> Any:
+        """What a batch's outputs are compared with.
+
+        Raises:
+            TaskError: the batch is none of the forms that are known, and there is no `targets`.
+        """
+        return self.targets(batch) if self.targets is not None else split_batch(batch)[1]
+
+    def answer(self, outputs: Any) -> Tensor:
+        """The tensor that the loss sees of what the model returned.
+
+        Raises:
+            TaskError: there is no tensor among the outputs.
+        """
+        several = len(tensors(outputs)) > 1 and not isinstance(getattr(outputs, "logits", None), Tensor)
+        if several and self.outputs is not None and "logits" not in outputs:
+            seen = self.outputs(returned(outputs))
+            if isinstance(seen, Tensor) and seen.is_floating_point():
+                return seen
+        return answer(outputs)
+
+    def seen(self, outputs: Any) -> Any:
+        """What metrics see of what the model returned."""
+        return answer(outputs) if self.outputs is None else self.outputs(returned(outputs))
+
+    def example(self, batch_size: int = 2) -> Any:
+        """The first `batch_size` rows of the first training batch, repeated where fewer, as a model is called
+        with them.
+
+        Raises:
+            TaskError: the training data are empty or hold no tensors.
         """
         for batch in self.train:
-            if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
+            inputs = self.inputs_of(batch)
+            if not tensors(inputs):
                 raise TaskError(
-                    f"train must yield (inputs, targets) pairs of tensors but yielded {type(batch).__name__}."
+                    f"train must yield inputs that are tensors but yielded {type(inputs).__name__} in a "
+                    f"{type(batch).__name__} (say by inputs=fn(batch) what the model is called with)."
                 )
-            inputs = batch[0]
-            if not isinstance(inputs, Tensor) or not isinstance(batch[1], Tensor):
-                raise TaskError(
-                    "train must yield (inputs, targets) pairs of tensors but yielded "
-                    f"({type(batch[0]).__name__}, {type(batch[1]).__name__})."
-                )
-            return inputs[torch.arange(batch_size) % len(inputs)]
+            return self.sized(repeated_rows(inputs, batch_size))
         raise TaskError("train must yield at least one batch but it is empty.")
 
-    def calibration(self, count: int = 256) -> list[Tensor]:
-        """Training inputs to calibrate int8 on, at least `count` where there are as many."""
-        batches: list[Tensor] = []
-        for inputs, _ in self.train:
-            batches.append(inputs)
-            if sum(len(batch) for batch in batches) >= count:
+    def sized(self, inputs: Inputs) -> Inputs:
+        """Inputs with the sizes of them that vary."""
+        return inputs if self.dynamic is None else Varying(inputs, self.dynamic)
+
+    def calibration(self, count: int = 256) -> list[Any]:
+        """Batches of training inputs, of at least `count` rows together where there are as many."""
+        batches: list[Any] = []
+        for batch in self.train:
+            batches.append(self.inputs_of(batch))
+            if sum(map(rows, batches)) >= count:
                 break
         return batches
 
+    def calibration_rows(self, count: int) -> Any:
+        """Training inputs of one size as one batch, `count` rows or as many as there are."""
+        return take(concatenated(self.calibration(count)), slice(count))
+
+    def input_json(self) -> dict[str, Any]:
+        """The manifest's `input` entry, of which `inputs.from_json` makes inputs of the same shapes."""
+        example = self.example()
+        if len(leaves := tensors(example)) != 1 or arguments(example) != ((leaves[0],), {}):
+            return to_json(example)
+        described = self.input_spec().to_json()
+        return described if self.dynamic is None else described | {"dynamic": to_json(example)["dynamic"]}
+
     def input_spec(self) -> InputSpec:
-        """`input`, or the shape and dtype of the first training batch."""
+        """`input`, or the shape and dtype of the first training batch's only tensor."""
         if self.input is not None:
             return self.input
-        example = self.example()
-        return InputSpec(tuple(example.shape[1:]), str(example.dtype).removeprefix("torch."))
+        (tensor,) = tensors(self.example())
+        return InputSpec(tuple(tensor.shape[1:]), str(tensor.dtype).removeprefix("torch."))
 
 
 @dataclass(frozen=True)
@@ -242,7 +315,6 @@ class GroupProfile:
         macs: of them.
         losses: what the model is predicted to lose, in the task's loss on training rows, when it keeps
             `width_at` 0, 1, … of the group's units; the last is 0. Empty where that was not probed.
-        least: units that must stay.
     """
 
     name: str
@@ -250,7 +322,6 @@ class GroupProfile:
     params: int
     macs: int
     losses: tuple[float, ...] = ()
-    least: int = 1
 
     def width_at(self, level: int) -> int:
         """The units that are kept where `losses[level]` is lost: equal shares of the width, rounded up."""
@@ -294,15 +365,13 @@ class CutProfile:
 
 @dataclass(frozen=True)
 class LayerProfile:
-    """A linear or convolution layer: its class, its cost, whether two layers may stand for it, and the share
-    of its cost that these must have at least."""
+    """A linear or convolution layer: its class, its cost, and whether two layers may stand for it."""
 
     name: str
     kind: str
     params: int
     macs: int
     factorable: bool
-    least: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -314,14 +383,11 @@ class ModelProfile:
         macs: of one input through the whole model.
         groups: what channel removal may touch, from input to output.
         cut_points: single tensors that all paths pass through, from input to output.
-        layers: linear and convolution layers that may be changed, from input to output.
+        layers: linear and convolution layers, from input to output.
         outputs: shape of what the model makes of one input; empty where that is not one tensor.
         mixing_blocks: blocks that mix a path of convolutions with one of attention.
         cost_terms: what `params` and `macs` are the sums of, by the groups that they shrink with; empty in a
             profile that was stored before there were any.
-        new_head: whether a new head may stand for what follows the last cut point.
-        staying_params: of linear and convolution layers that stay as they are, which are none of `layers`.
-        staying_macs: of them.
     """
 
     params: int
@@ -332,9 +398,6 @@ class ModelProfile:
     outputs: tuple[int, ...] = ()
     mixing_blocks: int = 0
     cost_terms: tuple[CostTerm, ...] = ()
-    new_head: bool = True
-    staying_params: int = 0
-    staying_macs: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Turn the profile into JSON-able data, which `from_json` reads back."""
@@ -361,7 +424,4 @@ class ModelProfile:
                 CostTerm(tuple(term["groups"]), term["params"], term["macs"])
                 for term in data.get("cost_terms", ())
             ),
-            new_head=data.get("new_head", True),
-            staying_params=data.get("staying_params", 0),
-            staying_macs=data.get("staying_macs", 0),
         )

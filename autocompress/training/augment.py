@@ -7,11 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from autocompress.errors import TaskError
+from autocompress.task import Inputs
 
 
-def augmented(inputs: Tensor, name: str) -> Tensor:
-    """A batch as it is trained on, `(B, C, H, W)`; other shapes and "none" come back as they are."""
-    if name == "none" or inputs.dim() != 4:
+def augmented(inputs: Inputs, name: str) -> Inputs:
+    """A batch as it is trained on, `(B, C, H, W)`; other shapes, several inputs and "none" come back as they
+    are."""
+    if name == "none" or not isinstance(inputs, Tensor) or inputs.dim() != 4:
         return inputs
     moved = random_flip(random_crop(inputs, max(1, inputs.shape[-1] // 8)))
     return random_erase(moved) if name == "crop-flip-erase" else moved
@@ -62,7 +64,7 @@ def _interval(count: int, size: int, device: torch.device) -> Tensor:
     return (position >= start) & (position < start + length)
 
 
-def mixed(inputs: Tensor, alpha: float) -> tuple[Tensor, Tensor, float]:
+def mixed(inputs: Inputs, alpha: float) -> tuple[Tensor, Tensor, float]:
     """Each input mixed with another one's: λ·x + (1 − λ)·x[order], λ from Beta(α, α).
 
     Zhang et al., *mixup: Beyond Empirical Risk Minimization*, arXiv 1710.09412.
@@ -71,8 +73,10 @@ def mixed(inputs: Tensor, alpha: float) -> tuple[Tensor, Tensor, float]:
         The mixed inputs, `order` `(B,)`, and λ.
 
     Raises:
-        TaskError: the inputs are not floating-point numbers.
+        TaskError: the inputs are not one tensor of floating-point numbers.
     """
+    if not isinstance(inputs, Tensor):
+        raise TaskError(f"mixup must be 0 where a model has several inputs but is {alpha}.")
     if not inputs.is_floating_point():
         raise TaskError(f"mixup must be 0 where inputs are not floating-point but they are {inputs.dtype}.")
     share = float(torch.distributions.Beta(alpha, alpha).sample())

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autocompress.task import Task
+from autocompress.task import Inputs, Task, call
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Distillation:
     weight: float
     temperature: float
 
-    def __call__(self, task: Task, inputs: Tensor, outputs: Tensor, own: Tensor) -> Tensor:
+    def __call__(self, task: Task, inputs: Inputs, outputs: Tensor, own: Tensor) -> Tensor:
         """The loss of a batch, of which `own` is the task's."""
         with torch.no_grad():
-            wanted = self.teacher(inputs)
+            wanted = task.answer(call(self.teacher, inputs))
         if task.cross_entropy:
             t = self.temperature
             student = F.log_softmax(outputs / t, 1).movedim(1, -1).flatten(0, -2)

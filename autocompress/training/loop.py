@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autocompress.errors import DivergedError, TaskError
+from autocompress.errors import DivergedError
 from autocompress.methods.base import Finished, Session
-from autocompress.task import Batch, Batches, Limits, LossFn, Recipe, Task, on_device
+from autocompress.task import Batch, Batches, Inputs, LossFn, Recipe, Task, call, moved, on_device
 from autocompress.task.losses import ignored_label, is_cross_entropy
 from autocompress.training.augment import augmented, mixed
 from autocompress.training.clipping import backward, greatest_norm
@@ -147,11 +147,11 @@ class Trainer:
             end = min(goal, self.steps + per_epoch - done)
             full_epoch = end - self.steps == per_epoch
             with self.clock.running():
-                set_training(model, self.task.limits)
+                model.train()
                 # A whole epoch is what the data say it is.
-                for inputs, targets in batches if full_epoch else islice(batches, end - self.steps):
+                for batch in batches if full_epoch else islice(batches, end - self.steps):
                     set_lr(optimizer, recipe, min(self.steps / (self.epochs * per_epoch), 1.0))
-                    self.losses.add(step(inputs, targets))
+                    self.losses.add(step(batch))
                     self.steps += 1
                     with self.clock.method():
                         session.after_step(min((self.steps - first) / (goal - first), 1.0))
@@ -191,29 +191,32 @@ class Step:
         self.loss_of = _on(smoothed(self.task.loss, self.recipe.label_smoothing), device)
         self.clip = greatest_norm(self.task, trainer.reference)
 
-    def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def __call__(self, batch: Batch) -> Tensor:
         """Take it; the task's own loss, as trials weigh penalties and distillation differently."""
         self.optimizer.zero_grad(set_to_none=True)
-        inputs = augmented(inputs.to(self.device, non_blocking=True), self.recipe.augment)
-        targets = targets.to(self.device, non_blocking=True)
+        inputs = augmented(moved(self.task.inputs_of(batch), self.device), self.recipe.augment)
+        targets = moved(self.task.targets_of(batch), self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.mixed_precision):
             loss, own = self._loss(inputs, targets)
         backward(loss, self.session.penalty(), self.model, self.clip)
         self.optimizer.step()
         return own.detach()
 
-    def _loss(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _loss(self, inputs: Inputs, targets: Any) -> tuple[Tensor, Tensor]:
         """Of a batch, mixed two by two where the recipe says so: with what is learned from the reference,
         and without."""
         if self.recipe.mixup:
             inputs, order, share = mixed(inputs, self.recipe.mixup)
-            outputs = self.forward(inputs)
+            outputs = self._answer(inputs)
             own = share * self.loss_of(outputs, targets) + (1 - share) * self.loss_of(outputs, targets[order])
         else:
-            outputs = self.forward(inputs)
+            outputs = self._answer(inputs)
             own = self.loss_of(outputs, targets)
         loss = own if self.distillation is None else self.distillation(self.task, inputs, outputs, own)
         return loss, own
+
+    def _answer(self, inputs: Inputs) -> Tensor:
+        return self.task.answer(call(self.forward, inputs))
 
 
 class _Losses:
@@ -260,11 +263,11 @@ def _on(loss: LossFn, device: torch.device) -> LossFn:
     return copy.deepcopy(loss).to(device) if elsewhere else loss
 
 
-def _compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
+def _compiled(model: nn.Module) -> Callable[..., Any]:
     """The model through `torch.compile`; as it is where hooks give it other tensors in each step."""
     if any(module._forward_pre_hooks or module._forward_hooks for module in model.modules()):
         return model
-    compiled: Callable[[Tensor], Tensor] = torch.compile(model)
+    compiled: Callable[..., Any] = torch.compile(model)
     return compiled
 
 
@@ -308,84 +311,10 @@ def set_lr(optimizer: torch.optim.Optimizer, recipe: Recipe, progress: float) ->
         group["lr"] = group["peak"] * factor
 
 
-def predictions(model: Callable[[Tensor], Tensor], batches: Batches) -> Iterator[Batch]:
-    """Outputs, as floats, and targets of one batch after the other, on the CPU.
-
-    Args:
-        model: takes the inputs of a batch where they are.
-        batches: to predict.
-
-    Raises:
-        TaskError: an output is not a tensor of real numbers.
-    """
-    for inputs, targets in batches:
-        # Not in inference mode, whose tensors a metric could not change in place.
-        with torch.no_grad():
-            outputs = model(inputs)
-        if not isinstance(outputs, Tensor) or outputs.is_complex():
-            kind = outputs.dtype if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise TaskError(f"the model must return one tensor of real numbers but returned {kind}.")
-        yield outputs.detach().float().cpu(), targets.cpu()
-
-
-def predict(model: Callable[[Tensor], Tensor], batches: Batches) -> Batch:
-    """Outputs and targets of a whole split on the CPU; `(N, ...)`, `(N, ...)`."""
-    outputs, targets = [], []
-    for some_outputs, some_targets in predictions(model, batches):
-        outputs.append(some_outputs)
-        targets.append(some_targets)
-    return joined(outputs), joined(targets)
-
-
-def joined(pieces: list[Tensor]) -> Tensor:
-    """`torch.cat` that empties the list as it goes, so that what is joined is not held twice.
-
-    Raises:
-        TaskError: the pieces differ in more than their first dimension.
-    """
-    shapes = sorted({tuple(piece.shape[1:]) for piece in pieces})
-    if len(shapes) != 1 or any(piece.dim() == 0 for piece in pieces):
-        raise TaskError(
-            "outputs and targets of all batches must have one shape for a metric that is a function, but "
-            f"theirs without the rows are {shapes[:3]}: give a torchmetrics object, or batches of one shape."
-        )
-    # Memory is only taken as it is written, while the pieces are let go.
-    total = torch.empty(sum(map(len, pieces)), *shapes[0], dtype=pieces[0].dtype)
-    end = len(total)
-    while pieces:
-        piece = pieces.pop()
-        total[end - len(piece) : end] = piece
-        end -= len(piece)
-    return total
-
-
-def set_training(model: nn.Module, limits: Limits | None) -> None:
-    """Put a model in training, but for normalisations whose statistics stay as they are."""
-    model.train()
-    if limits is not None and limits.steady:
-        for name, module in model.named_modules(remove_duplicate=False):
-            if name in limits.steady:
-                module.eval()
-
-
-def reestimate_batch_norm(
-    model: nn.Module, batches: Batches, count: int, limits: Limits | None = None
-) -> None:
-    """Replace running statistics by the plain average over `count` training batches, in place.
-
-    Args:
-        model: left in evaluation.
-        batches: training batches.
-        count: how many are looked at.
-        limits: that keep the statistics of some; None keeps none.
-    """
-    steady = frozenset() if limits is None else limits.steady
+def reestimate_batch_norm(model: nn.Module, task: Task, count: int) -> None:
+    """Replace running statistics by the plain average over `count` training batches, in place."""
     norms = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)
-        and module.track_running_stats
-        and name not in steady
+        m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
     ]
     if not norms:
         return
@@ -397,8 +326,8 @@ def reestimate_batch_norm(
         norm.train()
     device = device_of(model)
     with torch.no_grad():
-        for _, (inputs, _targets) in zip(range(count), on_device(batches, device), strict=False):
-            model(inputs.to(device))
+        for batch in islice(on_device(task.train, device), count):
+            call(model, moved(task.inputs_of(batch), device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()

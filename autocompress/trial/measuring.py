@@ -17,6 +17,7 @@ from autocompress.measure import Measured, Subject, measure
 from autocompress.measure.latency import LatencySettings
 from autocompress.score import TAU
 from autocompress.task import Task
+from autocompress.task.inputs import call, moved
 from autocompress.training.loop import Clock, device_of
 
 
@@ -79,7 +80,7 @@ def measure_unexported(
     """
     tensors, device = least_tensor_bytes(model), device_of(model)
     subject = Subject(
-        program=lambda inputs: model(inputs.to(device)),
+        program=lambda inputs: call(model, moved(inputs, device)),
         program_file=None,
         model=model,
         bytes=tensors,

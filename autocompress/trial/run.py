@@ -19,13 +19,13 @@ from autocompress.checkpoint.program import program_on, weight_bytes
 from autocompress.checkpoint.rebuilding import read_edits, rebuild_from
 from autocompress.checkpoint.store import UNQUANTISED, Checkpoint, Writer, taken_over_folder, trial_folder
 from autocompress.errors import CheckpointError, TaskError
-from autocompress.graph import analyse, within
+from autocompress.graph import analyse
 from autocompress.graph.costs import profile
 from autocompress.measure import Measured, Subject, measure
 from autocompress.surgery import Edit, Encode, absorb_biases, check_equal, joined
 from autocompress.task import Task, on_device
 from autocompress.task.checks import make_teacher
-from autocompress.task.limits import settle
+from autocompress.task.inputs import moved
 from autocompress.task.pretrained import load_weights
 from autocompress.training.distillation import Distillation
 from autocompress.training.loop import Trainer
@@ -111,7 +111,6 @@ def run_trial(
         TrialError: the model cannot be exported.
     """
     start = time.perf_counter()
-    task = _limited(task)
     seed_everything(config.seed, task)
     origin = _Origin(task, reference, trials)
     model, edits = origin.start(config)
@@ -128,7 +127,7 @@ def run_trial(
         model, difference = compressed.model, max(difference, compressed.difference)
         edits += compressed.edits
     trainer.fit(model, config.epochs - compressing)
-    absorb_biases(model.eval(), task.example().to(device), task.limits)
+    absorb_biases(model.eval(), moved(task.example(), device))
     if shut_out is not None and measuring.without_file:
         model = model.to("cpu").eval()
         unexported = measure_unexported(model, task, reference, measuring, trainer.clock)
@@ -214,7 +213,6 @@ def train_reference(
         TaskError: the task's weights do not fit its model.
         DivergedError: the loss or a metric became NaN or infinite.
     """
-    task = _limited(task)
     seed_everything(seed, task)
     model = task.model().to(device)
     epochs = task.recipe.reference_epochs or task.recipe.epochs
@@ -227,11 +225,6 @@ def train_reference(
     plain = UNQUANTISED.get(measuring.artifact, measuring.artifact)
     measuring = replace(measuring, artifact=plain)
     return _store(folder, model, task, measuring, trainer, _Stored(config), torch.device(device))[0]
-
-
-def _limited(task: Task) -> Task:
-    """The task with what is frozen as its limits, where it has none: methods may freeze more for a while."""
-    return task if task.limits is not None else replace(task, limits=settle(task.model()))
 
 
 @dataclass(frozen=True)
@@ -266,7 +259,7 @@ def _store(
                 "errors": measured.known_errors,
                 "replicates": measured.replicates,
                 "validation_rows": measured.rows,
-                "input": task.input_spec().to_json(),
+                "input": task.input_json(),
                 "profile": _profile(model, task, writer, stored, device),
                 "check": {"max_relative_difference": stored.difference},
                 "artifact": measuring.artifact,
@@ -288,7 +281,7 @@ def _profile(
     if any(isinstance(edit, Encode) for edit in stored.edits):
         return None
     example = task.example()
-    analysis = within(analyse(model, example, writer.graph), task.limits_of(model))
+    analysis = analyse(model, example, writer.graph)
     seen = profile(model, example, analysis)
     if stored.reference is None:
         seen = with_losses(seen, model, task, analysis, device)

@@ -11,6 +11,7 @@ import torch
 from autocompress.methods.base import Session
 from autocompress.surgery import absorb_biases
 from autocompress.task import Task, on_device
+from autocompress.task.inputs import moved
 from autocompress.task.random_state import generators_of, random_state_kept
 from autocompress.training.loop import Clock, Plain, device_of, reestimate_batch_norm
 from autocompress.trial.measuring import Measuring, Reference, measure_unexported, with_estimated_bytes
@@ -64,8 +65,8 @@ class RungMeter:
         model = twin.finish().model
         device = device_of(model)
         if not isinstance(session, Plain):
-            reestimate_batch_norm(model, self.task.train, BATCH_NORM_BATCHES, self.task.limits)
-        absorb_biases(model.eval(), self.task.example().to(device), self.task.limits)
+            reestimate_batch_norm(model, self.task, BATCH_NORM_BATCHES)
+        absorb_biases(model.eval(), moved(self.task.example(), device))
         assert self.task.val is not None
         judged = replace(self.task, val=on_device(self.task.val, device))
         # The training's clock runs already.

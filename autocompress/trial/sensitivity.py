@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autocompress.graph import Analysis
 from autocompress.graph.exporting import inference
@@ -17,6 +17,7 @@ from autocompress.methods.shared.gates import insert_gates, set_gates
 from autocompress.methods.shared.strength import ReaderNorms, find_readers, input_rms
 from autocompress.methods.shared.unit_index import unit_offsets
 from autocompress.task import ModelProfile, Task
+from autocompress.task.inputs import Inputs, call, device_of_inputs, moved, take
 from autocompress.task.random_state import generators_of, random_state_kept
 
 # Widths that are tried of each group, and training rows: 7 passes of 16 rows for each group, which took 0.1 s
@@ -44,31 +45,31 @@ def with_losses(
         return profile
     gated = copy.deepcopy(model).to(device).eval()
     with random_state_kept(*generators_of(task.train), device=device):
-        inputs = torch.cat(task.calibration(_ROWS))[:_ROWS].to(device)
+        inputs = moved(task.calibration_rows(_ROWS), device)
         curves = _curves(gated, task, analysis, inputs)
     groups = tuple(replace(group, losses=own) for group, own in zip(profile.groups, curves, strict=True))
     return replace(profile, groups=groups)
 
 
-def _curves(gated: nn.Module, task: Task, analysis: Analysis, inputs: Tensor) -> list[tuple[float, ...]]:
+def _curves(gated: nn.Module, task: Task, analysis: Analysis, inputs: Inputs) -> list[tuple[float, ...]]:
     """For each group what is lost at each of its levels; the model gets gates."""
     readers = find_readers(gated, analysis)
     offsets = unit_offsets(analysis)
     units = offsets[-1]
-    open_gates = torch.ones(units + 1, device=inputs.device)
+    open_gates = torch.ones(units + 1, device=device_of_inputs(inputs))
     strength = ReaderNorms(readers, input_rms(gated, readers, inputs), units, open_gates)()
-    sites = insert_gates(gated, analysis, inputs[:2])
+    sites = insert_gates(gated, analysis, take(inputs, slice(2)))
     curves = []
     with inference(gated):
         set_gates(sites, open_gates)
-        expected = gated(inputs)
+        expected = task.answer(call(gated, inputs))
         for group, start in zip(analysis.groups, offsets, strict=False):
             weakest_first = start + strength[start : start + group.width].argsort()
             losses = []
             for kept in group_widths(group.width)[:-1]:
                 gates = open_gates.index_fill(0, weakest_first[: group.width - kept], 0.0)
                 set_gates(sites, gates)
-                losses.append(output_loss(expected, gated(inputs), task.cross_entropy))
+                losses.append(output_loss(expected, task.answer(call(gated, inputs)), task.cross_entropy))
             curves.append(_falling(losses))
     return curves
 

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 import autocompress as ac
 from autocompress.data import load_task, with_validation
 from autocompress.graph.costs import count_params, layer_macs
+from autocompress.measure.predictions import predict
 from autocompress.methods.alcn import Alcn, Config
-from autocompress.training.loop import Trainer, predict
+from autocompress.training.loop import Trainer
 from autocompress.trial import seed_everything
 
 SIZES = [784, 256, 128, 64, 10]
@@ -75,7 +76,7 @@ class Logits(nn.Module):
 
 
 def accuracy(model: nn.Module, task: ac.Task) -> float:
-    outputs, targets = predict(model.eval(), task.test)
+    outputs, targets = predict(model.eval(), task.test, task)
     return (outputs.argmax(1) == targets).double().mean().item()
 
 

@@ -64,7 +64,7 @@ def main() -> None:
             start = time.perf_counter()
             method = Lc(schemes=schemes)
             direct = method.start(reference(task), task).finish().model
-            reestimate_batch_norm(direct, task.train, 50)
+            reestimate_batch_norm(direct, task, 50)
             cells = [name, f"{judged(direct, task, folder)[0]:.2%}"]
             trainer = Trainer(task, arguments.epochs + arguments.finetune)
             model = compress_stage(reference(task), task, method, trainer, arguments.epochs).model

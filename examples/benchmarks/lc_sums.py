@@ -25,8 +25,8 @@ from rich.table import Table
 from torch import Tensor
 
 import autocompress as ac
+from autocompress.measure.predictions import predict
 from autocompress.methods.lc import Codebook, PruneL0
-from autocompress.training.loop import predict
 
 DIRECT: dict[str, Schemes] = {
     "sum": {
@@ -55,9 +55,9 @@ def measured(task: ac.Task, schemes: Schemes, epochs: int, seed: int) -> tuple[f
     """Training loss, training error and test error in %, and stored bytes of the program as loaded."""
     with stored(compressed(task, schemes, epochs, seed), task) as (program, size):
         assert task.test is not None
-        outputs, targets = predict(program, task.train)
+        outputs, targets = predict(program, task.train, task)
         loss, wrong = task.loss(outputs, targets).item(), error_of(outputs, targets)
-        return loss, wrong, error_of(*predict(program, task.test)), size
+        return loss, wrong, error_of(*predict(program, task.test, task)), size
 
 
 def error_of(outputs: Tensor, targets: Tensor) -> float:

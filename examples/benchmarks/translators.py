@@ -74,7 +74,7 @@ def row(task: ac.Task, pair: tuple[int, int], kind: Any, way: str) -> list[str]:
         error = relative_error(translator(a), b)
     before = accuracy(session.model, task)
     Trainer(task, 1).fit(session.model, 1)
-    reestimate_batch_norm(session.model, task.train, 50)
+    reestimate_batch_norm(session.model, task, 50)
     after = accuracy(session.model, task)
     return [f"{pair[0]}, {pair[1]}", way, f"{error:.3f}", f"{before:.1%}", f"{after:.1%}", f"{seconds:.1f}"]
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.checkpoint import export_onnx, export_program, load_program
-from autocompress.checkpoint.program import weight_bytes
+from autocompress.checkpoint.program import load_module, weight_bytes
 from autocompress.errors import CheckpointError, TrialError
 from autocompress.weights.decoders import encode_weight
 from autocompress.weights.encodings import Quantized
@@ -91,7 +91,7 @@ def test_loaded_modules_accept_eval_and_refuse_training(
     residual: nn.Module, images: Tensor, tmp_path: Path
 ) -> None:
     export_program(residual, images, tmp_path / "model.pt2")
-    loaded = load_program(tmp_path / "model.pt2")
+    loaded = load_module(tmp_path / "model.pt2")
     assert loaded.eval() is loaded
     with pytest.raises(CheckpointError, match="fixed to inference"):
         loaded.train()

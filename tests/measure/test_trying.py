@@ -107,12 +107,12 @@ def test_what_is_no_metric_is_one_line(metrics: dict[str, Any], message: str) ->
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        ({"x": X, "y": Y}, "val must yield .* but yielded dict"),
-        ((X, Y, Y), "val must yield .* but yielded tuple"),
-        ((X, [1, 2]), r"but yielded \(Tensor, list\)"),
+        ({"x": X, "y": Y}, "batches that are mappings must have one of labels, .* but have x, y"),
+        ((X, Y, Y), r"val must yield .* but its forward failed on \(\(96, 12\), \(96,\)\)"),
+        ((X, [1, 2]), "where outputs and targets are not tensors but they are Tensor and list"),
     ],
 )
-def test_batches_that_are_no_pairs_are_one_line(batch: Any, message: str) -> None:
+def test_batches_of_another_form_are_one_line(batch: Any, message: str) -> None:
     with pytest.raises(TaskError, match=message):
         check(task(val=[batch]))
 

@@ -72,6 +72,6 @@ def test_clipping_holds_the_loss_and_not_the_penalty(residual_task: ac.Task) -> 
     wanted = [p.grad * clipped for p in model.parameters()]
     wanted[0] += 100
     optimizer = make_optimizer(hooks, task.recipe, 1.0)
-    Step(Trainer(task, 1), model, hooks, optimizer, torch.device("cpu"))(inputs, targets)
+    Step(Trainer(task, 1), model, hooks, optimizer, torch.device("cpu"))((inputs, targets))
     for old, new, gradient in zip(before, model.parameters(), wanted, strict=True):
         torch.testing.assert_close(new.detach(), old - task.recipe.lr * gradient, rtol=1e-4, atol=1e-6)

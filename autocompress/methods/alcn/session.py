@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import TrialError
-from autocompress.graph import analyse, within
+from autocompress.graph import analyse
 from autocompress.graph.costs import profile
 from autocompress.methods.alcn.budget import Budget
 from autocompress.methods.alcn.config import Config, steepest
@@ -23,6 +23,7 @@ from autocompress.methods.shared.gates import detach_gates, fold_gates, insert_g
 from autocompress.methods.shared.strength import MakerNorms, ReaderNorms, find_readers, input_rms
 from autocompress.surgery import keep_units
 from autocompress.task import ModelProfile, Task
+from autocompress.task.inputs import moved
 
 _PREFIX = "alcn_"
 
@@ -85,7 +86,7 @@ class AlcnSession(Session):
     def __init__(self, config: Config, model: nn.Module, task: Task) -> None:
         self.config, self.model = config, model
         self.example = task.example()
-        self.analysis = within(analyse(model, self.example), task.limits_of(model))
+        self.analysis = analyse(model, self.example)
         if not self.analysis.groups:
             raise TrialError("no channel group of the model can be removed.")
         device = next(model.parameters()).device
@@ -95,17 +96,16 @@ class AlcnSession(Session):
         shares |= {"macs": [c.macs for c in costs], "params": [c.params for c in costs]}
         weights = torch.tensor(shares[config.cost], dtype=torch.float32)
         self.weights = (weights / weights.sum().clamp_min(1e-12)).to(device)
-        groups = self.analysis.groups
-        widths, least = [group.width for group in groups], [group.least for group in groups]
-        ratios = _ratios([group.name for group in groups], config)
-        self.gates = Gates(widths, ratios.to(device), config.min_ratio, config.round_to, least)
+        widths = [group.width for group in self.analysis.groups]
+        ratios = _ratios([group.name for group in self.analysis.groups], config)
+        self.gates = Gates(widths, ratios.to(device), config.min_ratio, config.round_to)
         self.budget: Budget | None = None
         if config.budget is not None:
             of_params = config.cost == "params"
             amounts = [term.params if of_params else term.macs for term in described.cost_terms]
             if any(n for term, n in zip(described.cost_terms, amounts, strict=True) if term.groups):
                 self.budget = Budget(described.cost_terms, amounts, config.budget, self.gates)
-        self.calibration = task.example(64).to(device)
+        self.calibration = moved(task.example(64), device)
         self.sites = insert_gates(model, self.analysis, self.calibration)
         for name, parameter in self.gates.named_parameters():
             # Not as a sub-module, which a sequential model would try to run.
@@ -163,14 +163,13 @@ class AlcnSession(Session):
         return {f"ratio/{group.name}": ratio for group, ratio in named}
 
     def keep(self) -> dict[str, list[int]]:
-        """The ⌈ρ·C⌉ units of highest survival of each group, or the nearest multiple of `round_to` that is
-        enough."""
+        """The ⌈ρ·C⌉ units of highest survival of each group, or the nearest multiple of `round_to`."""
         with torch.no_grad():
             self.refresh()
         keep = {}
         parts = torch.split(self.survival, self.gates.widths)
         for group, survival, ratio in zip(self.analysis.groups, parts, self.gates.ratio, strict=True):
-            count = int(kept_units(ratio, group.width, self.config.round_to, group.least))
+            count = int(kept_units(ratio, group.width, self.config.round_to))
             keep[group.name] = survival.topk(count).indices.sort().values.tolist()
         return keep
 
@@ -179,7 +178,7 @@ class AlcnSession(Session):
         keep = self.keep()
         plain = self.release()
         device = next(plain.parameters()).device
-        cut = keep_units(plain.eval(), self.analysis, keep, self.example.to(device))
+        cut = keep_units(plain.eval(), self.analysis, keep, moved(self.example, device))
         return Finished(cut.model, cut.edits, cut.masked)
 
     def release(self) -> nn.Module:

@@ -18,8 +18,7 @@ class Config:
     """Settings of ALDS.
 
     Args:
-        keep: share of the model's cost that is left, without the layers that stay as they are (excluded or
-            frozen), in (0, 1).
+        keep: share of the whole model's cost that is left, in (0, 1).
         cost: in which cost is counted, "macs" or "params".
         epsilon: greatest relative error of any layer, in place of `keep`; 0 goes by `keep`.
         measure: of a layer's error: "slices" (the greatest over its slices, as published),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import TrialError
-from autocompress.graph import analyse, within
+from autocompress.graph import analyse
 from autocompress.graph.costs import count_params, layer_macs
 from autocompress.graph.layers import WeightLayer, weight_layers
 from autocompress.methods.alds.allocation import (
@@ -27,6 +27,7 @@ from autocompress.methods.alds.patches import layer_inputs, patch_moments
 from autocompress.methods.alds.spectra import Spectrum, digest, project, spectrum
 from autocompress.methods.shared.replaceable import replaceable
 from autocompress.task import Task
+from autocompress.task.inputs import Inputs, moved, take, tensors
 from autocompress.weights.factored import folding_of
 from autocompress.weights.folding import Folding, schemes_of
 
@@ -65,35 +66,31 @@ class Decomposer:
         self.model, self.settings = model, settings
         example = task.example()
         analysis = analyse(model, example)
-        self.limits = task.limits_of(model)
         macs = layer_macs(model, example)
-        every = weight_layers(model, within(analysis, self.limits), macs)
+        every = weight_layers(model, analysis, macs)
         names = [layer.name for layer in every if layer.obstacle is None and layer.name]
-        allowed = set(replaceable(model, names, example.to(next(model.parameters()).device)))
+        allowed = set(replaceable(model, names, moved(example, next(model.parameters()).device)))
         layers = [layer for layer in every if layer.name in allowed]
         self.layers = {layer.name: layer for layer in layers}
         total = macs[""] if settings.cost == "macs" else count_params(model)
-        may_change = {layer.name for layer in every}
-        unlimited = weight_layers(model, analysis, macs)
-        staying = sum(self._dense(layer) for layer in unlimited if layer.name not in may_change)
-        # Layers that stay as they are do not count: the others would pay for them.
-        self.total = total - staying
-        self.fixed = self.total - sum(self._dense(layer) for layer in layers)
-        batch = torch.cat(task.calibration(settings.calibration))[: settings.calibration]
-        self.inputs = batch.to(next(model.parameters()).device)
+        self.total = total
+        self.fixed = total - sum(self._dense(layer) for layer in layers)
+        self.inputs: Inputs = moved(
+            task.calibration_rows(settings.calibration), next(model.parameters()).device
+        )
         self._untrained = True
         self._received: dict[str, Tensor] = {}
         self._moments: dict[tuple[str, Folding], Tensor] = {}
         if settings.measure == "data":
             names = list(self.layers)
-            two = layer_inputs(model, names, self.inputs[:2])
+            two = layer_inputs(model, names, take(self.inputs, slice(2)))
             most = max(16, 2 * _MOST_ELEMENTS // max(1, sum(received.numel() for received in two.values())))
-            self._received = layer_inputs(model, names, self.inputs[:most])
+            self._received = layer_inputs(model, names, take(self.inputs, slice(most)))
         self._input_keys = {name: digest(received) for name, received in self._received.items()}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Decomposer:
         # Never changed, and up to gigabytes: a copy has the same ones.
-        for tensor in (self.inputs, *self._received.values(), *self._moments.values()):
+        for tensor in (*tensors(self.inputs), *self._received.values(), *self._moments.values()):
             memo[id(tensor)] = tensor
         copied = object.__new__(type(self))
         memo[id(self)] = copied
@@ -113,7 +110,7 @@ class Decomposer:
         if allocation is None:
             least = allocate_within(options, self.settings.measure, math.inf).cost + self.fixed
             raise TrialError(
-                f"keep must be at least {least / self.total:.3f} of the {self.settings.cost} that may change "
+                f"keep must be at least {least / self.total:.3f} of the model's {self.settings.cost} "
                 f"with these foldings but got {keep:.3f}."
             )
         return allocation
@@ -162,9 +159,9 @@ class Decomposer:
     def _option(self, layer: WeightLayer, scheme: int, slices: int, cap: float, key: str) -> Option:
         layer_spectrum = self._spectrum(layer.name, scheme, slices, key)
         full = layer_spectrum.values.shape[1]
-        least = self.limits.least_rank(layer.name, layer.shape, full)
-        cost = self._unit_cost(layer, scheme, slices)
-        return Option(scheme, slices, layer_spectrum, cost, max(1, int(cap * full)), least)
+        return Option(
+            scheme, slices, layer_spectrum, self._unit_cost(layer, scheme, slices), max(1, int(cap * full))
+        )
 
     def _spectrum(self, name: str, scheme: int, slices: int, key: str) -> Spectrum:
         layer: Any = self.model.get_submodule(name)

@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autocompress.methods.shared.activations import watch_inputs
+from autocompress.task import Inputs
 from autocompress.weights.folding import Folding
 
 MOST_PATCHES = 8192
 
 
-def layer_inputs(model: nn.Module, names: Sequence[str], inputs: Tensor) -> dict[str, Tensor]:
+def layer_inputs(model: nn.Module, names: Sequence[str], inputs: Inputs) -> dict[str, Tensor]:
     """The tensors that layers receive in eval mode; layers that are not called are left out."""
     received: dict[str, Tensor] = {}
 

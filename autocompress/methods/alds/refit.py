@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from autocompress.methods.alds.patches import output_rows, patch_rows
 from autocompress.methods.shared.activations import watch_inputs, watch_outputs
 from autocompress.methods.shared.ridge import ridge
+from autocompress.task import Inputs
 from autocompress.weights.folding import Folding
 
 _DAMPING = 1e-3  # relative to the mean square of what the factor reads
 
 
-def dense_outputs(model: nn.Module, names: Sequence[str], inputs: Tensor) -> dict[str, Tensor]:
+def dense_outputs(model: nn.Module, names: Sequence[str], inputs: Inputs) -> dict[str, Tensor]:
     """What layers make at their first call, at sampled positions, in eval mode, `(positions, f)`."""
     outputs: dict[str, Tensor] = {}
 
@@ -35,7 +36,7 @@ def dense_outputs(model: nn.Module, names: Sequence[str], inputs: Tensor) -> dic
     return outputs
 
 
-def refit(model: nn.Module, wanted: Mapping[str, Tensor], inputs: Tensor) -> None:
+def refit(model: nn.Module, wanted: Mapping[str, Tensor], inputs: Inputs) -> None:
     """Set the second factors, first layer first, each on what the layers before it now make.
 
     Args:

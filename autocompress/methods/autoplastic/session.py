@@ -23,6 +23,7 @@ from autocompress.methods.base import Finished, Method, ParamGroup, Session
 from autocompress.surgery import DropBranches, Edit, GateBranches, RemoveGates, keep_units
 from autocompress.surgery.branches import drop_branches
 from autocompress.task import ModelProfile, Task
+from autocompress.task.inputs import moved
 
 _PREFIX = "autoplastic_"
 
@@ -179,7 +180,7 @@ class AutoplasticSession(Session):
         """What ends shut is taken out of the graph; what stays is folded into the layers."""
         final = self.final()
         plain = self.release()
-        probe = self.example.to(next(plain.parameters()).device)
+        probe = moved(self.example, next(plain.parameters()).device)
         cut = keep_units(plain.eval(), analyse(plain, self.example), self.switches.keep(final), probe)
         if not self.branched:
             return Finished(cut.model, (*self.begun, *cut.edits), cut.masked)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import TrialError
-from autocompress.graph import Analysis, CutPairs, CutPoint, analyse, within
+from autocompress.graph import Analysis, CutPoint, analyse, why_illegal
 from autocompress.graph.bridging import OUTPUT, Bridge, bridge, tap
 from autocompress.graph.costs import layer_macs
 from autocompress.graph.exporting import plain_attention
@@ -24,7 +24,8 @@ from autocompress.methods.depth.config import Config
 from autocompress.methods.depth.translator import fit, refine
 from autocompress.surgery.bridges import BridgeEnds, BridgeLayers, without_unused_layers
 from autocompress.surgery.translators import Translator
-from autocompress.task import ModelProfile, Task
+from autocompress.task import Inputs, ModelProfile, Task, call, moved
+from autocompress.task.inputs import answer, leaves, split_rows, take
 
 _PREFIX = "translator_"
 _HEAD = "translator_head"
@@ -62,17 +63,18 @@ class DepthSession(Session):
         self.errors: dict[str, float] = {}
         like = next(p for p in model.parameters() if p.is_floating_point())
         example = task.example()
-        analysis = within(analyse(model, example), task.limits_of(model))
-        check_graph(model, bridge(model, analysis, []), example.to(like.device))
-        inputs = torch.cat(task.calibration(config.calibration))[: config.calibration]
+        analysis = analyse(model, example)
+        near = moved(example, like.device)
+        check_graph(model, bridge(model, analysis, []), near)
+        inputs = moved(task.calibration_rows(config.calibration), like.device)
         with self.starting():
             for a, b in config.cuts:
-                self._bridge(model, analysis, (a, b), inputs.to(like.device), like)
+                self._bridge(model, analysis, (a, b), inputs, like)
         if config.head_width:
-            self._add_head(model, analysis, example, like)
+            self._add_head(model, analysis, near, like)
         self.bridged = bridge(model, analysis, self.bridges)
         self.model = self.bridged
-        left, total = (layer_macs(network, example.to(like.device))[""] for network in (self.model, model))
+        left, total = (layer_macs(network, near)[""] for network in (self.model, model))
         self.share = left / max(1, total)
         if config.freeze == "backbone":
             own = {added.name for added in self.bridges}
@@ -94,7 +96,7 @@ class DepthSession(Session):
         return Finished(smaller, edits, self.model)
 
     def _bridge(
-        self, model: nn.Module, analysis: Analysis, cut: tuple[int, int], inputs: Tensor, like: Tensor
+        self, model: nn.Module, analysis: Analysis, cut: tuple[int, int], inputs: Inputs, like: Tensor
     ) -> None:
         """Fit a translator for a pair of cut points, given those before it."""
         config = self.config
@@ -111,19 +113,18 @@ class DepthSession(Session):
         translator = ends.module().to(like)
         assert isinstance(translator, Translator)
         most = max(16, _MOST_ELEMENTS // max(math.prod(start.shape), math.prod(end.shape)))
-        tensors = _activations(model, analysis, self.bridges, (start.node, end.node), inputs[:most])
+        tensors = _activations(
+            model, analysis, self.bridges, (start.node, end.node), take(inputs, slice(most))
+        )
         self.errors[ends.name] = fit(translator, *tensors, config.ridge)
         if config.refine_steps:
             self.errors[ends.name] = refine(translator, *tensors, config.refine_steps)
         self._add(ends, translator)
 
-    def _add_head(self, model: nn.Module, analysis: Analysis, example: Tensor, like: Tensor) -> None:
+    def _add_head(self, model: nn.Module, analysis: Analysis, example: Inputs, like: Tensor) -> None:
         last = analysis.cut_points[-1]
-        reason = CutPairs(analysis).why_illegal(len(analysis.cut_points) - 1, None)
-        if reason is not None:
-            raise TrialError(f"head_width must be 0 where a new head cannot be put: {reason}.")
         with torch.no_grad():
-            classes = tuple(model.eval()(example.to(like.device)).shape[1:])
+            classes = tuple(answer(call(model.eval(), example)).shape[1:])
         if len(classes) != 1:
             raise TrialError(f"head_width must be 0 where outputs are not (B, classes) but {classes}.")
         ends = BridgeEnds(
@@ -146,7 +147,7 @@ def _ends(analysis: Analysis, a: int, b: int) -> tuple[CutPoint, CutPoint]:
     cuts = analysis.cut_points
     if b >= len(cuts):
         raise TrialError(f"cuts must be below the model's {len(cuts)} cut points but got {b}.")
-    reason = CutPairs(analysis).why_illegal(a, b)
+    reason = why_illegal(cuts[a], cuts[b])
     if reason is not None:
         raise TrialError(f"cuts ({a}, {b}) cannot be bridged: {reason}.")
     return cuts[a], cuts[b]
@@ -160,7 +161,7 @@ def _free(model: nn.Module, name: str) -> str:
 
 
 def _activations(
-    model: nn.Module, analysis: Analysis, bridges: list[Bridge], ends: tuple[str, str], inputs: Tensor
+    model: nn.Module, analysis: Analysis, bridges: list[Bridge], ends: tuple[str, str], inputs: Inputs
 ) -> tuple[Tensor, Tensor]:
     """The earlier tensor as the bridged model makes it, and the later one as the whole model does."""
     start, end = ends
@@ -172,5 +173,5 @@ def _activations(
     with torch.no_grad(), plain_attention():
         for module, name in ((bridged, start), (original, end)):
             tapped = tap(module, module.graph, [name]).eval()
-            tensors.append(torch.cat([tapped(part)[0] for part in torch.split(inputs, 128)]))
+            tensors.append(torch.cat([tapped(*leaves(part))[0] for part in split_rows(inputs, 128)]))
     return tensors[0], tensors[1]

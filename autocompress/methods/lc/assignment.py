@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from autocompress.errors import SettingsError, TrialError
 from autocompress.graph.layers import WeightLayer
 from autocompress.methods.lc.scheme import Scheme, View
 from autocompress.methods.lc.schemes import scheme_from
-from autocompress.task import Limits
 
 _PART = re.compile(r"(\d+)/([1-9]\d*)")
 
@@ -76,14 +74,9 @@ def _scheme(key: str | tuple[str, ...], scheme: object) -> Scheme:
 
 
 def resolve(
-    schemes: Sequence[Assignment], layers: Sequence[WeightLayer], limits: Limits
+    schemes: Sequence[Assignment], layers: Sequence[WeightLayer]
 ) -> list[tuple[tuple[WeightLayer, ...], Scheme]]:
     """The layers of each compression; a layer belongs to the first assignment that names it.
-
-    Args:
-        schemes: that name layers.
-        layers: that may be compressed.
-        limits: that leave others out.
 
     Raises:
         TrialError: an assignment names no layer that is still free, or none names any.
@@ -98,12 +91,9 @@ def resolve(
             if any(_matches(keys[layer.name], name) for name in assignment.layers)
         ]
         if not named and not all(_PART.fullmatch(name) for name in assignment.layers):
-            staying = (
-                f"{name!r}: {limits.why_layer(name)}" for name in assignment.layers if limits.why_layer(name)
-            )
             raise TrialError(
                 f"schemes must name layers among {', '.join(layer.name for layer in layers)} "
-                f"but got {', '.join(staying) or ', '.join(assignment.layers)}."
+                f"but got {', '.join(assignment.layers)}."
             )
         for layer in named:
             del free[layer.name]
@@ -128,14 +118,11 @@ def _matches(keys: tuple[str, str, float], name: str) -> bool:
     return name in (own, kind) or fnmatch.fnmatchcase(own, name)
 
 
-def view_of(layers: Sequence[WeightLayer], reference_l1: float, limits: Limits) -> View:
+def view_of(layers: Sequence[WeightLayer], reference_l1: float) -> View:
     """What a scheme may know of the layers whose weights it compresses."""
-    first = layers[0]
-    full = min(first.shape[0], math.prod(first.shape[1:]))
     return View(
         shapes=tuple(layer.shape for layer in layers),
         groups=tuple(layer.groups for layer in layers),
         macs=tuple(layer.macs for layer in layers),
         reference_l1=reference_l1,
-        least_rank=limits.least_rank(first.name, first.shape, full) if limits.share(first.name) else 0,
     )

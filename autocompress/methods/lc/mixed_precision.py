@@ -18,6 +18,7 @@ from autocompress.methods.lc.quantization import Codebook, MixedPrecision
 from autocompress.methods.lc.scheme import Scheme
 from autocompress.methods.shared.divergence import output_loss
 from autocompress.task import Task
+from autocompress.task.inputs import call, moved
 from autocompress.task.random_state import generators_of, random_state_kept
 from autocompress.weights.encodings import Quantized
 
@@ -103,8 +104,8 @@ def _losses(
     device = next(model.parameters()).device
     losses = np.zeros((len(views), len(levels)))
     with random_state_kept(*generators_of(task.train), device=device), inference(model):
-        inputs = torch.cat(task.calibration(_ROWS))[:_ROWS].to(device)
-        expected = model(inputs)
+        inputs = moved(task.calibration_rows(_ROWS), device)
+        expected = task.answer(call(model, inputs))
         for row, view in enumerate(views):
             weights: list[Tensor] = [model.get_submodule(layer.name).weight for layer in view]  # type: ignore[misc]
             before = [weight.clone() for weight in weights]
@@ -114,7 +115,9 @@ def _losses(
                 parts = torch.split(coded, [weight.numel() for weight in weights])
                 for weight, part in zip(weights, parts, strict=True):
                     weight.copy_(part.reshape(weight.shape))
-                losses[row, column] = output_loss(expected, model(inputs), task.cross_entropy)
+                losses[row, column] = output_loss(
+                    expected, task.answer(call(model, inputs)), task.cross_entropy
+                )
             for weight, old in zip(weights, before, strict=True):
                 weight.copy_(old)
     # What is not finite is the worst there is.

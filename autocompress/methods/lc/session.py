@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import DivergedError, SettingsError, TrialError
-from autocompress.graph import analyse, within
+from autocompress.graph import analyse
 from autocompress.graph.costs import layer_macs
 from autocompress.graph.layers import Obstacle, WeightLayer, weight_layers
 from autocompress.methods.base import Finished, Method, Session, Stage
@@ -26,6 +26,7 @@ from autocompress.methods.lc.scheme import Scheme, parts_of
 from autocompress.methods.shared.replaceable import replaceable
 from autocompress.surgery import Edit, Encode, Factorize
 from autocompress.task import ModelProfile, Recipe, Task
+from autocompress.task.inputs import moved
 from autocompress.weights.decoders import encode_weight
 from autocompress.weights.encodings import Encoding, Factored
 from autocompress.weights.factored import factorize_layer
@@ -74,15 +75,15 @@ class LcSession(Session):
     def __init__(self, config: Config, model: nn.Module, task: Task) -> None:
         self.config, self.model = config, model
         example = task.example()
-        analysis = within(analyse(model, example), task.limits_of(model))
-        self.limits = analysis.limits
-        every = weight_layers(model, analysis, layer_macs(model, example))
+        every = weight_layers(model, analyse(model, example), layer_macs(model, example))
         layers = [layer for layer in every if layer.obstacle is not Obstacle.SHARED and layer.name]
         names = [layer.name for layer in layers if layer.obstacle is None]
-        self.replaceable = frozenset(replaceable(model, names, example.to(next(model.parameters()).device)))
+        self.replaceable = frozenset(
+            replaceable(model, names, moved(example, next(model.parameters()).device))
+        )
         self.mu, self.limit = config.mu0, _stable_mu(task.recipe)
         self.step = self.taken = self.solved = 0
-        views = resolve(assignments(config.schemes), layers, self.limits)
+        views = resolve(assignments(config.schemes), layers)
         with self.starting():
             views = allocated(views, model, task)
         self.spacing = config.spacing * max(len(parts_of(scheme)) for _, scheme in views)
@@ -174,7 +175,7 @@ class LcSession(Session):
     ) -> Compression:
         """A constraint with the nearest Δ(Θ) to the weights that training begins with."""
         x = _vector(self.model, layers)
-        view = view_of(layers, float(x.abs().double().sum()), self.limits)
+        view = view_of(layers, float(x.abs().double().sum()))
         try:
             encoding = scheme.solve(x, min(self.mu * scale, self.limit), view)
         except SettingsError as error:

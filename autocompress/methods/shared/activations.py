@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.graph.exporting import inference
+from autocompress.task import Inputs, call
 
 
 def watch_inputs(
-    model: nn.Module, inputs: Tensor, watchers: Mapping[nn.Module, Callable[[Tensor], None]]
+    model: nn.Module, inputs: Inputs, watchers: Mapping[nn.Module, Callable[[Tensor], None]]
 ) -> None:
     """Run a model once and hand what layers receive, at every call, to those who watch them.
 
@@ -37,7 +38,7 @@ def watch_inputs(
 
 
 def watch_outputs(
-    model: nn.Module, inputs: Tensor, watchers: Mapping[nn.Module, Callable[[Tensor], None]]
+    model: nn.Module, inputs: Inputs, watchers: Mapping[nn.Module, Callable[[Tensor], None]]
 ) -> None:
     """Run a model once and hand what layers make, at every call, to those who watch them.
 
@@ -57,10 +58,10 @@ def watch_outputs(
     _run(model, inputs, handles)
 
 
-def _run(model: nn.Module, inputs: Tensor, handles: list[Any]) -> None:
+def _run(model: nn.Module, inputs: Inputs, handles: list[Any]) -> None:
     try:
         with torch.no_grad(), inference(model):
-            model(inputs)
+            call(model, inputs)
     finally:
         for handle in handles:
             handle.remove()

@@ -22,6 +22,7 @@ from autocompress.graph import Analysis
 from autocompress.graph.exporting import inference
 from autocompress.graph.masking import kept_norm
 from autocompress.methods.shared.unit_index import unit_index, unit_offsets
+from autocompress.task.inputs import Inputs, call, device_of_inputs
 
 _STATE = ("_gates", "_gates_seen", "_share")  # what a gated module has beside its own attributes
 
@@ -129,7 +130,7 @@ def _along(vector: Any, tensor: Tensor, dim: int) -> Tensor:
     return viewed
 
 
-def insert_gates(model: nn.Module, analysis: Analysis, inputs: Tensor) -> list[GateSite]:
+def insert_gates(model: nn.Module, analysis: Analysis, inputs: Inputs) -> list[GateSite]:
     """Gate every layer that makes channels of a group, in place, all gates 1.
 
     A layer whose output goes straight to a normalisation of its group is left to that one's gate.
@@ -146,9 +147,9 @@ def insert_gates(model: nn.Module, analysis: Analysis, inputs: Tensor) -> list[G
     while waiting:
         for site in waiting:
             _swap_class(site.scope)
-        set_gates(sites, torch.ones(unit_offsets(analysis)[-1] + 1, device=inputs.device))
+        set_gates(sites, torch.ones(unit_offsets(analysis)[-1] + 1, device=device_of_inputs(inputs)))
         with inference(model):
-            model(inputs)
+            call(model, inputs)
         waiting = [site for site in waiting if not cast(Any, site.scope)._gates_seen]
         remove_gates(waiting)
         for site in [s for s in waiting if s.scope is model]:

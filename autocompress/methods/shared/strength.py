@@ -13,6 +13,7 @@ from autocompress.methods.shared.activations import watch_inputs
 from autocompress.methods.shared.gates import GateSite
 from autocompress.methods.shared.unit_index import unit_index
 from autocompress.methods.shared.units import norms_along
+from autocompress.task import Inputs
 
 
 class MakerNorms:
@@ -81,7 +82,7 @@ def find_readers(model: nn.Module, analysis: Analysis) -> list[Reader]:
     return readers
 
 
-def input_rms(model: nn.Module, readers: list[Reader], inputs: Tensor) -> list[Tensor | None]:
+def input_rms(model: nn.Module, readers: list[Reader], inputs: Inputs) -> list[Tensor | None]:
     """RMS of each reader's inputs over a batch, in eval mode; `(inputs,)` each.
 
     None where a layer's inputs do not line up with its weight (a grouped convolution, or a weight
