@@ -8,21 +8,25 @@ import optuna
 
 import autocompress as ac
 
+# The share that stands for none, so that a budget of it is still less than all.
+_NOTHING = 1e-6
 MEASURES = ["slices", "operator", "frobenius", "data"]
 
 
 def move(profile: ac.ModelProfile, keep: float) -> dict[str, Any] | None:
-    """A budget of MACs that leaves this share, where the layers that ranks can shrink have so much."""
-    wanted = 1 - (1 - keep) / _factorable_share(profile, "macs") if profile.macs else 0.0
-    if wanted < 0.2:
+    """A budget of MACs that leaves this share, where the layers that ranks can shrink have so much; else of
+    parameters, of which ranks shrink more."""
+    budgets = {cost: 1 - (1 - keep) / _factorable_share(profile, cost) for cost in ("macs", "params")}
+    cost = next((cost for cost, wanted in budgets.items() if wanted >= 0.2), None)
+    if cost is None:
         return None
     caps = {f"alds.rank_cap{i}": 1.0 for i in range(min(3, len(profile.layers)))}
     return {
-        "alds.cost": "macs",
+        "alds.cost": cost,
         "alds.measure": ac.Alds.Config().measure,
         "alds.max_slices": 1,
         "alds.limit": "budget",
-        "alds.keep": min(wanted, 0.9),
+        "alds.keep": min(budgets[cost], 0.9),
         "alds.schemes": "first",
         **caps,
         "alds.penalty": False,
@@ -34,6 +38,8 @@ def suggest(trial: optuna.Trial, profile: ac.ModelProfile) -> object:
     """Budget or error, its measure, foldings, rank caps, and whether ranks are trained down first."""
     blocks = min(3, len(profile.layers))
     cost: Any = trial.suggest_categorical("alds.cost", ["macs", "params"])
+    if _factorable_share(profile, cost) == _NOTHING:
+        cost = "params"
     measure: Any = trial.suggest_categorical("alds.measure", MEASURES)
     slices = trial.suggest_categorical("alds.max_slices", [1, 4, 16])
     limit = _limit(trial, _factorable_share(profile, cost))
@@ -61,10 +67,14 @@ def _limit(trial: optuna.Trial, share: float) -> dict[str, Any]:
 
 
 def _factorable_share(profile: ac.ModelProfile, cost: str) -> float:
-    """Share of the model's cost that its factorable layers have, in (0, 1]."""
-    factorable: int = sum(getattr(layer, cost) for layer in profile.layers if layer.factorable)
+    """Share of the model's cost that ranks can shrink, in (0, 1]; MACs of layers that two can stand for."""
+    factorable: int = sum(
+        getattr(layer, cost)
+        for layer in profile.layers
+        if layer.factorable or (cost == "params" and layer.product)
+    )
     total: int = getattr(profile, cost)
-    return min(1.0, factorable / max(1, total))
+    return min(1.0, factorable / total) if factorable and total else _NOTHING
 
 
 def _lambda_rank(trial: optuna.Trial) -> float:

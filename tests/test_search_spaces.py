@@ -390,7 +390,10 @@ def test_depth_drops_blocks_that_cost_most_for_each_parameter_and_keeps_every_st
 
 
 def test_alds_proposes_budgets_that_can_be_met() -> None:
-    layers = (LayerProfile("a", "Linear", 600, 600, True), LayerProfile("b", "Linear", 300, 300, False))
+    layers = (
+        LayerProfile("a", "Linear", 600, 600, True),
+        LayerProfile("b", "Conv2d", 300, 300, False, product=False),
+    )
     model = ModelProfile(1000, 900, (), layers=layers)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     found = [plugins.search_space("alds").suggest(study.ask(), model) for _ in range(30)]
@@ -398,6 +401,18 @@ def test_alds_proposes_budgets_that_can_be_met() -> None:
     for config in (one for one in found if not one.epsilon):
         rest = {"params": 400 / 1000, "macs": 300 / 900}[config.cost]
         assert rest + 0.2 * (1 - rest) <= config.keep <= rest + 0.9 * (1 - rest)
+
+
+def test_alds_counts_parameters_where_no_layer_with_macs_can_be_two() -> None:
+    layers = (LayerProfile("e", "Embedding", 600, 0, True), LayerProfile("r.w", "LSTM", 300, 900, False))
+    model = ModelProfile(1000, 900, (), layers=layers)
+    space = plugins.search_space("alds")
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    found = [space.suggest(study.ask(), model) for _ in range(10)]
+    assert {config.cost for config in found} == {"params"}
+    move = space.move(model, 0.5)
+    assert move["alds.cost"] == "params"
+    assert move["alds.keep"] == pytest.approx(1 - 0.5 / 0.9)
 
 
 @pytest.mark.parametrize(("method", "param", "values"), [

@@ -31,13 +31,15 @@ _STORED = (InputKind.PARAMETER, InputKind.BUFFER)
 
 
 def slim(program: ExportedProgram) -> None:
-    """Compute once what is computed alike several times, such as the table that codes of several layers are
-    decoded by, fold batch norms, and store all buffers with the weights; in place.
+    """Read tied tensors under one name, compute once what is computed alike several times, such as the table
+    that codes of several layers are decoded by, fold batch norms, and store all buffers with the weights; in
+    place.
 
     The program must be exported in evaluation mode. Weights that are computed, from codes for instance, are
     multiplied by s where they are read. A batch norm whose layer shares a tensor with others stays.
     """
     stored = _Stored(program)
+    stored.unite_tied()
     _share(program.graph, stored.specs)
     for node in list(program.graph.nodes):
         if node.target is _aten.batch_norm.default and not node.args[5]:
@@ -111,6 +113,17 @@ class _Stored:
             tensor = torch.nn.Parameter(tensor, requires_grad=self[node].requires_grad)
         self.program.state_dict[spec.target] = tensor
         node.meta["val"] = node.meta["val"].new_empty(tensor.shape)
+
+    def unite_tied(self) -> None:
+        """Let all read the first of several names for one tensor, unless the program changes it."""
+        changed = {*self.program.graph_signature.buffers_to_mutate.values()}
+        first: dict[int, fx.Node] = {}
+        for node in self.program.graph.nodes:
+            if node.op == "placeholder" and node.name in self.specs:
+                earlier = first.setdefault(id(self[node]), node)
+                targets = {self.specs[tied.name].target for tied in (earlier, node)}
+                if earlier is not node and not targets & changed:
+                    node.replace_all_uses_with(earlier)
 
     def drop_unused(self) -> None:
         """Remove parameters and buffers that no operator reads any more."""

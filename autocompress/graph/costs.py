@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 from collections import defaultdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,10 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autocompress.graph.branch_gate import BranchGate
 from autocompress.graph.exporting import plain_attention
-from autocompress.graph.layers import weight_layers
 from autocompress.graph.structure import Analysis
 from autocompress.graph.topology import why_illegal
 from autocompress.graph.tracing import shape_of
+from autocompress.graph.weights import weights_of
 from autocompress.task import (
     CostTerm,
     CutProfile,
@@ -29,7 +30,7 @@ from autocompress.task import (
     moved,
 )
 from autocompress.task.inputs import leaves, take
-from autocompress.weights.decoders import EncodedLayer, decode_weights
+from autocompress.weights.encoded import codes_of
 
 
 def layer_macs(model: nn.Module, example: Inputs) -> dict[str, int]:
@@ -38,13 +39,12 @@ def layer_macs(model: nn.Module, example: Inputs) -> dict[str, int]:
     Counted by PyTorch's own `FlopCounterMode` on meta tensors, attention's fast path off. Decoding a weight
     is none of them: an encoded layer multiplies as its dense one does.
     """
-    dense = decode_weights(copy.deepcopy(model))
     with plain_attention():
         try:
-            counter = _count(copy.deepcopy(dense).to("meta"), moved(take(example, slice(1)), "meta"))
+            counter = _count(copy.deepcopy(model).to("meta"), moved(take(example, slice(1)), "meta"))
         except (RuntimeError, NotImplementedError):
             # Models that hold tensors besides parameters and buffers cannot move to the meta device.
-            counter = _count(dense, _near(dense, example))
+            counter = _count(copy.deepcopy(model), _near(model, example))
     counts: dict[str, int] = defaultdict(int)
     for name, operators in counter.get_flop_counts().items():
         # Names begin with the root's class, which a copy of a graph module does not keep.
@@ -54,12 +54,14 @@ def layer_macs(model: nn.Module, example: Inputs) -> dict[str, int]:
     return counts
 
 
-def _count(model: nn.Module, example: Inputs) -> FlopCounterMode:
-    was_training = model.training
+def _count(subject: nn.Module, example: Inputs) -> FlopCounterMode:
+    """Run a model, which becomes useless for anything else, and count."""
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        call(model.eval(), example)
-    model.train(was_training)
+    with torch.no_grad():
+        for code in codes_of(subject).values():
+            code.__dict__["forward"] = partial(torch.clone, code())
+        with counter:
+            call(subject.eval(), example)
     return counter
 
 
@@ -94,7 +96,7 @@ def _near(model: nn.Module, example: Inputs) -> Inputs:
 
 def count_params(model: nn.Module) -> int:
     """Number of parameters, shared ones once; an encoded weight counts as what it stands for."""
-    codes = [layer.encoded_weight for layer in model.modules() if isinstance(layer, EncodedLayer)]
+    codes = codes_of(model).values()
     inside = {id(p) for code in codes for p in code.parameters()}
     plain = sum(p.numel() for p in model.parameters() if id(p) not in inside)
     return plain + sum(code.numbers for code in codes)
@@ -117,8 +119,10 @@ def profile(model: nn.Module, example: Inputs, analysis: Analysis) -> ModelProfi
                 group_macs += share * macs.get(member.layer, 0)
         groups.append(GroupProfile(group.name, group.width, round(group_params), round(group_macs)))
     layers = tuple(
-        LayerProfile(layer.name, layer.kind, layer.params, layer.macs, layer.obstacle is None)
-        for layer in weight_layers(model, analysis, macs)
+        LayerProfile(
+            weight.name, weight.kind, weight.params, weight.macs, weight.obstacle is None, weight.groups == 1
+        )
+        for weight in weights_of(model, analysis, macs)
     )
     return ModelProfile(
         params=count_params(model),

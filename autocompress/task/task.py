@@ -365,13 +365,23 @@ class CutProfile:
 
 @dataclass(frozen=True)
 class LayerProfile:
-    """A linear or convolution layer: its class, its cost, and whether two layers may stand for it."""
+    """The weight of a layer, or another parameter of more than one dimension.
+
+    Args:
+        name: of the layer, or of the parameter where that is not called `weight` ("lstm.weight_ih_l0").
+        kind: class of the module that it is of.
+        params: its numbers.
+        macs: of one input.
+        factorable: whether two layers may stand for the layer.
+        product: whether it may be stored as a product of two factors, which saves numbers alone.
+    """
 
     name: str
     kind: str
     params: int
     macs: int
     factorable: bool
+    product: bool = True
 
 
 @dataclass(frozen=True)
@@ -383,7 +393,7 @@ class ModelProfile:
         macs: of one input through the whole model.
         groups: what channel removal may touch, from input to output.
         cut_points: single tensors that all paths pass through, from input to output.
-        layers: linear and convolution layers, from input to output.
+        layers: weights of layers and other parameters of more than one dimension, from input to output.
         outputs: shape of what the model makes of one input; empty where that is not one tensor.
         mixing_blocks: blocks that mix a path of convolutions with one of attention.
         cost_terms: what `params` and `macs` are the sums of, by the groups that they shrink with; empty in a

@@ -274,11 +274,11 @@ def _store(
 def _profile(
     model: nn.Module, task: Task, writer: Writer, stored: _Stored, device: torch.device
 ) -> dict[str, Any] | None:
-    """What search spaces may know of the model; None where its weights are codes: nothing starts from it.
+    """What search spaces may know of the model; None where weights are codes: nothing starts from it.
 
     The reference is probed, once for all trials.
     """
-    if any(isinstance(edit, Encode) for edit in stored.edits):
+    if any(isinstance(edit, Encode) and not edit.of_weights for edit in stored.edits):
         return None
     example = task.example()
     analysis = analyse(model, example, writer.graph)

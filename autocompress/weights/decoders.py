@@ -1,8 +1,4 @@
-"""Layers whose weight is decoded from what is stored each time it is read; they train, copy and export.
-
-An encoded layer is of a subclass of its own class whose `weight` is a property, so whoever reads
-`layer.weight` gets the dense weight. What it is decoded from is the module `layer.encoded_weight`.
-"""
+"""Codes: modules that give a weight, which they decode from what they hold; they train, copy and export."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import CheckpointError, one_line
-from autocompress.weights.encodings import Encoding, Factored, Pruned, Quantized, Rounded, moved
+from autocompress.weights.encodings import Encoding, Factored, Pruned, Quantized, Rounded
 from autocompress.weights.folding import Folding
 from autocompress.weights.packing import codes_per_byte, digits, pack
 
@@ -28,6 +24,8 @@ class WeightCode(nn.Module):
 
     kind: ClassVar[str]
     kinds: ClassVar[dict[str, type[WeightCode]]] = {}
+    # Whether it is made of weights again, which a further method may compress.
+    of_weights: ClassVar[bool] = False
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -35,7 +33,8 @@ class WeightCode(nn.Module):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        WeightCode.kinds[cls.kind] = cls
+        if "kind" in cls.__dict__:
+            WeightCode.kinds[cls.kind] = cls
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -272,9 +271,11 @@ def _gaps(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Product(WeightCode):
-    """Two factors of the folded weight."""
+    """Two factors of the folded weight, which train as weights do, and which a code of their own may stand
+    for."""
 
     kind = "product"
+    of_weights = True
 
     def __init__(self, encoding: Factored, shape: tuple[int, ...]) -> None:
         super().__init__(shape)
@@ -283,13 +284,15 @@ class Product(WeightCode):
         self.folding: Folding = encoding.folding
 
     def sizes(self) -> dict[str, Any]:
-        """Say how the weight is folded and of what rank the factors are."""
-        return {"scheme": self.folding.scheme, "groups": self.folding.groups, "rank": self.left.shape[1]}
+        """Say how the weight is folded, as a tensor of which shape, and of what rank the factors are."""
+        folding = self.folding
+        folded = {} if folding.shape == self.shape else {"folded": list(folding.shape)}
+        return {"scheme": folding.scheme, "groups": folding.groups, "rank": self.left.shape[1], **folded}
 
     @classmethod
     def empty(cls, shape: tuple[int, ...], **sizes: Any) -> Product:
         """Make factors of that rank that are 0."""
-        folding = Folding(shape, sizes["scheme"], sizes["groups"])
+        folding = Folding(tuple(sizes.get("folded", shape)), sizes["scheme"], sizes["groups"])
         left, right = (
             torch.zeros(1, folding.rows, sizes["rank"]),
             torch.zeros(1, sizes["rank"], folding.columns),
@@ -304,6 +307,35 @@ class Product(WeightCode):
     def forward(self) -> Tensor:
         """Multiply the factors and unfold the product; → `shape`."""
         return self.folding.unfold((self.left @ self.right)[None]).reshape(self.shape)
+
+
+class Verbatim(WeightCode):
+    """The numbers as they are, which are read as those of other codes are."""
+
+    kind = "verbatim"
+    of_weights = True
+
+    def __init__(self, values: Tensor) -> None:
+        super().__init__(tuple(values.shape))
+        self.values = nn.Parameter(values.detach().clone())
+
+    def sizes(self) -> dict[str, Any]:
+        """Say nothing beside the shape."""
+        return {}
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], **sizes: Any) -> Verbatim:
+        """Make as many zeros."""
+        return cls(torch.zeros(shape))
+
+    @property
+    def numbers(self) -> int:
+        """Each number counts as one."""
+        return self.values.numel()
+
+    def forward(self) -> Tensor:
+        """Give a copy, as what is decoded is new each time; → `shape`."""
+        return self.values.clone()
 
 
 class Sum(WeightCode):
@@ -352,66 +384,3 @@ def weight_code(encoding: Encoding, shape: tuple[int, ...]) -> WeightCode:
     if isinstance(encoding, Factored):
         return Product(encoding, shape)
     return Sum([weight_code(part, shape) for part in encoding.parts], shape)
-
-
-class EncodedLayer(nn.Module):
-    """Mixed into a layer's class: its `weight` is what `encoded_weight` decodes to."""
-
-    encoded_weight: WeightCode
-    dense_class: type[nn.Module]
-
-    @property
-    def weight(self) -> Tensor:
-        """The dense weight, decoded anew."""
-        weight: Tensor = self.encoded_weight()
-        return weight
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # The class is made when it is needed, so it is not found by its name.
-        return _new_layer, (self.dense_class,), self.__dict__
-
-
-_encoded_classes: dict[type[nn.Module], Any] = {}
-
-
-def _encoded_class(dense: type[nn.Module]) -> Any:
-    if dense not in _encoded_classes:
-        encoded = type(f"Encoded{dense.__name__}", (EncodedLayer, dense), {"dense_class": dense})
-        _encoded_classes[dense] = encoded
-    return _encoded_classes[dense]
-
-
-def _new_layer(dense: type[nn.Module]) -> Any:
-    encoded = _encoded_class(dense)
-    return encoded.__new__(encoded)
-
-
-def encode_weight(layer: nn.Module, encoding: Encoding) -> WeightCode:
-    """Replace a layer's weight by its encoding, in place; what it is decoded from."""
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    code = weight_code(moved(encoding, weight), tuple(weight.shape))
-    install_code(layer, code)
-    return code
-
-
-def install_code(layer: nn.Module, code: WeightCode) -> None:
-    """Let a layer decode its weight from a code, in place; what was frozen stays frozen."""
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    code.to(weight.device, weight.dtype).requires_grad_(weight.requires_grad)
-    del layer.weight
-    layer.encoded_weight = code.train(layer.training)
-    layer.__class__ = _encoded_class(type(layer))
-
-
-def decode_weights(model: nn.Module) -> nn.Module:
-    """Make every encoded layer of a model dense, in place; the model itself."""
-    for layer in model.modules():
-        if isinstance(layer, EncodedLayer):
-            weight = nn.Parameter(layer.weight.detach().clone())
-            dense: Any = layer
-            del dense.encoded_weight
-            dense.__class__ = layer.dense_class
-            dense.weight = weight
-    return model

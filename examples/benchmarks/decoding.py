@@ -22,7 +22,7 @@ from autocompress.measure.latency import LatencySettings, measure_latency
 from autocompress.methods.lc import Codebook, LowRank, PruneL0, Scheme
 from autocompress.methods.lc.scheme import View
 from autocompress.models import model_factory
-from autocompress.weights.decoders import encode_weight
+from autocompress.weights.encoded import encode_weight
 
 MODELS = {"resnet20": (3, 32, 32), "lenet300": (1, 28, 28)}
 SCHEMES: dict[str, Scheme] = {

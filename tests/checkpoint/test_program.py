@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from autocompress.checkpoint import export_onnx, export_program, load_program
 from autocompress.checkpoint.program import load_module, weight_bytes
 from autocompress.errors import CheckpointError, TrialError
-from autocompress.weights.decoders import encode_weight
+from autocompress.weights.encoded import encode_weight
 from autocompress.weights.encodings import Quantized
 
 ALONE = """

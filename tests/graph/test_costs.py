@@ -14,7 +14,7 @@ from autocompress.graph import analyse
 from autocompress.graph.bridging import bridge
 from autocompress.graph.costs import count_params, layer_macs, profile
 from autocompress.surgery import keep_units
-from autocompress.weights.decoders import encode_weight
+from autocompress.weights.encoded import encode_weight
 from autocompress.weights.encodings import Encoding, Factored, Pruned, Quantized, Summed
 from autocompress.weights.folding import Folding
 

@@ -190,6 +190,8 @@ SECOND = {
     ("depth", "mlp"): "depth",
     ("alds", "unet"): "lc",
     ("autoplastic", "grouped"): "alds",
+    ("alds", "recurrent"): "lc",
+    ("depth", "recurrent"): "lc",
 }
 
 # Models too small for a cut beside the frozen layer: it goes with the layers that a translator stands for, in
@@ -200,7 +202,14 @@ FROZEN_LAYER_GOES = {("depth", name) for name in ("conv1d", "grouped", "mlp", "r
 # on the graph it is lost. Dropout is kept.
 STILL_IN_TRAINING = {("depth", "grouped")}
 
-ONNX = {("alcn", "residual"), ("depth", "mlp"), ("alds", "conv1d"), ("autoplastic", "tied"), ("lc", "mlp")}
+ONNX = {
+    ("alcn", "residual"),
+    ("depth", "mlp"),
+    ("alds", "conv1d"),
+    ("autoplastic", "tied"),
+    ("lc", "mlp"),
+    ("lc", "recurrent"),
+}
 
 
 @pytest.fixture(scope="module")

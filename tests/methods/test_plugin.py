@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from autocompress.errors import SettingsError
 from autocompress.methods.base import Finished, Method, Session, Stage
 from autocompress.surgery import Encode
-from autocompress.weights.decoders import WeightCode, install_code
+from autocompress.weights.decoders import WeightCode
+from autocompress.weights.encoded import install_code
 
 
 class TwoOfFourCode(WeightCode):

@@ -50,6 +50,26 @@ def swin() -> nn.Module:
     return SwinTransformer([2, 2], 16, [2, 2], [2, 4], [2, 2], stochastic_depth_prob=0.5, num_classes=5)
 
 
+class Recurrent(nn.Module):
+    """Rows of an image and the brightness of each as a word, through a GRU of both directions, then weights
+    of the model itself, and words scored by what they are embedded as."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(12, 24)
+        self.enter, self.hidden = nn.Linear(24, 64), nn.Linear(64, 16)
+        self.rnn = nn.GRU(16, 12, bidirectional=True, batch_first=True)
+        self.matrix, self.table = nn.Parameter(torch.randn(24, 24) / 5), nn.Parameter(torch.randn(1, 8, 24))
+        self.score, self.head = nn.Linear(24, 12, bias=False), nn.Linear(12, 5)
+        self.score.weight = self.embed.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.transpose(1, 2).flatten(2)
+        words = (rows.mean(2) * 8 + 6).long().clamp(0, 11)
+        x = self.hidden(torch.relu(self.enter(rows + self.embed(words))))
+        return self.head(self.score(F.linear(self.rnn(x)[0] + self.table, self.matrix).mean(1)))
+
+
 @dataclass(frozen=True)
 class User:
     """A user's model.
@@ -90,6 +110,7 @@ USERS = {
     "mlp": User(Mlp, "middle"),
     "conv1d": User(Conv1d, "down"),
     "tied": User(Shared, "first"),
+    "recurrent": User(Recurrent, "hidden"),
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +10,14 @@ import torch
 from torch import nn
 
 from autocompress.checkpoint import export_onnx, export_program, load_program
-from autocompress.weights.factored import factorize_layer, folding_of, recompose
+from autocompress.weights.factored import (
+    factorize_layer,
+    folding_of,
+    layer_kind,
+    layer_weight,
+    outputs_first,
+    recompose,
+)
 from autocompress.weights.folding import Folding, schemes_of
 
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
@@ -32,14 +38,27 @@ LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "conv2d, depthwise": (nn.Conv2d(8, 16, 3, groups=8), (8, 9, 7)),
     "conv2d, 1 x 1": (nn.Conv2d(8, 6, 1, stride=2, bias=False), (8, 9, 7)),
     "conv3d": (nn.Conv3d(4, 6, 3, stride=(1, 2, 1), padding=1), (4, 5, 6, 7)),
+    "transposed 1d": (nn.ConvTranspose1d(8, 6, 4, stride=2, padding=1), (8, 7)),
+    "transposed 2d": (
+        nn.ConvTranspose2d(
+            8, 12, (3, 4), stride=(2, 3), padding=(0, 1), output_padding=(1, 2), groups=2, bias=False
+        ),
+        (8, 4, 5),
+    ),
+    "transposed 3d": (nn.ConvTranspose3d(4, 6, 2, dilation=(1, 2, 1)), (4, 3, 4, 3)),
+    "embedding": (nn.Embedding(12, 7, padding_idx=3), (5,)),
 }
 CASES = [
     pytest.param(layer, shape, scheme, slices, id=f"{name}, scheme {scheme}, {slices} slices")
     for name, (layer, shape) in LAYERS.items()
-    for scheme in schemes_of(tuple(layer.weight.shape))
+    for scheme in schemes_of(tuple(layer_weight(layer).shape))
     for slices in (1, 2, 4)
-    if layer.weight.shape[1] % slices == 0
+    if layer_weight(layer).shape[1] % slices == 0 and (name != "embedding" or slices == 1)
 ]
+
+
+def inputs(layer: nn.Module, shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.randint(12, (3, *shape)) if isinstance(layer, nn.Embedding) else torch.randn(3, *shape)
 
 
 @pytest.mark.parametrize(("shape", "schemes"), [
@@ -71,9 +90,10 @@ def test_factors_equal_the_dense_layer_with_the_reconstructed_weight(
 ) -> None:
     torch.manual_seed(0)
     folding = folding_of(layer, scheme, slices)
-    weight: Any = layer.weight
+    kind, weight = layer_kind(layer), layer_weight(layer)
+    assert kind is not None
     assert torch.equal(folding.unfold(folding.fold(weight)), weight)
-    x = torch.randn(3, *shape)
+    x = inputs(layer, shape)
     rank = max(1, folding.full_rank // 2)
     pair = factorize_layer(layer, scheme, slices, rank)
     u, s, vt = np.linalg.svd(folding.fold(weight).detach().numpy(), full_matrices=False)
@@ -81,20 +101,43 @@ def test_factors_equal_the_dense_layer_with_the_reconstructed_weight(
     reconstructed = folding.unfold(cut)
     assert torch.allclose(recompose(pair, folding), reconstructed, atol=1e-5)
     with torch.no_grad():
-        dense = torch.func.functional_call(layer, {"weight": reconstructed}, (x,))
+        kept = outputs_first(kind, reconstructed, folding.groups)
+        assert torch.allclose(pair.weight, kept, atol=1e-5)
+        dense = torch.func.functional_call(layer, {"weight": kept}, (x,))
         assert torch.allclose(pair(x), dense, atol=1e-5)
     numbers = sum(p.numel() for p in pair.parameters())
     channels = weight.shape[1] * folding.groups
     unit = channels * np.prod(folding.column_kernel) + weight.shape[0] * slices * np.prod(folding.row_kernel)
-    assert numbers == rank * unit + (0 if layer.bias is None else weight.shape[0])
+    assert numbers == rank * unit + (0 if getattr(layer, "bias", None) is None else weight.shape[0])
 
 
-@pytest.mark.parametrize("name", ["linear on tokens", "conv1d", "conv2d, grouped", "conv3d"])
+def test_layers_that_keep_inputs_first_say_so() -> None:
+    assert layer_weight(nn.Embedding(12, 7)).shape == (7, 12)
+    transposed = nn.ConvTranspose1d(8, 6, 4, groups=2)
+    weight = layer_weight(transposed)
+    assert weight.shape == (6, 4, 4)
+    # The second output of the second group reads that group's four channels.
+    assert torch.equal(weight[4], transposed.weight[4:, 1])
+    assert layer_kind(nn.EmbeddingBag(12, 7)) is layer_kind(nn.LSTM(3, 4)) is None
+
+
+def test_gpt2s_linear_layer_is_one_with_its_inputs_first() -> None:
+    layer = pytest.importorskip("transformers.pytorch_utils").Conv1D(7, 12)
+    x = torch.randn(3, 5, 12)
+    pair = factorize_layer(layer, 0, 2, 3)
+    with torch.no_grad():
+        layer.weight.copy_(pair.weight)
+        assert torch.allclose(pair(x), layer(x), atol=1e-5)
+    assert torch.equal(layer_weight(layer), layer.weight.mT)
+    assert (pair.nf, pair.nx) == (7, 12)
+
+
+@pytest.mark.parametrize("name", ["linear on tokens", "conv1d", "conv2d, grouped", "conv3d", "transposed 2d"])
 def test_factors_train_and_export(name: str, tmp_path: Path) -> None:
     layer, shape = LAYERS[name]
     torch.manual_seed(0)
     x = torch.randn(3, *shape)
-    pair = factorize_layer(layer, schemes_of(tuple(layer.weight.shape))[-1], 2, 1)
+    pair = factorize_layer(layer, schemes_of(tuple(layer_weight(layer).shape))[-1], 2, 1)
     before = [p.detach().clone() for p in pair.parameters()]
     pair(x).square().mean().backward()
     torch.optim.SGD(pair.parameters(), 0.1).step()

@@ -19,15 +19,17 @@ class Config:
 
     Args:
         keep: share of the whole model's cost that is left, in (0, 1).
-        cost: in which cost is counted, "macs" or "params".
+        cost: in which cost is counted, "macs" or "params". Embeddings, and weights in whose layer's place no
+            two others can stand, such as those of recurrent layers, are factorised for "params" alone.
         epsilon: greatest relative error of any layer, in place of `keep`; 0 goes by `keep`.
         measure: of a layer's error: "slices" (the greatest over its slices, as published),
             "operator" (of the whole residual), "frobenius", or "data" (of its outputs on
             calibration inputs; exact with one slice and the first scheme, otherwise slices count as
-            if their outputs were uncorrelated).
+            if their outputs were uncorrelated; "frobenius" for embeddings and weights that are no layer's).
         max_slices: most parts that a layer's input channels are cut into. "operator" takes long
             with more than one, and gains little.
-        schemes: "first" folds f × (c·k1·k2) alone, "all" every way.
+        schemes: "first" folds f × (c·k1·k2) alone, "all" every way; transposed convolutions are always folded
+            (f·k1·k2) × c.
         rank_caps: highest rank relative to full rank; spread over the layers from first to last.
         lambda_rank: weight of the penalty on what the allocated ranks would cut off; 0 decomposes
             before the training and trains the factors.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from autocompress.errors import TrialError
 from autocompress.graph import analyse
 from autocompress.graph.costs import count_params, layer_macs
-from autocompress.graph.layers import WeightLayer, weight_layers
+from autocompress.graph.weights import Weight, weights_of
 from autocompress.methods.alds.allocation import (
     Allocation,
     Choice,
@@ -25,10 +25,10 @@ from autocompress.methods.alds.allocation import (
 from autocompress.methods.alds.config import Config
 from autocompress.methods.alds.patches import layer_inputs, patch_moments
 from autocompress.methods.alds.spectra import Spectrum, digest, project, spectrum
-from autocompress.methods.shared.replaceable import replaceable
+from autocompress.methods.shared.replaceable import decodable, replaceable
 from autocompress.task import Task
 from autocompress.task.inputs import Inputs, moved, take, tensors
-from autocompress.weights.factored import folding_of
+from autocompress.weights.factored import TRANSPOSED, layer_kind, outputs_first
 from autocompress.weights.folding import Folding, schemes_of
 
 _MOST_ELEMENTS = 1 << 28  # of all layers' inputs, a gigabyte
@@ -38,20 +38,19 @@ _MOST_ELEMENTS = 1 << 28  # of all layers' inputs, a gigabyte
 class Tail:
     """Singular vectors that a rank cuts off, `(n, rows, t)` and `(n, t, columns)`, and Σ_i σ_i."""
 
-    folding: Folding
     left: Tensor
     right: Tensor
     total: float
 
-    def share(self, weight: Tensor) -> Tensor:
+    def share(self, matrices: Tensor) -> Tensor:
         """Σ_{i > j} |u_iᵀ W v_i| over Σ_i σ_i, which is σ_i's share as long as the vectors are W's."""
-        along = (self.left.mT @ self.folding.fold(weight)) * self.right
+        along = (self.left.mT @ matrices) * self.right
         ratio: Tensor = along.sum(-1).abs().sum() / self.total
         return ratio
 
 
 class Decomposer:
-    """A model whose layers can be cut to a low rank, and what that costs.
+    """A model whose weights can be cut to a low rank, and what that costs.
 
     Args:
         model: its weights are read anew at each allocation.
@@ -60,6 +59,9 @@ class Decomposer:
 
     Attributes:
         inputs: the calibration inputs, `(B, ...)`.
+        layers: weights that may be cut, by name.
+        paired: names of those in whose layer's place two others can stand. Others are stored as a product,
+            which saves numbers but no multiplications.
     """
 
     def __init__(self, model: nn.Module, task: Task, settings: Config) -> None:
@@ -67,10 +69,13 @@ class Decomposer:
         example = task.example()
         analysis = analyse(model, example)
         macs = layer_macs(model, example)
-        every = weight_layers(model, analysis, macs)
-        names = [layer.name for layer in every if layer.obstacle is None and layer.name]
-        allowed = set(replaceable(model, names, moved(example, next(model.parameters()).device)))
-        layers = [layer for layer in every if layer.name in allowed]
+        every = list(weights_of(model, analysis, macs))
+        nearby = moved(example, next(model.parameters()).device)
+        self.paired = frozenset(replaceable(model, every, nearby))
+        others = [layer for layer in every if layer.name not in self.paired and layer.groups == 1]
+        products = decodable(model, others, nearby) if settings.cost == "params" else []
+        allowed = self.paired.union(products)
+        layers = [layer for layer in every if layer.name in allowed and self._dense(layer)]
         self.layers = {layer.name: layer for layer in layers}
         total = macs[""] if settings.cost == "macs" else count_params(model)
         self.total = total
@@ -82,7 +87,7 @@ class Decomposer:
         self._received: dict[str, Tensor] = {}
         self._moments: dict[tuple[str, Folding], Tensor] = {}
         if settings.measure == "data":
-            names = list(self.layers)
+            names = [layer.layer for layer in layers if self._measured_on_data(layer)]
             two = layer_inputs(model, names, take(self.inputs, slice(2)))
             most = max(16, 2 * _MOST_ELEMENTS // max(1, sum(received.numel() for received in two.values())))
             self._received = layer_inputs(model, names, take(self.inputs, slice(most)))
@@ -121,9 +126,7 @@ class Decomposer:
         caps = self.settings.rank_caps
         for position, layer in enumerate(self.layers.values()):
             cap = caps[position * len(caps) // len(self.layers)]
-            weight = self.model.get_submodule(layer.name).weight
-            assert isinstance(weight, Tensor)
-            key = digest(weight)
+            key = digest(self._weight(layer))
             foldings = [
                 self._option(layer, scheme, slices, cap, key)
                 for scheme in self._schemes(layer)
@@ -133,70 +136,106 @@ class Decomposer:
         self._untrained = False
         return options
 
+    def refitted(self, name: str) -> bool:
+        """Whether its second factor can be fitted to outputs: one that reads what another layer makes."""
+        return self._measured_on_data(self.layers[name]) and not self._is_transposed(self.layers[name])
+
     def full_rank(self, name: str, choice: Choice) -> int:
         """The rank at which that folding would cut nothing off."""
-        layer = self.layers[name]
-        return Folding(layer.shape, choice.scheme, layer.groups, choice.slices).full_rank
+        return self.folding(name, choice).full_rank
+
+    def folding(self, name: str, choice: Choice) -> Folding:
+        """How a weight is folded that is cut so."""
+        return self._folding(self.layers[name], choice.scheme, choice.slices)
+
+    def matrices(self, name: str, choice: Choice) -> Tensor:
+        """A weight folded as it is cut, `(groups · slices, rows, columns)`; gradients reach the weight."""
+        return self.folding(name, choice).fold(self._weight(self.layers[name]))
 
     def project(self, name: str, choice: Choice) -> None:
-        """Cut a layer's weight to a rank, in place."""
-        layer: Any = self.model.get_submodule(name)
-        folding = folding_of(layer, choice.scheme, choice.slices)
+        """Cut a weight to a rank, in place."""
+        layer, folding = self.layers[name], self.folding(name, choice)
+        weight = layer.of(self.model)
         with torch.no_grad():
-            moments = self._moments_of(name, layer, folding)
-            layer.weight.copy_(folding.unfold(project(folding.fold(layer.weight), choice.rank, moments)))
+            moments = self._moments_of(layer, folding)
+            cut = folding.unfold(project(self.matrices(name, choice), choice.rank, moments))
+            weight.copy_(self._turned(layer, cut).reshape(weight.shape))
 
     def tail(self, name: str, choice: Choice) -> Tail:
-        """What a rank would cut off a layer's present weight."""
-        layer: Any = self.model.get_submodule(name)
-        folding = folding_of(layer, choice.scheme, choice.slices)
+        """What a rank would cut off a weight as it is now."""
         with torch.no_grad():
-            matrices = folding.fold(layer.weight)
+            matrices = self.matrices(name, choice)
             u, s, vh = torch.linalg.svd(matrices.double(), full_matrices=False)
             left, right = u[:, :, choice.rank :].to(matrices), vh[:, choice.rank :].to(matrices)
-            return Tail(folding, left, right, float(s.sum().clamp_min(1e-12)))
+            return Tail(left, right, float(s.sum().clamp_min(1e-12)))
 
-    def _option(self, layer: WeightLayer, scheme: int, slices: int, cap: float, key: str) -> Option:
-        layer_spectrum = self._spectrum(layer.name, scheme, slices, key)
+    def _weight(self, layer: Weight) -> Tensor:
+        """A weight as it is folded: outputs first where it is a layer's that two stand for."""
+        return self._turned(layer, layer.of(self.model)).reshape(self._folding(layer, 0, 1).shape)
+
+    def _turned(self, layer: Weight, weight: Tensor) -> Tensor:
+        """A paired layer's weight as it is folded, or back as the layer keeps it; others as they are."""
+        kind = layer_kind(self.model.get_submodule(layer.layer)) if layer.name in self.paired else None
+        return weight if kind is None else outputs_first(kind, weight, layer.groups)
+
+    def _folding(self, layer: Weight, scheme: int, slices: int) -> Folding:
+        shape = layer.folded if layer.name in self.paired else layer.product_shape
+        return Folding(shape, scheme, layer.groups, slices)
+
+    def _option(self, layer: Weight, scheme: int, slices: int, cap: float, key: str) -> Option:
+        layer_spectrum = self._spectrum(layer, self._folding(layer, scheme, slices), key)
         full = layer_spectrum.values.shape[1]
         return Option(
             scheme, slices, layer_spectrum, self._unit_cost(layer, scheme, slices), max(1, int(cap * full))
         )
 
-    def _spectrum(self, name: str, scheme: int, slices: int, key: str) -> Spectrum:
-        layer: Any = self.model.get_submodule(name)
-        folding = folding_of(layer, scheme, slices)
-        moments = self._moments_of(name, layer, folding)
+    def _spectrum(self, layer: Weight, folding: Folding, key: str) -> Spectrum:
+        moments = self._moments_of(layer, folding)
         # Equal weights may see other inputs.
-        key = key if moments is None else key + self._input_keys[name]
-        return spectrum(layer.weight, folding, self.settings.measure, moments, key, self._untrained)
+        key = key if moments is None else key + self._input_keys[layer.layer]
+        weight = self._weight(layer)
+        return spectrum(weight, folding, self.settings.measure, moments, key, self._untrained)
 
-    def _moments_of(self, name: str, layer: nn.Module, folding: Folding) -> Tensor | None:
+    def _measured_on_data(self, layer: Weight) -> bool:
+        """Whether what a weight multiplies is known, and dense; others are measured by themselves."""
+        return layer.name in self.paired and layer.kind != "Embedding"
+
+    def _moments_of(self, layer: Weight, folding: Folding) -> Tensor | None:
         """Σ of a folding's inputs, for "data" alone; the inputs stay those of the first model."""
-        if self.settings.measure != "data":
+        if self.settings.measure != "data" or layer.layer not in self._received:
             return None
-        if (name, folding) not in self._moments:
-            self._moments[name, folding] = patch_moments(layer, self._received[name], folding)
-        return self._moments[name, folding]
+        if (layer.name, folding) not in self._moments:
+            module = self.model.get_submodule(layer.layer)
+            self._moments[layer.name, folding] = patch_moments(module, self._received[layer.layer], folding)
+        return self._moments[layer.name, folding]
 
-    def _schemes(self, layer: WeightLayer) -> tuple[int, ...]:
-        return (0,) if self.settings.schemes == "first" else schemes_of(layer.shape)
+    def _schemes(self, layer: Weight) -> tuple[int, ...]:
+        if self._is_transposed(layer):
+            # All of the kernel in the second factor: the first one then multiplies what the layer is given.
+            return ((1 << len(layer.folded) - 2) - 1,)
+        shape = self._folding(layer, 0, 1).shape
+        return (0,) if self.settings.schemes == "first" else schemes_of(shape)
 
-    def _slices(self, layer: WeightLayer) -> list[int]:
-        return [k for k in range(1, self.settings.max_slices + 1) if layer.shape[1] % k == 0]
+    def _slices(self, layer: Weight) -> list[int]:
+        if layer.name not in self.paired or layer.kind == "Embedding":
+            return [1]
+        return [k for k in range(1, self.settings.max_slices + 1) if layer.folded[1] % k == 0]
 
-    def _dense(self, layer: WeightLayer) -> int:
+    def _is_transposed(self, layer: Weight) -> bool:
+        return layer.name in self.paired and layer.kind in {kind.__name__ for kind in TRANSPOSED}
+
+    def _dense(self, layer: Weight) -> int:
         return layer.macs if self.settings.cost == "macs" else layer.params
 
-    def _unit_cost(self, layer: WeightLayer, scheme: int, slices: int) -> int:
+    def _unit_cost(self, layer: Weight, scheme: int, slices: int) -> int:
         """Cost of one unit of rank in both factors."""
-        folding = Folding(layer.shape, scheme, layer.groups, slices)
-        channels = layer.shape[1] * layer.groups
+        folding = self._folding(layer, scheme, slices)
+        channels = folding.shape[1] * layer.groups
         first = channels * math.prod(folding.column_kernel)
-        second = layer.shape[0] * slices * math.prod(folding.row_kernel)
+        second = folding.shape[0] * slices * math.prod(folding.row_kernel)
         if self.settings.cost == "params":
             return first + second
         # The first convolution strides in its own dimensions alone.
-        sizes = zip(layer.inputs, layer.outputs, folding.in_rows, strict=False)
-        between = math.prod(read / made if row else 1.0 for read, made, row in sizes)
+        grids = zip(layer.inputs, layer.outputs, folding.in_rows, strict=False)
+        between = math.prod(read / made if row else 1.0 for read, made, row in grids)
         return round(layer.positions * (first * between + second))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from autocompress.methods.shared.activations import watch_inputs
 from autocompress.task import Inputs
+from autocompress.weights.factored import features_last
 from autocompress.weights.folding import Folding
 
 MOST_PATCHES = 8192
@@ -52,7 +53,7 @@ def patch_rows(layer: nn.Module, inputs: Tensor, folding: Folding) -> Tensor:
         `(positions, groups · slices, columns)`.
     """
     parts = folding.groups * folding.slices
-    if isinstance(layer, nn.Linear):
+    if features_last(layer):
         flat = inputs.reshape(-1, parts, inputs.shape[-1] // parts)
         return flat[sampled(len(flat))].double()
     sampled_rows: list[Tensor] = []
@@ -70,7 +71,7 @@ def patch_rows(layer: nn.Module, inputs: Tensor, folding: Folding) -> Tensor:
 
 def output_rows(layer: nn.Module, outputs: Tensor) -> Tensor:
     """What a layer makes at `sampled` positions, `(B, ..., f)` or `(B, f, *grid)` → `(positions, f)`."""
-    channels_last = outputs if isinstance(layer, nn.Linear) else outputs.movedim(1, -1)
+    channels_last = outputs if features_last(layer) else outputs.movedim(1, -1)
     rows = channels_last.reshape(-1, channels_last.shape[-1])
     return rows[sampled(len(rows))].double()
 

@@ -17,9 +17,11 @@ from autocompress.methods.alds.config import Config
 from autocompress.methods.alds.decomposition import Decomposer, Tail
 from autocompress.methods.alds.refit import dense_outputs, refit
 from autocompress.methods.base import Finished, Method, Session, Stage
-from autocompress.surgery import Factorize
+from autocompress.surgery import Edit, Encode, Factorize
 from autocompress.task import ModelProfile, Task
-from autocompress.weights.factored import factorize_layer
+from autocompress.weights.encoded import encode_weight
+from autocompress.weights.encodings import Factored
+from autocompress.weights.factored import factor_matrices, factorize_layer
 
 
 class Alds(Method):
@@ -34,10 +36,10 @@ class Alds(Method):
 
     @classmethod
     def unsupported(cls, profile: ModelProfile) -> str | None:
-        """Refuse a model without a layer that can be factorised."""
-        if any(layer.factorable and layer.name for layer in profile.layers):
+        """Refuse a model without a weight that can be factorised."""
+        if any(layer.factorable or layer.product for layer in profile.layers):
             return None
-        return "the model has no linear or convolution layer that two others can stand for"
+        return "the model has no parameter that is a matrix"
 
     def start(self, model: nn.Module, task: Task) -> AldsSession:
         """Choose the first ranks from the weights as they are, and watch what these would cut off.
@@ -54,6 +56,7 @@ class AldsSession(Session):
     Attributes:
         allocation: the ranks as they are chosen now.
         factorized: whether factors stand in the layers' places.
+        edits: that put them there.
         tails: layer → what its rank would cut off, which the penalty is on.
         steps_done: parts of a cascade that are over.
     """
@@ -66,11 +69,12 @@ class AldsSession(Session):
                 self.decomposer.allocate(config.keep)  # so that a budget that cannot be met is told now
             self.allocation = self.decomposer.allocate(self._keep(0))
         self.factorized = config.lambda_rank == 0 and config.cascade == 1
+        self.edits: tuple[Edit, ...] = ()
         self.tails: dict[str, Tail] = {}
         self.steps_done = 0
         with self.starting():
             if self.factorized:
-                self._factorize_and_refit(model)
+                self.edits = self._factorize_and_refit()
             else:
                 self._watch()
 
@@ -78,7 +82,8 @@ class AldsSession(Session):
         """Charge λ_rank for the mean share of singular values that ranks would cut off; `()`, 0 once cut."""
         if not self.tails:
             return torch.zeros(())
-        shares = [tail.share(_weight(self.model, name)) for name, tail in self.tails.items()]
+        matrices, choices = self.decomposer.matrices, self.allocation.choices
+        shares = [tail.share(matrices(name, choices[name])) for name, tail in self.tails.items()]
         penalty: Tensor = self.config.lambda_rank * torch.stack(shares).mean()
         return penalty
 
@@ -106,40 +111,44 @@ class AldsSession(Session):
         """The factors as they were trained; or, of a model that was trained dense, of its weights cut to
         their ranks."""
         if self.factorized:
-            return Finished(self.model, self._edits(), self.model)
+            return Finished(self.model, self.edits, self.model)
         self.allocation = self.decomposer.allocate(self._keep(self.config.cascade - 1))
         self._project()
         compact = copy.deepcopy(self.model)
-        self._factorize(compact)
-        return Finished(compact, self._edits(), self.model)
+        return Finished(compact, self._factorize(compact), self.model)
 
-    def _edits(self) -> tuple[Factorize, ...]:
-        return tuple(
-            Factorize(name, choice.scheme, choice.slices, choice.rank)
-            for name, choice in self.allocation.choices.items()
-        )
-
-    def _factorize_and_refit(self, model: nn.Module) -> None:
-        """Put factors in the places of the layers; where they are refitted, to what the dense ones make."""
-        chosen = list(self.allocation.choices) if self.config.refit else []
-        wanted = dense_outputs(model, chosen, self.decomposer.inputs) if chosen else {}
-        self._factorize(model)
+    def _factorize_and_refit(self) -> tuple[Edit, ...]:
+        """Put factors in the places of weights; where they are refitted, to what the dense ones make."""
+        chosen = [name for name in self.allocation.choices if self.decomposer.refitted(name)]
+        chosen = chosen if self.config.refit else []
+        wanted = dense_outputs(self.model, chosen, self.decomposer.inputs) if chosen else {}
+        self._project()
+        edits = self._factorize(self.model)
         if wanted:
-            refit(model, wanted, self.decomposer.inputs)
+            refit(self.model, wanted, self.decomposer.inputs)
+        return edits
 
     def _project(self) -> None:
         """Cut the weights to the allocated ranks, in place."""
         for name, choice in self.allocation.choices.items():
             self.decomposer.project(name, choice)
 
-    def _factorize(self, model: nn.Module) -> None:
-        """Put factors in the places of a model's layers."""
+    def _factorize(self, model: nn.Module) -> tuple[Edit, ...]:
+        """Put factors in the places of a model's weights, which have these ranks; the edits that do."""
+        edits: list[Edit] = []
         for name, choice in self.allocation.choices.items():
-            if model is self.model:
-                self.decomposer.project(name, choice)
-            layer = model.get_submodule(name)
-            pair = factorize_layer(layer, choice.scheme, choice.slices, choice.rank)
-            model.set_submodule(name, pair.train(layer.training))
+            weight, folding = self.decomposer.layers[name], self.decomposer.folding(name, choice)
+            if name in self.decomposer.paired:
+                layer = model.get_submodule(weight.layer)
+                pair = factorize_layer(layer, choice.scheme, choice.slices, choice.rank)
+                model.set_submodule(weight.layer, pair.train(layer.training))
+                edits.append(Factorize(weight.layer, choice.scheme, choice.slices, choice.rank))
+            else:
+                matrix = folding.fold(weight.of(model).detach().reshape(folding.shape))
+                product = Factored(*factor_matrices(matrix, choice.rank), folding)
+                code = encode_weight(model, product, weight.parameter)
+                edits.append(Encode(weight.layer, code.spec, weight.parameter.rpartition(".")[2]))
+        return tuple(edits)
 
     def _keep(self, step: int) -> float:
         keep: float = self.config.keep ** (min(step + 1, self.config.cascade) / self.config.cascade)
@@ -150,9 +159,3 @@ class AldsSession(Session):
             self.tails = {
                 name: self.decomposer.tail(name, choice) for name, choice in self.allocation.choices.items()
             }
-
-
-def _weight(model: nn.Module, name: str) -> Tensor:
-    weight = model.get_submodule(name).weight
-    assert isinstance(weight, Tensor)
-    return weight

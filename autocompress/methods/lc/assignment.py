@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autocompress.errors import SettingsError, TrialError
-from autocompress.graph.layers import WeightLayer
+from autocompress.graph.weights import Weight
 from autocompress.methods.lc.scheme import Scheme, View
 from autocompress.methods.lc.schemes import scheme_from
 
@@ -21,8 +21,8 @@ class Assignment:
     """Layers and their scheme.
 
     Args:
-        layers: names, patterns such as "layer1.*", classes such as "Conv2d", or parts such as "1/3",
-            the first third of the layers.
+        layers: names of layers or of parameters, patterns such as "layer1.*", classes such as "Conv2d", or
+            parts such as "1/3", the first third of the layers.
         scheme: what their weights become.
         joint: one Θ for all of them; otherwise one for each.
     """
@@ -74,8 +74,8 @@ def _scheme(key: str | tuple[str, ...], scheme: object) -> Scheme:
 
 
 def resolve(
-    schemes: Sequence[Assignment], layers: Sequence[WeightLayer]
-) -> list[tuple[tuple[WeightLayer, ...], Scheme]]:
+    schemes: Sequence[Assignment], layers: Sequence[Weight]
+) -> list[tuple[tuple[Weight, ...], Scheme]]:
     """The layers of each compression; a layer belongs to the first assignment that names it.
 
     Raises:
@@ -83,7 +83,7 @@ def resolve(
     """
     free = {layer.name: layer for layer in layers}
     keys = {layer.name: _keys(layer, i, len(layers)) for i, layer in enumerate(layers)}
-    compressions: list[tuple[tuple[WeightLayer, ...], Scheme]] = []
+    compressions: list[tuple[tuple[Weight, ...], Scheme]] = []
     for assignment in schemes:
         named = [
             layer
@@ -104,24 +104,31 @@ def resolve(
     return compressions
 
 
-def _keys(layer: WeightLayer, position: int, count: int) -> tuple[str, str, float]:
-    """By what a layer can be meant: its name, its class, and where it stands in [0, 1)."""
-    return layer.name, layer.kind, position / count
+@dataclass(frozen=True)
+class _Keys:
+    """By what a weight can be meant: names of it and of its layers, its class, where it stands in [0, 1)."""
+
+    names: tuple[str, ...]
+    kind: str
+    place: float
 
 
-def _matches(keys: tuple[str, str, float], name: str) -> bool:
-    own, kind, place = keys
+def _keys(weight: Weight, position: int, count: int) -> _Keys:
+    return _Keys((weight.name, weight.layer, *weight.aliases), weight.kind, position / count)
+
+
+def _matches(keys: _Keys, name: str) -> bool:
     part = _PART.fullmatch(name)
     if part is not None:
         i, n = int(part[1]), int(part[2])
-        return (i - 1) / n <= place < i / n
-    return name in (own, kind) or fnmatch.fnmatchcase(own, name)
+        return (i - 1) / n <= keys.place < i / n
+    return name == keys.kind or any(fnmatch.fnmatchcase(own, name) for own in keys.names)
 
 
-def view_of(layers: Sequence[WeightLayer], reference_l1: float) -> View:
+def view_of(layers: Sequence[Weight], reference_l1: float) -> View:
     """What a scheme may know of the layers whose weights it compresses."""
     return View(
-        shapes=tuple(layer.shape for layer in layers),
+        shapes=tuple(layer.product_shape for layer in layers),
         groups=tuple(layer.groups for layer in layers),
         macs=tuple(layer.macs for layer in layers),
         reference_l1=reference_l1,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from autocompress.graph.layers import WeightLayer
+from autocompress.graph.weights import Weight
 from autocompress.methods.lc.scheme import Scheme, View
 from autocompress.weights.encodings import Encoding, Factored, Pruned, Quantized, Rounded, Summed
 from autocompress.weights.packing import codes_per_byte
@@ -28,7 +28,7 @@ class Compression:
         targets: Δ(Θ) + λ/μ, which the L step pulls each layer's weight to.
     """
 
-    layers: tuple[WeightLayer, ...]
+    layers: tuple[Weight, ...]
     scheme: Scheme
     view: View
     encoding: Encoding

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
-from torch import Tensor, nn
+from torch import nn
 
 from autocompress.graph.exporting import inference
-from autocompress.graph.layers import WeightLayer
+from autocompress.graph.weights import Weight
 from autocompress.methods.lc.kmeans import kmeans
 from autocompress.methods.lc.quantization import Codebook, MixedPrecision
 from autocompress.methods.lc.scheme import Scheme
@@ -26,7 +26,7 @@ from autocompress.weights.encodings import Quantized
 # 14,000 weights without training, 16, 64 and 128 rows lose 0.008 of accuracy on test at 3.6 bits, as much as
 # equal codebooks lose at 4; with fewer levels to choose from (2, 4, 8, 16, 32) they lose more.
 _LEVELS, _ROWS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256), 32
-_Views = list[tuple[tuple[WeightLayer, ...], Scheme]]
+_Views = list[tuple[tuple[Weight, ...], Scheme]]
 
 
 def allocated(views: _Views, model: nn.Module, task: Task) -> _Views:
@@ -58,7 +58,7 @@ def _levels(bits: float) -> tuple[int, ...]:
 
 
 def _choose(
-    views: Sequence[tuple[WeightLayer, ...]],
+    views: Sequence[tuple[Weight, ...]],
     levels: tuple[int, ...],
     bits: float,
     model: nn.Module,
@@ -98,7 +98,7 @@ def least_loss(losses: NDArray[np.float64], sizes: NDArray[np.float64], budget: 
 
 
 def _losses(
-    views: Sequence[tuple[WeightLayer, ...]], levels: tuple[int, ...], model: nn.Module, task: Task
+    views: Sequence[tuple[Weight, ...]], levels: tuple[int, ...], model: nn.Module, task: Task
 ) -> NDArray[np.float64]:
     """What the model loses with each view at each number of levels, `(views, levels)`, never rising."""
     device = next(model.parameters()).device
@@ -107,7 +107,7 @@ def _losses(
         inputs = moved(task.calibration_rows(_ROWS), device)
         expected = task.answer(call(model, inputs))
         for row, view in enumerate(views):
-            weights: list[Tensor] = [model.get_submodule(layer.name).weight for layer in view]  # type: ignore[misc]
+            weights = [layer.of(model) for layer in view]
             before = [weight.clone() for weight in weights]
             vector = torch.cat([weight.reshape(-1).float() for weight in before])
             for column, k in enumerate(levels):

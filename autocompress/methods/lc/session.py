@@ -16,20 +16,20 @@ from torch import Tensor, nn
 from autocompress.errors import DivergedError, SettingsError, TrialError
 from autocompress.graph import analyse
 from autocompress.graph.costs import layer_macs
-from autocompress.graph.layers import Obstacle, WeightLayer, weight_layers
+from autocompress.graph.weights import Weight, weights_of
 from autocompress.methods.base import Finished, Method, Session, Stage
 from autocompress.methods.lc.assignment import assignments, resolve, view_of
 from autocompress.methods.lc.compression import Compression, stored_bytes
 from autocompress.methods.lc.config import Config
 from autocompress.methods.lc.mixed_precision import allocated
 from autocompress.methods.lc.scheme import Scheme, parts_of
-from autocompress.methods.shared.replaceable import replaceable
+from autocompress.methods.shared.replaceable import decodable, replaceable
 from autocompress.surgery import Edit, Encode, Factorize
 from autocompress.task import ModelProfile, Recipe, Task
 from autocompress.task.inputs import moved
-from autocompress.weights.decoders import encode_weight
+from autocompress.weights.encoded import encode_weight
 from autocompress.weights.encodings import Encoding, Factored
-from autocompress.weights.factored import factorize_layer
+from autocompress.weights.factored import TRANSPOSED, factorize_layer
 
 # What a deflated program has more where a weight is decoded: 165 bytes for codes, 85 for halves.
 _DECODING_BYTES = 160
@@ -44,9 +44,8 @@ class Lc(Method):
 
     @classmethod
     def unsupported(cls, profile: ModelProfile) -> str | None:
-        """Refuse a model without a linear or convolution layer inside."""
-        named = any(layer.name for layer in profile.layers)
-        return None if named else "the model has no linear or convolution layer inside of it"
+        """Refuse a model that has vectors alone."""
+        return None if profile.layers else "the model has no parameter of two dimensions"
 
     def start(self, model: nn.Module, task: Task) -> LcSession:
         """Compress the weights of each assignment directly, which gives the targets of the first L step.
@@ -64,7 +63,7 @@ class LcSession(Session):
         compressions: of its layers.
         mu: μ of the present L step.
         limit: the greatest μ that training is stable at.
-        replaceable: layers that two others may stand for.
+        replaceable: weights of layers that two others may stand for.
         spacing: optimiser steps from one C step to the next, where a training is long enough; each part of
             a sum takes as long as a scheme of its own.
         step: L steps that are over.
@@ -75,12 +74,12 @@ class LcSession(Session):
     def __init__(self, config: Config, model: nn.Module, task: Task) -> None:
         self.config, self.model = config, model
         example = task.example()
-        every = weight_layers(model, analyse(model, example), layer_macs(model, example))
-        layers = [layer for layer in every if layer.obstacle is not Obstacle.SHARED and layer.name]
-        names = [layer.name for layer in layers if layer.obstacle is None]
-        self.replaceable = frozenset(
-            replaceable(model, names, moved(example, next(model.parameters()).device))
-        )
+        every = weights_of(model, analyse(model, example), layer_macs(model, example))
+        nearby = moved(example, next(model.parameters()).device)
+        self.replaceable = frozenset(replaceable(model, list(every), nearby))
+        others = [weight for weight in every if weight.name not in self.replaceable]
+        allowed = self.replaceable.union(decodable(model, others, nearby))
+        layers = [weight for weight in every if weight.name in allowed]
         self.mu, self.limit = config.mu0, _stable_mu(task.recipe)
         self.step = self.taken = self.solved = 0
         views = resolve(assignments(config.schemes), layers)
@@ -100,9 +99,9 @@ class LcSession(Session):
     def penalty(self) -> Tensor:
         """Sum μ/2·‖w − Δ(Θ)‖² over all constraints, with the μ of each; `()`."""
         pulls = [
-            self.mu_of(constraint) / 2 * (_weight(self.model, name) - target).square().sum()
+            self.mu_of(constraint) / 2 * (weight.of(self.model) - target).square().sum()
             for constraint in self.compressions
-            for name, target in constraint.targets.items()
+            for weight, target in zip(constraint.layers, constraint.targets.values(), strict=True)
         ]
         return torch.stack(pulls).sum()
 
@@ -149,30 +148,30 @@ class LcSession(Session):
         for constraint in self.compressions:
             encodings = constraint.encodings()
             for layer in constraint.layers:
-                encoding, module = encodings[layer.name], compact.get_submodule(layer.name)
+                encoding = encodings[layer.name]
                 if _share(layer, encoding) >= 1:
                     continue
                 if isinstance(encoding, Factored) and layer.name in self.replaceable:
-                    edit = Factorize(layer.name, encoding.folding.scheme, 1, encoding.rank)
+                    module = compact.get_submodule(layer.layer)
+                    edit = Factorize(layer.layer, _scheme_of_layers(module, encoding), 1, encoding.rank)
                     pair = factorize_layer(module, edit.scheme, edit.slices, edit.rank)
-                    compact.set_submodule(layer.name, pair.train(module.training))
+                    compact.set_submodule(layer.layer, pair.train(module.training))
                     edits.append(edit)
                 elif stored_bytes(encoding) + _DECODING_BYTES < 4 * layer.params:
-                    code = encode_weight(module, encoding)
-                    edits.append(Encode(layer.name, code.spec))
+                    code = encode_weight(compact, encoding, layer.parameter)
+                    edits.append(Encode(layer.layer, code.spec, layer.parameter.rpartition(".")[2]))
         return Finished(compact, tuple(edits), dense)
 
     def release(self) -> nn.Module:
         """The model with w = Δ(Θ), dense."""
         for constraint in self.compressions:
             with torch.no_grad():
-                for name, weight in constraint.split(constraint.dense).items():
-                    _weight(self.model, name).copy_(weight)
+                parts = constraint.split(constraint.dense).values()
+                for weight, part in zip(constraint.layers, parts, strict=True):
+                    weight.of(self.model).copy_(part)
         return self.model
 
-    def _compress_directly(
-        self, layers: tuple[WeightLayer, ...], scheme: Scheme, scale: float
-    ) -> Compression:
+    def _compress_directly(self, layers: tuple[Weight, ...], scheme: Scheme, scale: float) -> Compression:
         """A constraint with the nearest Δ(Θ) to the weights that training begins with."""
         x = _vector(self.model, layers)
         view = view_of(layers, float(x.abs().double().sum()))
@@ -182,7 +181,7 @@ class LcSession(Session):
             raise TrialError(f"{_named(layers)}: {error}") from error
         return Compression(layers, scheme, view, encoding, torch.zeros_like(x), scale)
 
-    def _scales(self, views: list[tuple[tuple[WeightLayer, ...], Scheme]]) -> list[float]:
+    def _scales(self, views: list[tuple[tuple[Weight, ...], Scheme]]) -> list[float]:
         """Of each view's μ: (root mean square of its weights / that of all) to the power of `mu_exponent`.
 
         A penalty's α costs the same in every layer only if μ is the same, and zeros have no size to go by.
@@ -202,22 +201,23 @@ def _stable_mu(recipe: Recipe) -> float:
     return math.inf if recipe.optimizer != "sgd" else 0.5 / recipe.lr
 
 
-def _named(layers: tuple[WeightLayer, ...]) -> str:
+def _named(layers: tuple[Weight, ...]) -> str:
     return ", ".join(layer.name for layer in layers)
 
 
-def _vector(model: nn.Module, layers: tuple[WeightLayer, ...]) -> Tensor:
+def _vector(model: nn.Module, layers: tuple[Weight, ...]) -> Tensor:
     """The weights of layers as one vector in at least single precision, `(n,)`."""
-    vector = torch.cat([_weight(model, layer.name).detach().reshape(-1) for layer in layers])
+    vector = torch.cat([layer.of(model).detach().reshape(-1) for layer in layers])
     return vector.to(torch.promote_types(vector.dtype, torch.float32))
 
 
-def _weight(model: nn.Module, name: str) -> Tensor:
-    weight = model.get_submodule(name).weight
-    assert isinstance(weight, Tensor)
-    return weight
+def _scheme_of_layers(layer: nn.Module, encoding: Factored) -> int:
+    """The folding of two layers for what a weight is a product by: a transposed convolution keeps its weight
+    with inputs first, so that rows there are columns here."""
+    scheme, kernel = encoding.folding.scheme, len(encoding.folding.shape) - 2
+    return ((1 << kernel) - 1) ^ scheme if isinstance(layer, TRANSPOSED) else scheme
 
 
-def _share(layer: WeightLayer, encoding: Encoding) -> float:
+def _share(layer: Weight, encoding: Encoding) -> float:
     """Bytes of the stored encoding relative to those of the dense weight."""
     return stored_bytes(encoding) / (4 * layer.params)

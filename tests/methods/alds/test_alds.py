@@ -15,15 +15,16 @@ import autocompress as ac
 from autocompress.errors import CheckpointError, SettingsError, TrialError
 from autocompress.graph import analyse
 from autocompress.graph.costs import count_params, layer_macs
-from autocompress.graph.layers import Obstacle, weight_layers
+from autocompress.graph.weights import Obstacle, weights_of
 from autocompress.methods.alds import Alds, Config
 from autocompress.methods.alds.session import AldsSession
 from autocompress.methods.alds.spectra import MEASURES, Measure, digest
 from autocompress.sharing import sharing
-from autocompress.surgery import Factorize, apply, check_equal
+from autocompress.surgery import Edit, Encode, Factorize, apply, check_equal
 from autocompress.training.loop import Trainer
 from autocompress.weights.factored import recompose
 from tests.methods.rebuilding import rebuilt
+from tests.methods.users import USERS
 
 
 class Convolutions(nn.Module):
@@ -53,9 +54,7 @@ def trained(task: ac.Task, config: Config, epochs: int = 2) -> AldsSession:
     return session
 
 
-def compressed(
-    task: ac.Task, config: Config, epochs: int = 2
-) -> tuple[nn.Module, float, tuple[Factorize, ...]]:
+def compressed(task: ac.Task, config: Config, epochs: int = 2) -> tuple[nn.Module, float, tuple[Edit, ...]]:
     """The compact model, how far it is from the trained one, and its edits."""
     finished = trained(task, config, epochs).finish()
     difference = check_equal(finished.model, finished.expected, task.example(), "ALDS")
@@ -197,17 +196,63 @@ class Shared(nn.Module):
         return self.head(self.d(x))
 
 
-def test_layers_whose_weight_is_used_elsewhere_are_left_alone(residual_task: ac.Task) -> None:
+def test_layers_whose_weight_is_used_elsewhere_keep_their_place(residual_task: ac.Task) -> None:
     task = replace(residual_task, model=Shared)
     model = Shared()
-    found = weight_layers(model, analyse(model, task.example()), {})
+    found = weights_of(model, analyse(model, task.example()), {})
     obstacles = {layer.name: layer.obstacle for layer in found}
     assert obstacles.get("a", obstacles.get("b")) is Obstacle.SHARED
     assert obstacles["c"] is Obstacle.READ_ELSEWHERE
     assert obstacles["d"] is None
     _, difference, edits = compressed(task, Config(keep=0.6, cost="params"))
     assert difference < 1e-4
-    assert {edit.layer for edit in edits} <= {"enter", "d", "head"}
+    # Two layers stand for these alone; the weights of the others are stored as products.
+    assert {edit.layer for edit in edits if isinstance(edit, Factorize)} <= {"enter", "d", "head"}
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_budgets_of_parameters_are_met_by_products_of_weights_that_are_no_layers(measure: Measure) -> None:
+    task = USERS["recurrent"].task()
+    model, difference, edits = compressed(
+        task, Config(keep=0.5, cost="params", measure=measure, max_slices=2)
+    )
+    assert difference < 1e-4
+    assert count_params(model) <= 0.5 * count_params(task.model())
+    products = {edit.layer for edit in edits if isinstance(edit, Encode)}
+    # The recurrent layer, weights of the model itself, and a weight that an embedding shares.
+    assert {"rnn", "", "embed"} >= products >= {"rnn"}
+    assert all(edit.of_weights for edit in edits if isinstance(edit, Encode))
+
+
+class Translating(nn.Module):
+    """Words, and an upsampling of what they stand for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.up = nn.Embedding(60, 32), nn.ConvTranspose1d(32, 40, 4, 2, 1)
+        self.head = nn.Linear(40, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.up(self.embed(x).mT)).mean(2))
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_two_layers_stand_for_embeddings_and_transposed_convolutions(measure: Measure) -> None:
+    generator = torch.Generator().manual_seed(0)
+    ids, labels = torch.randint(60, (64, 9), generator=generator), torch.zeros(64, dtype=torch.int64)
+    task = ac.Task(model=Translating, train=[(ids, labels)], recipe=ac.Recipe(epochs=1))
+    model, difference, edits = compressed(task, Config(keep=0.5, cost="params", measure=measure))
+    assert difference < 1e-4
+    schemes = {edit.layer: edit.scheme for edit in edits if isinstance(edit, Factorize)}
+    assert (schemes["embed"], schemes["up"]) == (0, 1)
+    assert count_params(model) <= 0.5 * count_params(task.model())
+    # Looking up takes no multiplications, so that factors of an embedding would only add some.
+    macs = layer_macs(task.model(), ids[:2])[""]
+    model, difference, edits = compressed(task, Config(keep=0.5, cost="macs", measure=measure))
+    layers = {edit.layer for edit in edits if isinstance(edit, Factorize)}
+    assert "up" in layers
+    assert "embed" not in layers
+    assert layer_macs(model, ids[:2])[""] <= 0.5 * macs
 
 
 @pytest.mark.parametrize(("options", "message"), [
@@ -226,7 +271,9 @@ def test_config_refuses_values_out_of_range(options: dict[str, object], message:
 def test_factorize_refuses_what_does_not_fit(task: ac.Task) -> None:
     model = task.model()
     for layer in ("norm", "", "nowhere"):
-        with pytest.raises(CheckpointError, match=f"a linear or convolution layer but got '{layer}'"):
+        with pytest.raises(
+            CheckpointError, match=f"a linear, convolution or embedding layer but got '{layer}'"
+        ):
             apply(model, (Factorize(layer, 0, 1, 1),), task.example())
     with pytest.raises(CheckpointError, match=re.escape("rank be in [1, 5] but got 1 and 6")):
         apply(model, (Factorize("head", 0, 1, 6),), task.example())
@@ -257,7 +304,7 @@ def test_costs_count_every_position_and_call(residual_task: ac.Task) -> None:
     task = replace(residual_task, model=Frames)
     model, x = Frames(), task.example()
     macs = layer_macs(model, x)
-    layers = {one.name: one for one in weight_layers(model, analyse(model, x), macs)}
+    layers = {one.name: one for one in weights_of(model, analyse(model, x), macs)}
     assert {name: one.macs for name, one in layers.items()} == {name: macs[name] for name in layers}
     assert layers["twice"].macs == 2 * 8 * 32 * 32
     small, difference, _ = compressed(task, Config(keep=0.5))
@@ -293,12 +340,12 @@ class Peeking(nn.Module):
         return self.head(x)
 
 
-def test_layers_that_the_models_code_looks_into_are_left_alone(residual_task: ac.Task) -> None:
+def test_layers_that_the_models_code_looks_into_keep_their_place(residual_task: ac.Task) -> None:
     task = replace(residual_task, model=Peeking)
     _, difference, edits = compressed(task, Config(keep=0.9, cost="params"))
     assert difference < 1e-4
-    assert {edit.layer for edit in edits} <= {"plain", "head"}
-    assert edits
+    assert {edit.layer for edit in edits if isinstance(edit, Factorize)} == {"plain", "head"}
+    assert {edit.layer for edit in edits if isinstance(edit, Encode)} <= {"enter", "asked"}
 
 
 class Encoder(nn.Module):

@@ -30,11 +30,13 @@ from autocompress.methods.lc import (
     Ternary,
 )
 from autocompress.methods.lc.compression import Compression, stored_bytes
-from autocompress.methods.lc.scheme import View, parts_of
+from autocompress.methods.lc.scheme import Sum, View, parts_of
 from autocompress.surgery import Encode, Factorize, check_equal
 from autocompress.training.loop import Trainer
 from autocompress.weights.decoders import weight_code
+from autocompress.weights.folding import Folding
 from tests.methods.rebuilding import rebuilt
+from tests.methods.users import USERS
 
 
 class Network(nn.Module):
@@ -84,6 +86,55 @@ def test_layers_are_named_by_name_pattern_or_class(
     task: ac.Task, schemes: dict[str | tuple[str, ...], Scheme], expected: list[tuple[str, ...]]
 ) -> None:
     assert names(Lc(schemes=schemes), task) == expected
+
+
+GATES = [f"rnn.weight_{of}_l0{end}" for end in ("", "_reverse") for of in ("ih", "hh")]
+
+
+@pytest.mark.parametrize(("schemes", "expected"), [
+    ({"rnn.*": Codebook(4)}, [(name,) for name in GATES]),
+    ({("rnn",): Codebook(4), "score": Codebook(2)}, [tuple(GATES), ("embed",)]),
+    ({("GRU", "Recurrent"): PruneL0(0.1), "embed.weight": Codebook(2), "enter": Codebook(2)},
+     [(*GATES, "table", "matrix"), ("embed",), ("enter",)]),
+])  # fmt: skip
+def test_parameters_are_named_as_layers_are_and_shared_ones_by_any_of_their_names(
+    schemes: dict[str | tuple[str, ...], Scheme], expected: list[tuple[str, ...]]
+) -> None:
+    assert names(Lc(schemes=schemes), USERS["recurrent"].task()) == expected
+
+
+@pytest.mark.parametrize("scheme", [LowRank(2), Codebook(2) + LowRank(1)])
+def test_weights_that_two_layers_cannot_stand_for_are_stored_as_products(scheme: Scheme) -> None:
+    task = USERS["recurrent"].task()
+    finished, difference = compressed(task, Lc(schemes={"rnn": scheme, "table": LowRank(2)}))
+    assert difference < 1e-5
+    assert [f"{edit.layer}.{edit.parameter}" for edit in finished.edits] == [*GATES, ".table"]
+    # What is a product trains as weights do, and may be compressed on.
+    assert [edit.of_weights for edit in finished.edits] == [not isinstance(scheme, Sum)] * 4 + [True]
+    again, x = rebuilt(finished, task.model(), task.example()), task.example()
+    with torch.no_grad():
+        assert torch.equal(again.eval()(x), finished.model.eval()(x))
+
+
+class Upsampling(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.head = nn.ConvTranspose2d(3, 12, (2, 3), (2, 1)), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.up(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("scheme", range(4))
+def test_a_low_rank_of_a_transposed_convolution_is_that_of_two(task: ac.Task, scheme: int) -> None:
+    # Inputs are the rows of a weight as it is kept, so that factors change places.
+    weight = Upsampling().up.weight
+    finished, difference = compressed(replace(task, model=Upsampling), Lc(schemes={"up": LowRank(2, scheme)}))
+    assert difference < 1e-5
+    (edit,) = finished.edits
+    assert edit == Factorize("up", 3 - scheme, 1, 2)
+    matrix = Folding(tuple(weight.shape), scheme).fold(finished.model.up.weight)[0]
+    assert torch.linalg.matrix_rank(matrix.detach(), rtol=1e-5) == 2
 
 
 def test_names_that_match_nothing_are_told_with_those_that_would(task: ac.Task) -> None:

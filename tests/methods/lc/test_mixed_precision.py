@@ -90,11 +90,11 @@ def test_it_loses_less_than_equal_codebooks_of_as_many_bits(task: ac.Task) -> No
 def test_choosing_leaves_the_model_and_the_order_of_the_data_as_they_are(task: ac.Task) -> None:
     from autocompress.graph import analyse
     from autocompress.graph.costs import layer_macs
-    from autocompress.graph.layers import weight_layers
+    from autocompress.graph.weights import weights_of
 
     model = Lopsided()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    layers = weight_layers(model, analyse(model, task.example()), layer_macs(model, task.example()))
+    layers = weights_of(model, analyse(model, task.example()), layer_macs(model, task.example()))
     state = torch.random.get_rng_state()
     allocated([((layer,), ac.MixedPrecision(bits=2.0)) for layer in layers], model, task)
     assert model.training
