@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from autocompress.checkpoint.program import (
     Program,
@@ -22,16 +22,17 @@ from autocompress.checkpoint.program import (
     load_program,
 )
 from autocompress.checkpoint.quantize import quantize_onnx
-from autocompress.checkpoint.weights import save_weights
+from autocompress.checkpoint.weights import save_loss, save_weights
 from autocompress.errors import CheckpointError
 from autocompress.surgery import Edit
 from autocompress.task import Inputs
 
 SCHEMA = 2
-MANIFEST, EDITS, WEIGHTS, PROGRAM, ONNX = (
+MANIFEST, EDITS, WEIGHTS, LOSS, PROGRAM, ONNX = (
     "manifest.json",
     "edits.json",
     "weights.safetensors",
+    "loss.safetensors",
     "model.pt2",
     "model.onnx",
 )
@@ -85,6 +86,7 @@ class Writer:
         artifact: str,
         calibration: Sequence[Inputs] = (),
         edits: Sequence[Edit] = (),
+        loss: Mapping[str, Tensor] | None = None,
     ) -> Checkpoint:
         """Edits, weights and programs of a model; the checkpoint can be measured, but isn't there yet.
 
@@ -94,12 +96,14 @@ class Writer:
             artifact: what to write beside the weights and `model.pt2`.
             calibration: batches to calibrate "onnx-int8" on.
             edits: what leads to it from the user's model.
+            loss: what training changed of the loss beside it.
 
         Raises:
             TrialError: the model cannot be exported or quantised.
         """
         (self.aside / EDITS).write_text(json.dumps([edit.to_json() for edit in edits]) + "\n")
         save_weights(model, self.aside / WEIGHTS)
+        save_loss(loss or {}, self.aside / LOSS)
         self.graph = export_program(model, example, self.aside / PROGRAM)
         if artifact.startswith("onnx"):
             export_onnx(model, example, self.aside / ONNX)

@@ -16,6 +16,7 @@ from autocompress.methods.base import Method
 from autocompress.surgery import Edit, absorb_biases
 from autocompress.task import Inputs, Task, moved
 from autocompress.task.checks import check_batches_of_one
+from autocompress.task.criterion import changed_tensors, load_changed
 from autocompress.task.sizes import with_varying_sizes
 from autocompress.training.loop import Trainer, device_of
 from autocompress.trial import compress_stage, compressing_epochs, seed_everything
@@ -89,7 +90,8 @@ def compress(
 
     Args:
         model: where training starts; changed in place, use what is returned.
-        task: data, loss and recipe; `recipe.epochs` is the total.
+        task: data, loss and recipe; `recipe.epochs` is the total. A loss or step with tensors of its own is
+            trained along, in place as the model is.
         methods: configured, such as `ac.Alcn(initial_ratio=0.5)`.
         compress_share: share of the epochs that train with methods, in (0, 1]; what is left to fine-tune is
             one epoch at least, or half of the only one.
@@ -118,6 +120,7 @@ def compress(
         model, difference = stage.model, max(difference, stage.difference)
         edits += stage.edits
     trainer.fit(model, trainer.epochs - compressing)
+    load_changed(task.criterion, changed_tensors(task.criterion, trainer.criterion))
     example = task.example()
     absorb_biases(model.eval(), moved(example, device_of(model)))
     return Compressed(model.eval(), trainer.history, tuple(edits), difference, example, task.input_json())

@@ -73,7 +73,7 @@ class SearchDriver:
             reference,
             prepared.profile,
             prepared.target,
-            prepared.settings.distill,
+            prepared.distill,
         )
         self.running: dict[int, Running] = {}
         self.idle = False

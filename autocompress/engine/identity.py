@@ -15,6 +15,7 @@ from autocompress.engine.samples import data_digest
 from autocompress.models.registry import ModelFactory
 from autocompress.plugins import SearchSpace, load_attribute, search_spaces
 from autocompress.task import Task
+from autocompress.task.criterion import without_values
 from autocompress.task.pretrained import fit
 
 
@@ -40,10 +41,6 @@ def identity(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-# What a task may have of the user's own and most have not.
-_OWN = ("teacher",)
-
-
 def _digests(prepared: Prepared) -> dict[str, str | None]:
     """Digest of each thing that is known by no setting; None, or no entry, where there is none."""
     task = prepared.task
@@ -52,8 +49,7 @@ def _digests(prepared: Prepared) -> dict[str, str | None]:
     return {
         **data,
         "weights": None if task.weights is None else state_digest(fit(task.weights, prepared.model).state),
-        "loss": digest(task.loss),
-        **{name: digest(own) for name in _OWN if (own := getattr(task, name)) is not None},
+        **{name: digest(own) for name, own in _own(task).items() if own is not None},
         # The default metrics are the package's own.
         **{f"metrics.{name}": digest(metric) for name, metric in (task.metrics or {}).items()},
         "architecture": _architecture(prepared),
@@ -61,6 +57,15 @@ def _digests(prepared: Prepared) -> dict[str, str | None]:
         "model": digest(_maker(task), tensors=False),
         **_spaces(prepared.spaces),
     }
+
+
+def _own(task: Task) -> dict[str, Any]:
+    """What trains a model of the task and may be the user's own."""
+    given = {name: getattr(task, name) for name in ("loss", "step", "optimizer", "scheduler", "teacher")}
+    if task.weights is None:
+        # What they begin with is drawn anew, as the model's weights are.
+        given |= {name: without_values(given[name]) for name in ("loss", "step")}
+    return given
 
 
 def _maker(task: Task) -> Any:

@@ -38,12 +38,14 @@ from autocompress.task.checks import (
 )
 from autocompress.task.pretrained import load_weights
 from autocompress.task.sizes import with_varying_sizes
+from autocompress.training.trying import Tried, try_training
 from autocompress.trial import Measuring
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A search that can start; `notes` are what its user should know of it."""
+    """A search that can start; trials may learn from a teacher where `distill`; `notes` are what its user
+    should know of it."""
 
     settings: Settings
     task: Task
@@ -57,6 +59,7 @@ class Prepared:
     measuring: Measuring
     latency: LatencySettings
     out: Path
+    distill: bool = True
     notes: tuple[str, ...] = ()
 
 
@@ -89,6 +92,8 @@ def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> 
     example = task.example()
     analysis = analyse(model, example)
     _check_export(model, example, settings.artifact)
+    tried = try_training(task, model, analysis)
+    notes = (weights_note, origin, _untaught(tried, settings))
     model_profile = profile(model, example, analysis)
     latency = LatencySettings(settings.latency_batch_size, settings.latency_threads)
     spaces = _spaces(settings, model_profile) if proposing else {}
@@ -112,8 +117,16 @@ def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> 
         ),
         latency=latency,
         out=Path(settings.out or f"runs/{_slug(task.name)}-{_slug(task.model_name)}"),
-        notes=tuple(note for note in (weights_note, origin) if note is not None),
+        distill=settings.distill and tried.taught is None,
+        notes=tuple(note for note in notes if note is not None),
     )
+
+
+def _untaught(tried: Tried, settings: Settings) -> str | None:
+    """Why no trial learns from a teacher, where one might have."""
+    if not settings.distill or tried.taught is None:
+        return None
+    return f"no trial learns from a teacher beside the task's own step: {tried.taught}"
 
 
 def _loaded(task: Task | str, settings: Settings) -> Task:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from autocompress import plugins
 from autocompress.checkpoint import Checkpoint, open_checkpoint
-from autocompress.checkpoint.store import EDITS, MANIFEST, WEIGHTS, kept_trials, trial_folder
+from autocompress.checkpoint.store import EDITS, LOSS, MANIFEST, WEIGHTS, kept_trials, trial_folder
 from autocompress.checkpoint.weights import load_weights_into
 from autocompress.engine.changes import DIGESTS
 from autocompress.engine.family import stored_as_codes
@@ -38,6 +38,7 @@ class WarmStart:
         models: trial of that run → its checkpoint, of the same model and without codes.
         moves: trial of that run → what was suggested for it, in that run's order.
         asked: trial of that run → −ln of what its method was told to keep, where it was told.
+        same_loss: whether that run's loss is this one's, so that what was trained of it goes on here.
     """
 
     name: str
@@ -45,6 +46,7 @@ class WarmStart:
     models: Mapping[int, Path] = field(default_factory=dict)
     moves: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     asked: Mapping[int, float] = field(default_factory=dict)
+    same_loss: bool = False
 
     def copy_to(self, folder: Path) -> None:
         """Copy edits and weights of the models, so that this run needs the other one no more.
@@ -59,6 +61,8 @@ class WarmStart:
             copy.mkdir()
             for name in (MANIFEST, EDITS, WEIGHTS):
                 shutil.copyfile(source / name, copy / name)
+            if self.same_loss and (source / LOSS).is_file():
+                shutil.copyfile(source / LOSS, copy / LOSS)
         aside.rename(folder)
 
     def enqueue(self, study: SearchStudy) -> None:
@@ -94,7 +98,9 @@ def plan_warm_start(prepared: Prepared, entries: Mapping[str, Any]) -> WarmStart
     if not numbers:
         raise SettingsError(f"warm_start must have a compressed model on its front but '{name}' has none.")
     if reason is None:
-        return _models(name, result, checkpoints)
+        theirs, ours = folder.read()["identity"][DIGESTS], entries[DIGESTS]
+        same_loss = all(theirs.get(name) == ours.get(name) for name in ("loss", "step"))
+        return replace(_models(name, result, checkpoints), same_loss=same_loss)
     return _moves(prepared, name, result, reason)
 
 
@@ -159,7 +165,7 @@ def _moves(prepared: Prepared, name: str, result: SearchResult, reason: str) -> 
     """What was suggested for the trials that led to the front, where it can be suggested here."""
     trials = {trial.number: trial for trial in result.study.trials}
     reference = Parent(0, 1.0, 0.0, prepared.profile)
-    family = Family((reference,), {0: reference}, distill=prepared.settings.distill)
+    family = Family((reference,), {0: reference}, distill=prepared.distill)
     usable: list[int] = []
     line = sorted({number for point in result.front for number in point.lineage})
     trained = [n for n in line if trials[n].params and not stored_as_codes(_methods(trials[n]))]

@@ -17,9 +17,9 @@ from autocompress.task import LossFn
 IGNORED = -100
 
 
-def ignored_target(loss: LossFn) -> int:
+def ignored_target(loss: LossFn | None) -> int:
     """The target that a loss leaves out: its `ignore_index`, as of `nn.CrossEntropyLoss`, `nn.NLLLoss` or a
-    `functools.partial` of a function; PyTorch's default where it has none."""
+    `functools.partial` of a function; PyTorch's default where it has none, or there is no loss."""
     given: Any = getattr(loss, "ignore_index", None)
     if isinstance(loss, functools.partial):
         given = loss.keywords.get("ignore_index")

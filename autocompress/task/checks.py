@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import BatchSampler
 
 from autocompress.errors import TaskError, one_line
+from autocompress.task.criterion import leaves_of, own_copy, trained_parameters
 from autocompress.task.inputs import Inputs, call, described, rows, runs_over_batch, shapes, take, tensors
 from autocompress.task.losses import ignored_label
 from autocompress.task.task import Task
@@ -91,6 +92,8 @@ def check_teacher(task: Task, outputs: Tensor) -> None:
 def check_forward(task: Task, model: nn.Module) -> Tensor:
     """Run two training inputs through the model and its loss, so that misfits show before training.
 
+    A step of the task's own is tried where it can be taken.
+
     Returns:
         The model's answer, `(2, ...)`.
 
@@ -108,8 +111,11 @@ def check_forward(task: Task, model: nn.Module) -> Tensor:
             f"but its forward failed: {one_line(error)}"
         ) from error
     outputs = task.answer(returned)
+    if task.loss is None:
+        return outputs
+    criterion, seen = own_copy(task.loss), outputs.detach().requires_grad_(outputs.is_floating_point())
     try:
-        loss = task.loss(outputs, targets)
+        loss = criterion(seen, targets)
     except Exception as error:
         raise TaskError(
             f"loss must accept outputs {tuple(outputs.shape)} and targets {described(targets)} "
@@ -117,6 +123,9 @@ def check_forward(task: Task, model: nn.Module) -> Tensor:
         ) from error
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         raise TaskError("loss must return a scalar tensor but did not (is its reduction 'none'?).")
+    if seen.requires_grad and not loss.requires_grad:
+        raise TaskError("loss must have a gradient but what it returned does not depend on the outputs.")
+    refuse_untrained("loss", loss, [seen, *trained_parameters(criterion).values()])
     return outputs
 
 
@@ -127,6 +136,27 @@ def _two_targets(task: Task) -> Any:
     count = rows(task.inputs_of(batch))
     index = torch.arange(2) % count
     return pytree.tree_map_only(Tensor, lambda t: t[index] if runs_over_batch(t, count) else t, targets)
+
+
+def refuse_untrained(name: str, loss: Tensor, trained: Iterable[Tensor]) -> None:
+    """Refuse a loss that depends on parameters which nobody would train.
+
+    Args:
+        name: of what the user gave.
+        loss: that it returned, with its graph.
+        trained: all that trains.
+
+    Raises:
+        TaskError: the graph ends in other tensors that require gradients.
+    """
+    known = {id(tensor) for tensor in trained}
+    others = [leaf for leaf in leaves_of(loss) if id(leaf) not in known]
+    if others:
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in others[:3])
+        raise TaskError(
+            f"{name} must be an nn.Module where it has parameters to train but uses {len(others)} of shape "
+            f"{shapes} that are not its own (requires_grad_(False) says that they are not to be trained)."
+        )
 
 
 def check_splits(task: Task) -> None:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autocompress.task.criterion import own_copy
+
 # Five rows of three classes, none of which a loss is likely to be right on by chance.
 _LOGITS = ((0.3, -1.2, 2.0), (1.5, 0.2, -0.7), (-0.4, 0.9, 0.1), (2.2, -0.3, 0.6), (-1.1, 0.8, 1.7))
 _LABELS = (2, 0, 0, 1, 1)
@@ -26,7 +28,7 @@ def is_cross_entropy(loss: Callable[[Tensor, Tensor], Tensor]) -> bool:
         logits, labels = logits.to(held.device), labels.to(held.device)
     try:
         with torch.no_grad():
-            value: Any = loss(logits, labels)
+            value: Any = own_copy(loss)(logits, labels)
     except Exception:
         # The user's own code; a loss that cannot take class labels is another one.
         return False
@@ -36,7 +38,7 @@ def is_cross_entropy(loss: Callable[[Tensor, Tensor], Tensor]) -> bool:
     return bool(torch.isclose(value.reshape(()).to(wanted), wanted, rtol=1e-4))
 
 
-def ignored_label(loss: Callable[[Tensor, Tensor], Tensor]) -> int:
+def ignored_label(loss: Callable[[Tensor, Tensor], Tensor] | None) -> int:
     """The label that cross entropy leaves out: the loss's own `ignore_index`, or PyTorch's −100."""
     options = loss.keywords if isinstance(loss, functools.partial) else {}
     return int(options.get("ignore_index", getattr(loss, "ignore_index", -100)))

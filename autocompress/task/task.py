@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -37,6 +37,10 @@ Batch = Any
 Batches = Iterable[Batch]
 MetricFn = Callable[[Any, Any], float]
 LossFn = Callable[[Tensor, Tensor], Tensor]
+OptimizerFn = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+StepFn = Callable[[nn.Module, Any], Any]
+# Beside PyTorch's own schedulers, any with a `step()`.
+SchedulerFn = Callable[[torch.optim.Optimizer, int], Any]
 
 
 @runtime_checkable
@@ -80,6 +84,11 @@ class Recipe:
         mixed_precision: bfloat16 where PyTorch's autocast deems it safe.
         compile: run models through `torch.compile` while they train, except where a method's gates change
             them in each step. Compiling takes up to a minute for each model, so for long trainings.
+        accumulate: batches of one optimiser step, which goes by the mean of their losses; the last step of an
+            epoch takes what is left.
+        ema: decay of an exponential moving average of the weights, such as 0.999, which is what the reference
+            and the fine-tuning that ends a trial end with; what trains with a method is not averaged. It is
+            less over the first steps. 0 averages nothing.
     """
 
     epochs: int = 10
@@ -96,6 +105,8 @@ class Recipe:
     mixup: float = 0.0
     mixed_precision: bool = False
     compile: bool = False
+    accumulate: int = 1
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -122,6 +133,10 @@ class Recipe:
             raise SettingsError(f"label_smoothing must be in [0, 1) but got {self.label_smoothing}.")
         if not self.mixup >= 0:
             raise SettingsError(f"mixup must be at least 0 but got {self.mixup}.")
+        if self.accumulate < 1:
+            raise SettingsError(f"accumulate must be at least 1 but got {self.accumulate}.")
+        if not 0 <= self.ema < 1:
+            raise SettingsError(f"ema must be in [0, 1) but got {self.ema}.")
 
 
 @dataclass(frozen=True)
@@ -164,7 +179,9 @@ class Task:
         val: batches that candidates are compared on; None carves them from `train`, or takes half of `test`
             where there are `weights`, which may have been trained on any row of `train`.
         test: batches that the final front alone is reported on; None reports none.
-        loss: `loss(answer, targets)`, a scalar tensor.
+        loss: `loss(answer, targets)`, a scalar tensor; None is cross entropy. Parameters of a module are
+            trained along with the model, by each trial in a copy that begins where its parent's ended. Beside
+            a `step` it does not train, and says of what kind answers are.
         metrics: by name, each a function `fn(outputs, targets) -> float` of a whole split, or a
             `torchmetrics.Metric`, which is updated batch by batch with `(outputs, targets)`; a copy that is
             reset, for each evaluation. Outputs are float32, `(N, ...)`, all on the CPU. None is top-1
@@ -177,6 +194,18 @@ class Task:
             wrappers go. None trains them once per run.
         name: names the run folder.
         input: how raw inputs become the model's; None reads shape and dtype off the first batch.
+        step: `fn(model, batch) -> loss`, a training step of one's own: it calls `model(...)` with what it
+            makes of a batch, as `train` yields it but on the device of training, and returns a scalar tensor,
+            or a mapping with one as "loss". Some methods make a graph of the model, which takes the same
+            arguments and has its layers, but none of its class's methods; where the step fails on that, they
+            are not tried. Parameters of a module are trained along, as those of a loss.
+        optimizer: `fn(param_groups)`, a `torch.optim.Optimizer` in place of the recipe's. The groups are as
+            `torch.optim` takes them, with the names of their parameters and, where a method's own parameters
+            must not decay, with `weight_decay`. The rates are the optimiser's own; trials and methods scale
+            them.
+        scheduler: `fn(optimizer, total_steps)`, a learning-rate scheduler in place of the recipe's warm-up
+            and cosine, whose `step()` is called after each optimiser step. All trainings of a trial have one
+            schedule between them: each makes it anew for what it trains, and goes on where it was.
         teacher: what trials that distil learn from in place of the best model so far: a module that takes
             what the model takes and returns what it returns, or a function that makes one.
         inputs: `fn(batch)`, what the model is called with.
@@ -192,13 +221,16 @@ class Task:
     train: Batches
     val: Batches | None = None
     test: Batches | None = None
-    loss: LossFn = field(default_factory=nn.CrossEntropyLoss)
+    loss: LossFn | None = None
     metrics: Mapping[str, MetricFn | Metric] | None = None
     recipe: Recipe = Recipe()
     weights: Weights | None = None
     name: str = "task"
     model_name: str = "model"
     input: InputSpec | None = None
+    step: StepFn | None = None
+    optimizer: OptimizerFn | None = None
+    scheduler: SchedulerFn | None = None
     teacher: nn.Module | Callable[[], nn.Module] | None = None
     inputs: Callable[[Batch], Any] | None = None
     targets: Callable[[Batch], Any] | None = None
@@ -206,16 +238,45 @@ class Task:
     dynamic: Any = None
 
     def __post_init__(self) -> None:
+        if self.loss is None and self.step is None:
+            object.__setattr__(self, "loss", nn.CrossEntropyLoss())
+        if self.step is not None:
+            self._refuse("a step", ("augment", "label_smoothing", "mixup"))
+        if self.optimizer is not None:
+            self._refuse("an optimizer", ("optimizer", "lr", "weight_decay", "momentum"))
+        if self.scheduler is not None:
+            self._refuse("a scheduler", ("warmup",))
         if self.recipe.label_smoothing and not self.cross_entropy:
             raise TaskError(
                 "label_smoothing must be 0 where the loss is not cross entropy "
                 f"but got {self.recipe.label_smoothing}."
             )
 
+    def _refuse(self, own: str, settings: Sequence[str]) -> None:
+        """Refuse settings of the recipe that something of the task's own takes the place of."""
+        usual = Recipe()
+        for name in settings:
+            value = getattr(self.recipe, name)
+            if value != getattr(usual, name):
+                raise TaskError(
+                    f"{name} of the recipe must not be given beside {own} of the task's own but is {value!r}."
+                )
+
     @cached_property
     def cross_entropy(self) -> bool:
-        """Whether the loss is cross entropy, as a module or as a function of one's own; tried but once."""
-        return is_cross_entropy(self.loss)
+        """Whether outputs are logits of classes: the loss is cross entropy, as a module or as a function of
+        one's own; or a step trains that names none, and accuracy is the metric. Tried but once."""
+        return self.metrics is None if self.loss is None else is_cross_entropy(self.loss)
+
+    @property
+    def criterion(self) -> StepFn | LossFn | None:
+        """What the loss of a batch comes from: the step, or the loss."""
+        return self.step if self.step is not None else self.loss
+
+    @property
+    def trains_by(self) -> str:
+        """Which of both that is."""
+        return "step" if self.step is not None else "loss"
 
     def with_recipe(self, **changes: Any) -> Task:
         """The same task with fields of its recipe replaced."""

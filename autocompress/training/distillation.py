@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autocompress.errors import TaskError
 from autocompress.task import Inputs, Task, call
+from autocompress.task.inputs import plain
+from autocompress.training.own_step import Call
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,35 @@ class Distillation:
         """The loss of a batch, of which `own` is the task's."""
         with torch.no_grad():
             wanted = task.answer(call(self.teacher, inputs))
-        if task.cross_entropy:
-            t = self.temperature
-            student = F.log_softmax(outputs / t, 1).movedim(1, -1).flatten(0, -2)
-            teacher = F.log_softmax(wanted / t, 1).movedim(1, -1).flatten(0, -2)
-            learned = t * t * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
-        else:
-            learned = F.mse_loss(outputs, wanted)
+        return self._weighed(own, self._distance(task, outputs, wanted))
+
+    def of_calls(self, task: Task, calls: Sequence[Call], own: Tensor) -> Tensor:
+        """The loss of a batch of which `own` is the task's, and these are the calls of the model that led to
+        it: the teacher is called as the model was, each time."""
+        distances = []
+        for made in calls:
+            with torch.no_grad():
+                wanted = task.answer(plain(self.teacher(*made.args, **made.kwargs)))
+            distances.append(self._distance(task, task.answer(plain(made.outputs)), wanted))
+        return self._weighed(own, torch.stack(distances).mean())
+
+    def _weighed(self, own: Tensor, learned: Tensor) -> Tensor:
         return (1 - self.weight) * own + self.weight * learned
+
+    def _distance(self, task: Task, outputs: Tensor, wanted: Tensor) -> Tensor:
+        """How far outputs are from the teacher's.
+
+        Raises:
+            TaskError: they are not of the same shape.
+        """
+        if outputs.shape != wanted.shape:
+            raise TaskError(
+                f"teacher must return what the model does, {tuple(outputs.shape)}, but returned "
+                f"{tuple(wanted.shape)}."
+            )
+        if not task.cross_entropy:
+            return F.mse_loss(outputs, wanted)
+        t = self.temperature
+        student = F.log_softmax(outputs / t, 1).movedim(1, -1).flatten(0, -2)
+        teacher = F.log_softmax(wanted / t, 1).movedim(1, -1).flatten(0, -2)
+        return t * t * F.kl_div(student, teacher, reduction="batchmean", log_target=True)

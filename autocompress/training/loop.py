@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,13 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import DivergedError
-from autocompress.methods.base import Finished, Session
+from autocompress.methods.base import Finished, ParamGroup, Session
 from autocompress.task import Batch, Batches, Inputs, LossFn, Recipe, Task, call, moved, on_device
+from autocompress.task.criterion import own_copy, trained_parameters
 from autocompress.task.losses import ignored_label, is_cross_entropy
 from autocompress.training.augment import augmented, mixed
+from autocompress.training.averaging import Averaging
 from autocompress.training.clipping import backward, greatest_norm
 from autocompress.training.distillation import Distillation
+from autocompress.training.optimization import Optimization, begin
+from autocompress.training.own_step import taken
 
+# Batches that the statistics of batch norm are averages over, where they are estimated anew.
+BATCH_NORM_BATCHES = 50
 # Steps between two looks at a loss that is not on the CPU, one in a second or so.
 _BETWEEN_CHECKS = 50
 
@@ -81,7 +87,8 @@ class Trainer:
     """Trains models of one task; `history` has one entry per epoch over all its calls.
 
     One schedule of the learning rate spans all calls, so that a model whose channels are being
-    selected trains at a high rate and what is left of it at a falling one.
+    selected trains at a high rate and what is left of it at a falling one. A call that trains without a
+    method ends with the average of the weights where the recipe says so.
 
     Args:
         task: data, loss and recipe.
@@ -94,6 +101,8 @@ class Trainer:
             counts as steps.
 
     Attributes:
+        criterion: the task's step or loss; a copy, which all calls train along, where it has tensors of its
+            own.
         steps: optimiser steps so far.
         asked: epochs that all calls so far asked for.
         losses: of the epoch that runs.
@@ -109,15 +118,19 @@ class Trainer:
     watch: Callable[[int, Session], Mapping[str, float]] = lambda epoch, session: {}
     history: list[dict[str, float]] = field(default_factory=list)
     clock: Clock = field(default_factory=Clock)
+    criterion: Any = field(init=False)
     steps: int = field(init=False, default=0)
     asked: float = field(init=False, default=0.0)
     losses: _Losses = field(init=False, repr=False)
     told: dict[str, float] = field(init=False, default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.criterion = own_copy(self.task.criterion)
+
     @cached_property
     def steps_per_epoch(self) -> int:
-        """Batches of one pass over the training split."""
-        return max(1, _length(self.task.train))
+        """Optimiser steps of one pass over the training split."""
+        return max(1, math.ceil(_length(self.task.train) / self.task.recipe.accumulate))
 
     def fit(self, model: nn.Module, epochs: float, session: Session | None = None) -> None:
         """Train in place for some epochs, with a method's session or by itself.
@@ -134,12 +147,12 @@ class Trainer:
         goal = round(self.asked * per_epoch)
         if goal <= first:
             return
-        session = session or Plain(model)
         recipe, device = self.task.recipe, device_of(model)
         batches = on_device(self.task.train, device)
-        optimizer = make_optimizer(session, recipe, self.lr_scale)
         _set_memory_format(model, recipe, torch.channels_last)
-        step = Step(self, model, session, optimizer, device)
+        averaging = Averaging(model, recipe.ema) if recipe.ema and session is None else None
+        session = session or averaging or Plain(model)
+        step = Step(self, model, session, self._optimization(session, device), device)
         while self.steps < goal:
             done = self.steps % per_epoch
             if not done:
@@ -149,9 +162,9 @@ class Trainer:
             with self.clock.running():
                 model.train()
                 # A whole epoch is what the data say it is.
-                for batch in batches if full_epoch else islice(batches, end - self.steps):
-                    set_lr(optimizer, recipe, min(self.steps / (self.epochs * per_epoch), 1.0))
-                    self.losses.add(step(batch))
+                groups = _grouped(batches, recipe.accumulate)
+                for group in groups if full_epoch else islice(groups, end - self.steps):
+                    self.losses.add(step(group))
                     self.steps += 1
                     with self.clock.method():
                         session.after_step(min((self.steps - first) / (goal - first), 1.0))
@@ -161,6 +174,22 @@ class Trainer:
             if end % per_epoch == 0:
                 self._end_epoch(session)
         _set_memory_format(model, recipe, torch.contiguous_format)
+        if averaging is not None:
+            averaging.finish()
+            with self.clock.running():
+                reestimate_batch_norm(model, self.task, BATCH_NORM_BATCHES)
+
+    def _optimization(self, session: Session, device: torch.device) -> Optimization:
+        """Over what a session and the loss have to train, with the schedule where it is by now."""
+        if isinstance(self.criterion, nn.Module):
+            self.criterion.to(device)
+        along = trained_parameters(self.criterion)
+        names = {id(parameter): name for name, parameter in session.model.named_parameters()}
+        names |= {id(parameter): f"{self.task.trains_by}.{name}" for name, parameter in along.items()}
+        groups = [*session.param_groups(), ParamGroup(list(along.values()))]
+        return begin(
+            self.task, groups, names, self.lr_scale, self.epochs * self.steps_per_epoch, done=self.steps
+        )
 
     def _end_epoch(self, session: Session) -> None:
         number = len(self.history) + 1
@@ -181,37 +210,51 @@ class Step:
         trainer: Trainer,
         model: nn.Module,
         session: Session,
-        optimizer: torch.optim.Optimizer,
+        optimization: Optimization,
         device: torch.device,
     ) -> None:
-        self.model, self.session, self.optimizer, self.device = model, session, optimizer, device
+        self.session, self.optimization, self.device = session, optimization, device
         self.task, self.distillation = trainer.task, trainer.distillation
         self.recipe = trainer.task.recipe
         self.forward = _compiled(model) if self.recipe.compile else model
-        self.loss_of = _on(smoothed(self.task.loss, self.recipe.label_smoothing), device)
-        self.clip = greatest_norm(self.task, trainer.reference)
+        self.criterion = smoothed(trainer.criterion, self.recipe.label_smoothing)
+        self.clipped = [*model.parameters(), *trained_parameters(trainer.criterion).values()]
+        self.clip = greatest_norm(self.task, optimization.optimizer, trainer.reference)
 
-    def __call__(self, batch: Batch) -> Tensor:
-        """Take it; the task's own loss, as trials weigh penalties and distillation differently."""
-        self.optimizer.zero_grad(set_to_none=True)
+    def __call__(self, batches: Sequence[Batch]) -> Tensor:
+        """Take it on the mean loss of some batches; the mean of the task's own losses, as trials weigh
+        penalties and distillation differently."""
+        self.optimization.optimizer.zero_grad(set_to_none=True)
+        losses = []
+        for position, batch in enumerate(batches):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.mixed_precision):
+                loss, own = self._loss(batch) if self.task.step is None else self._loss_of_step(batch)
+            last = position == len(batches) - 1
+            penalty = self.session.penalty() if last else None
+            backward(loss / len(batches), penalty, self.clipped, self.clip)
+            losses.append(own.detach())
+        self.optimization.step()
+        return torch.stack(losses).mean()
+
+    def _loss_of_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Of a batch by the task's own step: with what is learned from the teacher, and without."""
+        own, calls = taken(self.criterion, self.forward, moved(batch, self.device))
+        loss = own if self.distillation is None else self.distillation.of_calls(self.task, calls, own)
+        return loss, own
+
+    def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Of a batch, mixed two by two where the recipe says so: with what is learned from the teacher, and
+        without."""
         inputs = augmented(moved(self.task.inputs_of(batch), self.device), self.recipe.augment)
         targets = moved(self.task.targets_of(batch), self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.mixed_precision):
-            loss, own = self._loss(inputs, targets)
-        backward(loss, self.session.penalty(), self.model, self.clip)
-        self.optimizer.step()
-        return own.detach()
-
-    def _loss(self, inputs: Inputs, targets: Any) -> tuple[Tensor, Tensor]:
-        """Of a batch, mixed two by two where the recipe says so: with what is learned from the reference,
-        and without."""
         if self.recipe.mixup:
             inputs, order, share = mixed(inputs, self.recipe.mixup)
             outputs = self._answer(inputs)
-            own = share * self.loss_of(outputs, targets) + (1 - share) * self.loss_of(outputs, targets[order])
+            straight, crossed = self.criterion(outputs, targets), self.criterion(outputs, targets[order])
+            own = share * straight + (1 - share) * crossed
         else:
             outputs = self._answer(inputs)
-            own = self.loss_of(outputs, targets)
+            own = self.criterion(outputs, targets)
         loss = own if self.distillation is None else self.distillation(self.task, inputs, outputs, own)
         return loss, own
 
@@ -255,19 +298,19 @@ def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _on(loss: LossFn, device: torch.device) -> LossFn:
-    """A loss whose tensors are on a device: the user's own where they are already, else a copy."""
-    if not isinstance(loss, nn.Module):
-        return loss
-    elsewhere = any(tensor.device != device for tensor in chain(loss.parameters(), loss.buffers()))
-    return copy.deepcopy(loss).to(device) if elsewhere else loss
+def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    """Batches in lists of that many; the last one may be shorter."""
+    drawn = iter(batches)
+    while group := list(islice(drawn, size)):
+        yield group
 
 
-def _compiled(model: nn.Module) -> Callable[..., Any]:
+def _compiled(model: nn.Module) -> nn.Module:
     """The model through `torch.compile`; as it is where hooks give it other tensors in each step."""
     if any(module._forward_pre_hooks or module._forward_hooks for module in model.modules()):
         return model
-    compiled: Callable[..., Any] = torch.compile(model)
+    compiled: Any = torch.compile(model)
+    assert isinstance(compiled, nn.Module)
     return compiled
 
 
@@ -283,32 +326,6 @@ def smoothed(loss: LossFn, share: float) -> LossFn:
     made = copy.copy(loss)
     made.label_smoothing = share
     return made
-
-
-def make_optimizer(session: Session, recipe: Recipe, lr_scale: float) -> torch.optim.Optimizer:
-    """The recipe's optimiser over a session's parameter groups."""
-    groups: list[dict[str, Any]] = []
-    for group in session.param_groups():
-        peak = recipe.lr * lr_scale * group.lr_scale
-        decay = recipe.weight_decay if group.weight_decay is None else group.weight_decay
-        groups.append({"params": group.params, "lr": peak, "peak": peak, "weight_decay": decay})
-    # All parameters in a few kernels; None is PyTorch's own choice.
-    fused = all(p.is_cuda for group in groups for p in group["params"]) or None
-    if recipe.optimizer == "sgd":
-        momentum = recipe.momentum
-        return torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0, fused=fused)
-    return torch.optim.AdamW(groups, fused=fused)
-
-
-def set_lr(optimizer: torch.optim.Optimizer, recipe: Recipe, progress: float) -> None:
-    """Linear warm-up from 1 % of the peak, then lr = peak · ½(1 + cos π·t), t from 0 to 1 over the rest."""
-    if progress < recipe.warmup:
-        factor = max(progress / recipe.warmup, 0.01)
-    else:
-        t = (progress - recipe.warmup) / (1 - recipe.warmup)
-        factor = 0.5 * (1 + math.cos(math.pi * t))
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * factor
 
 
 def reestimate_batch_norm(model: nn.Module, task: Task, count: int) -> None:

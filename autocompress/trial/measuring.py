@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from autocompress.checkpoint import Checkpoint
 from autocompress.checkpoint.archive import least_tensor_bytes
-from autocompress.checkpoint.weights import load_weights_into
+from autocompress.checkpoint.store import LOSS
+from autocompress.checkpoint.weights import load_loss, load_weights_into
 from autocompress.measure import Measured, Subject, measure
 from autocompress.measure.latency import LatencySettings
 from autocompress.score import TAU
@@ -23,11 +24,19 @@ from autocompress.training.loop import Clock, device_of
 
 @dataclass(frozen=True)
 class Reference:
-    """The trained reference model: weights as arrays, its program file and its metrics."""
+    """The trained reference model.
+
+    Args:
+        state: its weights as arrays.
+        program: its program file.
+        metrics: of it.
+        loss: what training changed of the loss beside it.
+    """
 
     state: Mapping[str, NDArray[Any]]
     program: Path
     metrics: Mapping[str, float]
+    loss: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, model: nn.Module, artifact: str = "pt2") -> Reference:
@@ -40,7 +49,8 @@ class Reference:
         """
         load_weights_into(model, checkpoint.path / "weights.safetensors")
         state = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
-        return cls(state, checkpoint.artifact_file(artifact).resolve(), checkpoint.manifest["metrics"])
+        program = checkpoint.artifact_file(artifact).resolve()
+        return cls(state, program, checkpoint.manifest["metrics"], load_loss(checkpoint.path / LOSS))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,15 @@ from torch import Tensor, nn
 
 from autocompress.checkpoint.program import program_on, weight_bytes
 from autocompress.checkpoint.rebuilding import read_edits, rebuild_from
-from autocompress.checkpoint.store import UNQUANTISED, Checkpoint, Writer, taken_over_folder, trial_folder
+from autocompress.checkpoint.store import (
+    LOSS,
+    UNQUANTISED,
+    Checkpoint,
+    Writer,
+    taken_over_folder,
+    trial_folder,
+)
+from autocompress.checkpoint.weights import load_loss
 from autocompress.errors import CheckpointError, TaskError
 from autocompress.graph import analyse
 from autocompress.graph.costs import profile
@@ -25,6 +33,7 @@ from autocompress.measure import Measured, Subject, measure
 from autocompress.surgery import Edit, Encode, absorb_biases, check_equal, joined
 from autocompress.task import Task, on_device
 from autocompress.task.checks import make_teacher
+from autocompress.task.criterion import changed_tensors, load_changed
 from autocompress.task.inputs import moved
 from autocompress.task.pretrained import load_weights
 from autocompress.training.distillation import Distillation
@@ -119,6 +128,7 @@ def run_trial(
     measuring = measuring or Measuring()
     meter = RungMeter(task, reference, measuring)
     trainer = Trainer(task, config.epochs, config.lr_scale, report, distillation, watch=meter)
+    load_changed(trainer.criterion, origin.loss(config))
     stages = len(config.stages)
     compressing = compressing_epochs(trainer, config.compress_share, stages)
     difference = 0.0
@@ -177,6 +187,14 @@ class _Origin:
             load_state(model, self.reference.state)
             return model, []
         return self._rebuilt(trial_folder, number)
+
+    def loss(self, config: TrialConfig) -> Mapping[str, Tensor]:
+        """What training changed of the loss beside the model that a trial starts from."""
+        if config.taken_over or config.parent:
+            folder_of = taken_over_folder if config.taken_over else trial_folder
+            assert self.trials is not None
+            return load_loss(folder_of(self.trials, config.taken_over or config.parent) / LOSS)
+        return self.reference.loss
 
     def _rebuilt(self, folder_of: Callable[[Path, int], Path], number: int) -> tuple[nn.Module, list[Edit]]:
         if self.trials is None:
@@ -301,7 +319,8 @@ def _measured(
     model = model.to("cpu").eval()
     example = task.example()
     calibration = task.calibration() if measuring.artifact == "onnx-int8" else []
-    checkpoint = writer.write(model, example, measuring.artifact, calibration, stored.edits)
+    loss = changed_tensors(task.criterion, trainer.criterion)
+    checkpoint = writer.write(model, example, measuring.artifact, calibration, stored.edits, loss)
     rebuilt = rebuild_from(task.model(), checkpoint.path, example)
     check_equal(rebuilt, model, example, "rebuilding the model from edits and weights")
     reference = stored.reference

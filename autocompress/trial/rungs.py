@@ -13,9 +13,8 @@ from autocompress.surgery import absorb_biases
 from autocompress.task import Task, on_device
 from autocompress.task.inputs import moved
 from autocompress.task.random_state import generators_of, random_state_kept
-from autocompress.training.loop import Clock, Plain, device_of, reestimate_batch_norm
+from autocompress.training.loop import BATCH_NORM_BATCHES, Clock, Plain, device_of, reestimate_batch_norm
 from autocompress.trial.measuring import Measuring, Reference, measure_unexported, with_estimated_bytes
-from autocompress.trial.stages import BATCH_NORM_BATCHES
 
 _PREFIX = "rung/"
 

@@ -12,10 +12,9 @@ from autocompress.methods.base import Method
 from autocompress.surgery import Edit, check_equal
 from autocompress.task import Task
 from autocompress.task.inputs import moved
-from autocompress.training.loop import Trainer, reestimate_batch_norm
+from autocompress.training.loop import BATCH_NORM_BATCHES, Trainer, reestimate_batch_norm
 from autocompress.trial.config import Stage
 
-BATCH_NORM_BATCHES = 50
 # Steps in which a method has time to come to its end.
 LEAST_STEPS = 50
 

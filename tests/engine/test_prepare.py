@@ -61,6 +61,7 @@ def regression() -> DataLoader[object]:
         ({"val": []}, "val must yield at least one batch"),
         ({"loss": nn.CrossEntropyLoss(reduction="none")}, "loss must return a scalar tensor"),
         ({"loss": nn.MSELoss()}, "loss must accept outputs"),
+        ({"loss": lambda o, t: (o.argmax(1) != t).float().mean()}, "loss must have a gradient"),
         ({"metrics": {"accuracy": lambda o, t: o.nothing}}, "metric 'accuracy' must accept outputs"),
         ({"model": BurnedBatch}, "its code fixes a size that must stay free"),
         ({"train": bad_labels()}, r"labels of the train split must be in \[0, 4\]"),

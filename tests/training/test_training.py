@@ -21,36 +21,10 @@ from autocompress.training.loop import (
     Trainer,
     _compiled,
     _Losses,
-    _on,
-    make_optimizer,
     reestimate_batch_norm,
-    set_lr,
     smoothed,
 )
 from autocompress.trial import compressing_epochs
-
-
-def test_schedule_warms_up_linearly_and_falls_as_a_cosine() -> None:
-    recipe = ac.Recipe(lr=0.1, warmup=0.2)
-    optimizer = make_optimizer(Plain(nn.Linear(2, 2)), recipe, lr_scale=0.5)
-    found = []
-    for progress in (0.1, 0.2, 0.6, 1.0):
-        set_lr(optimizer, recipe, progress)
-        found.append(optimizer.param_groups[0]["lr"])
-    assert found == pytest.approx([0.025, 0.05, 0.025, 0.0])
-
-
-@pytest.mark.parametrize("warmup", [0.001, 0.005, 0.1, 0.0])
-def test_the_rate_rises_to_its_peak_and_never_above_it(warmup: float) -> None:
-    recipe = ac.Recipe(lr=0.1, warmup=warmup)
-    optimizer = make_optimizer(Plain(nn.Linear(2, 2)), recipe, lr_scale=1.0)
-    factors = []
-    for step in range(101):
-        set_lr(optimizer, recipe, warmup * step / 100)
-        factors.append(optimizer.param_groups[0]["lr"] / 0.1)
-    assert factors == sorted(factors)
-    assert factors[-1] == 1.0
-    assert factors[0] == (0.01 if warmup else 1.0)
 
 
 def test_a_method_is_timed_apart_from_optimiser_steps(residual_task: ac.Task) -> None:
@@ -63,17 +37,6 @@ def test_a_method_is_timed_apart_from_optimiser_steps(residual_task: ac.Task) ->
     plain.fit(residual_task.model(), 2)
     assert 6 * 0.02 <= trainer.clock.method_seconds < trainer.clock.seconds
     assert plain.clock.method_seconds < 6 * 0.02
-
-
-def test_one_schedule_spans_all_calls(residual_task: ac.Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[float] = []
-    monkeypatch.setattr("autocompress.training.loop.set_lr", lambda o, r, progress: seen.append(progress))
-    trainer = Trainer(residual_task, epochs=4)
-    model = residual_task.model()
-    trainer.fit(model, 1)
-    trainer.fit(model, 3)
-    assert seen == pytest.approx([step / 12 for step in range(12)])
-    assert [entry["epoch"] for entry in trainer.history] == [1, 2, 3, 4]
 
 
 def test_an_epoch_that_a_method_ends_in_the_middle_of_goes_on_without_it(residual_task: ac.Task) -> None:
@@ -282,14 +245,6 @@ def test_losses_off_the_cpu_are_summed_there_and_looked_at_in_time() -> None:
         losses.add(torch.tensor(1.0))
     with pytest.raises(DivergedError, match="epoch 3"):
         losses.mean()
-
-
-def test_a_loss_is_moved_as_a_copy_and_only_where_it_must_be() -> None:
-    loss = nn.CrossEntropyLoss(weight=torch.ones(5))
-    assert _on(loss, torch.device("cpu")) is loss
-    moved = _on(loss, torch.device("meta"))
-    assert moved.weight.device.type == "meta"
-    assert loss.weight.device.type == "cpu"
 
 
 def test_models_with_hooks_are_not_compiled(residual_task: ac.Task) -> None:

@@ -25,8 +25,9 @@ from autocompress.methods.lc.mixed_precision import allocated
 from autocompress.methods.lc.scheme import Scheme, parts_of
 from autocompress.methods.shared.replaceable import decodable, replaceable
 from autocompress.surgery import Edit, Encode, Factorize
-from autocompress.task import ModelProfile, Recipe, Task
+from autocompress.task import ModelProfile, Task
 from autocompress.task.inputs import moved
+from autocompress.task.optimizers import sgd_rate
 from autocompress.weights.encoded import encode_weight
 from autocompress.weights.encodings import Encoding, Factored
 from autocompress.weights.factored import TRANSPOSED, factorize_layer
@@ -80,7 +81,7 @@ class LcSession(Session):
         others = [weight for weight in every if weight.name not in self.replaceable]
         allowed = self.replaceable.union(decodable(model, others, nearby))
         layers = [weight for weight in every if weight.name in allowed]
-        self.mu, self.limit = config.mu0, _stable_mu(task.recipe)
+        self.mu, self.limit = config.mu0, _stable_mu(sgd_rate(task, model))
         self.step = self.taken = self.solved = 0
         views = resolve(assignments(config.schemes), layers)
         with self.starting():
@@ -195,10 +196,10 @@ class LcSession(Session):
         ]
 
 
-def _stable_mu(recipe: Recipe) -> float:
+def _stable_mu(rate: float | None) -> float:
     """The greatest μ that the L step does not diverge at: SGD on μ/2·‖w − v‖² with Nesterov's momentum 0.9
-    is stable up to lr·μ = 1.36, and a trial may double the recipe's rate."""
-    return math.inf if recipe.optimizer != "sgd" else 0.5 / recipe.lr
+    is stable up to lr·μ = 1.36, and a trial may double the task's rate; None is that of another optimiser."""
+    return 0.5 / rate if rate else math.inf
 
 
 def _named(layers: tuple[Weight, ...]) -> str:
