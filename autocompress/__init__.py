@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         TrialError,
         UsageError,
     )
+    from autocompress.frameworks.lightning import from_lightning
     from autocompress.lineage import Attempt, Family, Parent, Running, Target
     from autocompress.methods.alcn import Alcn
     from autocompress.methods.alds import Alds
@@ -91,6 +92,7 @@ _HOME = {
     "TrialError": "errors",
     "UsageError": "errors",
     "compress": "engine.compress",
+    "from_lightning": "frameworks.lightning",
     "rebuild": "checkpoint",
     "load_run": "engine.results",
     "search": "engine.run",
@@ -136,6 +138,7 @@ __all__ = [
     "TrialError",
     "UsageError",
     "compress",
+    "from_lightning",
     "load_run",
     "rebuild",
     "search",

@@ -1,4 +1,4 @@
-"""A loss with tensors of its own: every training has a copy, whose parameters are trained along."""
+"""A loss or step with a state of its own: every training has a copy, whose parameters are trained along."""
 
 from __future__ import annotations
 
@@ -9,14 +9,24 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from autocompress.errors import TaskError, one_line
+
 T = TypeVar("T")
 
 
 def own_copy(criterion: T) -> T:
-    """A copy of a loss that holds tensors, which training may change; others as they are."""
-    if isinstance(criterion, nn.Module) and criterion.state_dict(keep_vars=True):
+    """A copy of a loss or step, which training may change; a function as it is, which keeps nothing.
+
+    Raises:
+        TaskError: it cannot be copied.
+    """
+    try:
         return copy.deepcopy(criterion)
-    return criterion
+    except Exception as error:
+        raise TaskError(
+            f"loss and step must be copyable, one for each training, but: {type(error).__name__}: "
+            f"{one_line(error)}"
+        ) from error
 
 
 def trained_parameters(criterion: Any) -> dict[str, nn.Parameter]:

@@ -40,7 +40,7 @@ LossFn = Callable[[Tensor, Tensor], Tensor]
 OptimizerFn = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 StepFn = Callable[[nn.Module, Any], Any]
 # Beside PyTorch's own schedulers, any with a `step()`.
-SchedulerFn = Callable[[torch.optim.Optimizer, int], Any]
+SchedulerFn = Callable[..., Any]
 
 
 @runtime_checkable
@@ -204,8 +204,9 @@ class Task:
             must not decay, with `weight_decay`. The rates are the optimiser's own; trials and methods scale
             them.
         scheduler: `fn(optimizer, total_steps)`, a learning-rate scheduler in place of the recipe's warm-up
-            and cosine, whose `step()` is called after each optimiser step. All trainings of a trial have one
-            schedule between them: each makes it anew for what it trains, and goes on where it was.
+            and cosine, whose `step()` is called after each optimiser step; a parameter `steps_per_epoch` is
+            told that. All trainings of a trial have one schedule between them: each makes it anew for what it
+            trains, and goes on where it was.
         teacher: what trials that distil learn from in place of the best model so far: a module that takes
             what the model takes and returns what it returns, or a function that makes one.
         inputs: `fn(batch)`, what the model is called with.

@@ -187,9 +187,8 @@ class Trainer:
         names = {id(parameter): name for name, parameter in session.model.named_parameters()}
         names |= {id(parameter): f"{self.task.trains_by}.{name}" for name, parameter in along.items()}
         groups = [*session.param_groups(), ParamGroup(list(along.values()))]
-        return begin(
-            self.task, groups, names, self.lr_scale, self.epochs * self.steps_per_epoch, done=self.steps
-        )
+        per_epoch = self.steps_per_epoch
+        return begin(self.task, groups, names, self.lr_scale, self.epochs * per_epoch, self.steps, per_epoch)
 
     def _end_epoch(self, session: Session) -> None:
         number = len(self.history) + 1

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -45,7 +46,7 @@ class Optimization:
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate
         if self.left > 0:
-            self.scheduler.step()
+            next_rates(self.scheduler)
             self.left -= 1
 
 
@@ -56,6 +57,7 @@ def begin(
     lr_scale: float,
     steps: int,
     done: int = 0,
+    steps_per_epoch: int = 1,
 ) -> Optimization:
     """An optimisation whose schedule is where it would be after the steps that are done.
 
@@ -66,6 +68,7 @@ def begin(
         lr_scale: factor on every rate.
         steps: that the schedule spans.
         done: of these.
+        steps_per_epoch: that a schedule may ask for by that name.
 
     Raises:
         TaskError: the task's own optimiser or schedule cannot be used.
@@ -79,7 +82,8 @@ def begin(
         )
     optimizer = make_optimizer(task, described)
     factors = [lr_scale * factor for factor in _factors(optimizer, groups)]
-    return Optimization(optimizer, _scheduler(task, optimizer, steps, done), factors, steps - done)
+    scheduler = _scheduler(task, optimizer, steps, steps_per_epoch)
+    return Optimization(optimizer, _gone_on(scheduler, done), factors, steps - done)
 
 
 def _factors(optimizer: torch.optim.Optimizer, groups: Sequence[ParamGroup]) -> list[float]:
@@ -97,30 +101,55 @@ def _factors(optimizer: torch.optim.Optimizer, groups: Sequence[ParamGroup]) -> 
     return factors
 
 
-def _scheduler(task: Task, optimizer: torch.optim.Optimizer, steps: int, done: int) -> Any:
-    """The schedule of an optimiser, gone on to the step that is next."""
+def _scheduler(task: Task, optimizer: torch.optim.Optimizer, steps: int, steps_per_epoch: int) -> Any:
+    """The schedule of an optimiser, at its first step."""
     if task.scheduler is None:
-        factor = partial(scheduled, warmup=task.recipe.warmup, steps=steps)
-        return _gone_on(LambdaLR(optimizer, factor), done)
+        return LambdaLR(optimizer, partial(scheduled, warmup=task.recipe.warmup, steps=steps))
+    make = task.scheduler
+    if "steps_per_epoch" in _parameters(make):
+        make = partial(make, steps_per_epoch=steps_per_epoch)
     try:
-        scheduler = task.scheduler(optimizer, steps)
-        if not callable(getattr(scheduler, "step", None)):
-            raise TypeError(f"it made a {type(scheduler).__name__}")
-        return _gone_on(scheduler, done)
+        scheduler = make(optimizer, steps)
     except Exception as error:
         raise TaskError(
-            "scheduler must make a scheduler of an optimizer and the number of its steps, whose step() takes "
-            f"no arguments, but: {one_line(error)}"
+            "scheduler must make one of an optimizer and the number of its steps but failed: "
+            f"{one_line(error)}"
         ) from error
+    if not callable(getattr(scheduler, "step", None)):
+        raise TaskError(f"scheduler must make an object with a step() but made a {type(scheduler).__name__}.")
+    return scheduler
+
+
+def _parameters(function: Any) -> Collection[str]:
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):  # Compiled code need not have one.
+        return ()
 
 
 def _gone_on(scheduler: Any, steps: int) -> Any:
+    """A schedule after so many steps."""
     with warnings.catch_warnings():
         # That the optimiser did not take these steps.
         warnings.simplefilter("ignore")
         for _ in range(steps):
-            scheduler.step()
+            next_rates(scheduler)
     return scheduler
+
+
+def next_rates(scheduler: Any) -> None:
+    """A schedule's next step.
+
+    Raises:
+        TaskError: the user's own scheduler fails.
+    """
+    try:
+        scheduler.step()
+    except Exception as error:
+        raise TaskError(
+            f"scheduler must go on by step() without arguments but {type(scheduler).__name__} failed: "
+            f"{one_line(error)}"
+        ) from error
 
 
 def scheduled(step: int, warmup: float, steps: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,12 +45,23 @@ def task(residual_task: ac.Task) -> ac.Task:
     return replace(residual_task, loss=Margin(), metrics=norm).with_recipe(epochs=1)
 
 
-def test_what_holds_no_tensors_is_not_copied() -> None:
-    plain, weighted = nn.CrossEntropyLoss(), nn.CrossEntropyLoss(weight=torch.ones(5))
-    assert own_copy(plain) is plain
+def test_functions_are_used_as_they_are_and_objects_in_copies() -> None:
+    class Counted:
+        def __init__(self) -> None:
+            self.calls = 0
+
+        def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            self.calls += 1
+            return outputs.mean()
+
+    counted, weighted = Counted(), nn.CrossEntropyLoss(weight=torch.ones(5))
+    own_copy(counted.loss)(torch.ones(2), torch.ones(2))
+    assert counted.calls == 0
     assert own_copy(weighted) is not weighted
     assert own_copy(torch.nn.functional.mse_loss) is torch.nn.functional.mse_loss
-    assert trained_parameters(plain) == trained_parameters(torch.nn.functional.mse_loss) == {}
+    assert trained_parameters(weighted) == trained_parameters(torch.nn.functional.mse_loss) == {}
+    with pytest.raises(TaskError, match=r"^loss and step must be copyable, one for each training, but: Type"):
+        own_copy(partial(torch.nn.functional.mse_loss, reduction=(n for n in "mean")))
 
 
 def test_only_what_training_changed_is_handed_on() -> None:

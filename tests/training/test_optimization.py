@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR, ReduceLROnPlateau, StepLR
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import autocompress as ac
@@ -124,8 +124,12 @@ def test_an_own_optimizer_is_given_named_groups_and_what_must_not_decay(residual
             {"optimizer": lambda groups: torch.optim.SGD([p for g in groups for p in g["params"]], 0.1)},
             "optimizer must keep apart the parameter groups that it is given",
         ),
-        ({"scheduler": lambda optimizer, steps: steps}, "no arguments, but: it made a int"),
-        ({"scheduler": lambda optimizer, steps: ReduceLROnPlateau(optimizer)}, "missing 1 required"),
+        ({"scheduler": lambda optimizer, steps: steps}, r"with a step\(\) but made a int"),
+        ({"scheduler": lambda optimizer: optimizer}, "number of its steps but failed: "),
+        (
+            {"scheduler": lambda optimizer, steps: ReduceLROnPlateau(optimizer)},
+            "ReduceLROnPlateau failed: .* missing",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_line(
@@ -184,3 +188,17 @@ def test_batches_are_accumulated_into_steps_of_their_mean(
     assert rates[:4] == rates[4:]
     for first, second in zip(*trained, strict=True):
         torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-6)
+
+
+def test_a_schedule_of_epochs_is_told_how_many_steps_they_have(
+    residual_task: ac.Task, rates: list[list[float]]
+) -> None:
+    def halved(optimizer: torch.optim.Optimizer, steps: int, steps_per_epoch: int) -> StepLR:
+        assert steps == 3 * steps_per_epoch
+        return StepLR(optimizer, step_size=steps_per_epoch, gamma=0.5)
+
+    task = replace(residual_task, optimizer=sgd, scheduler=halved)
+    trainer, model = Trainer(task, 3), task.model()
+    trainer.fit(model, 1.34)
+    trainer.fit(model, 1.66)
+    assert [step[0] for step in rates] == pytest.approx([0.1] * 3 + [0.05] * 3 + [0.025] * 3)

@@ -200,7 +200,7 @@ HEAD = nn.Linear(5, 5)
             {"optimizer": lambda groups: NeedsClosure(groups, {"lr": 0.1})},
             "must take steps without a closure",
         ),
-        ({"scheduler": lambda optimizer, steps: 1 / 0}, "but: division by zero"),
+        ({"scheduler": lambda optimizer, steps: 1 / 0}, "but failed: division by zero"),
     ],
 )
 def test_training_that_cannot_work_is_found_before(
