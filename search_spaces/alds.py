@@ -42,7 +42,8 @@ def suggest(trial: optuna.Trial, profile: ac.ModelProfile) -> object:
         cost = "params"
     measure: Any = trial.suggest_categorical("alds.measure", MEASURES)
     slices = trial.suggest_categorical("alds.max_slices", [1, 4, 16])
-    limit = _limit(trial, _factorable_share(profile, cost))
+    # The budget is of what may change.
+    limit = _limit(trial, _factorable_share(profile, cost, getattr(profile, f"staying_{cost}")))
     return ac.Alds.Config(
         **limit,
         cost=cost,
@@ -62,19 +63,20 @@ def _limit(trial: optuna.Trial, share: float) -> dict[str, Any]:
     """A budget, or the error that every layer may have."""
     if trial.suggest_categorical("alds.limit", ["budget", "error"]) == "error":
         return {"epsilon": trial.suggest_float("alds.epsilon", 0.1, 0.7)}
-    # What is kept of layers that ranks can shrink; the rest of the model is kept anyway.
+    # What is kept of what ranks can shrink; the rest of the model is kept anyway.
     return {"keep": 1 - share * (1 - trial.suggest_float("alds.keep", 0.2, 0.9))}
 
 
-def _factorable_share(profile: ac.ModelProfile, cost: str) -> float:
-    """Share of the model's cost that ranks can shrink, in (0, 1]; MACs of layers that two can stand for."""
-    factorable: int = sum(
-        getattr(layer, cost)
+def _factorable_share(profile: ac.ModelProfile, cost: str, without: int = 0) -> float:
+    """Share of the model's cost, without some of it, that ranks can shrink, in (0, 1]; MACs of layers that
+    two can stand for."""
+    shrinking: float = sum(
+        getattr(layer, cost) * (1 - layer.least)
         for layer in profile.layers
         if layer.factorable or (cost == "params" and layer.product)
     )
-    total: int = getattr(profile, cost)
-    return min(1.0, factorable / total) if factorable and total else _NOTHING
+    total: int = getattr(profile, cost) - without
+    return min(1.0, shrinking / total) if shrinking and total else _NOTHING
 
 
 def _lambda_rank(trial: optuna.Trial) -> float:

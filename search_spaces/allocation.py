@@ -55,10 +55,11 @@ def allocation(profile: ac.ModelProfile, keep: float, cost: Cost) -> Mapping[str
 
 
 def _widths(group: ac.GroupProfile) -> NDArray[np.int64]:
-    """Widths to choose from, the narrowest that was tried and more: equal shares, rounded up, or each."""
+    """Widths to choose from, the narrowest that was tried, or must stay, and more: equal shares, rounded up,
+    or each."""
     levels = min(group.width, _LEVELS)
     widths: NDArray[np.int64] = -(-group.width * np.arange(1, levels + 1) // levels)
-    return widths[widths >= group.width_at(0)]
+    return widths[widths >= max(group.width_at(0), group.least)]
 
 
 def _lost(group: ac.GroupProfile, widths: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -105,8 +105,11 @@ def _dropped(trial: optuna.Trial, blocks: list[Block]) -> Cuts:
 
 
 def _head_width(trial: optuna.Trial, profile: ac.ModelProfile) -> int:
-    """A frozen backbone gets a new head, where outputs are classes; one that is trained keeps its own."""
-    if len(profile.outputs) != 1 or not trial.suggest_categorical("depth.freeze", [False, True]):
+    """A frozen backbone gets a new head, where outputs are classes and the old one may go; one that is
+    trained keeps its own."""
+    if len(profile.outputs) != 1 or not profile.new_head:
+        return 0
+    if not trial.suggest_categorical("depth.freeze", [False, True]):
         return 0
     return trial.suggest_int("depth.head_width", 4, 256, log=True)
 

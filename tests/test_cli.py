@@ -17,6 +17,7 @@ import torch
 
 import autocompress as ac
 from autocompress.cli import main
+from autocompress.engine.settings import Settings
 from tests.engine.helpers import run
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -76,6 +77,10 @@ BAD = [
     (["search", "npz:nan.npz"], "x_train of 'nan.npz' must be finite numbers"),
     (["search", "digits", "--warm-start", "nowhere"], "warm_start must be a run that this version can read"),
     (["search", "digits", "--warm-start", "lost"], "RUN must hold study.db"),
+    (["search", "digits", "--exclude", "clasifier"], "names none (did you mean 'classifier' or"),
+    (["search", "digits", "--at-least", "features.*"], "at_least must read like 'layer1.*=0.5' but got"),
+    (["search", "digits", "--at-least", "features.*=2"], "at_least must be in [0, 1] but got 2.0"),
+    (["inspect", "digits", "--exclude", "*"], "exclude must leave something to compress"),
     (["front", "nowhere"], "RUN must be a folder that a search wrote"),
     (["front", "broken"], "must be JSON"),
     (["front", "lost"], "RUN must hold study.db"),
@@ -231,6 +236,40 @@ def test_inspect_lists_every_layer(command: Command) -> None:
         "partners": list(range(1, 10)),
     }
     assert "it makes the model's outputs" in table
+
+
+def test_inspect_shows_what_is_excluded_or_stays_in_part(command: Command) -> None:
+    options = ("--exclude", "linear", "--exclude", "layer3.2", "--at-least", "layer1.*=0.5")
+    arguments = ("inspect", "digits", "--model", "resnet20", *options)
+    found = json.loads(command(*arguments, "--json").stdout)
+    assert found["frozen"]["layer3.2.conv1"] == "excluded by 'layer3.2'"
+    assert found["frozen"]["layer3.0.conv2"].startswith("its channels are coupled with 'layer3.2.")
+    least = {group["name"]: (group["at_least"], group["width"]) for group in found["groups"]}
+    assert least["layer1.0.conv1"] == (8, 16)
+    assert "at least 8" in command(*arguments).stdout
+
+
+def test_limits_come_from_configuration_files_as_lists_texts_or_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    seen: list[Settings] = []
+
+    def search(name: str, settings: Settings, progress: object) -> None:
+        seen.append(settings)
+        raise ac.UsageError("that is enough")
+
+    monkeypatch.setattr("autocompress.engine.run.search", search)
+    files = [
+        'exclude = ["features.0", "Linear"]\nat-least = "features.4=0.5, features.8=1"\n',
+        'exclude = "features.0,Linear"\n[at_least]\n"features.4" = 0.5\n"features.8" = 1\n',
+    ]
+    for text in files:
+        (tmp_path / "c.toml").write_text(text)
+        assert "that is enough" in command("search", "digits", "--config", "c.toml").stderr
+        assert seen[-1].exclude == ("features.0", "Linear")
+        assert seen[-1].at_least == {"features.4": 0.5, "features.8": 1.0}
+    command("search", "digits", "--config", "c.toml", "--exclude", "classifier")
+    assert seen[-1].exclude == ("classifier",)
 
 
 def test_configuration_files_give_options_and_the_command_line_wins(tmp_path: Path, command: Command) -> None:

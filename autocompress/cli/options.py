@@ -122,6 +122,23 @@ WarmStart = Annotated[
         "may be started from; of a similar model its moves come first.",
     ),
 ]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="LAYERS",
+        help="Layers that no method changes, comma-separated or repeated: names of modules, which stand for "
+        "all inside of them, patterns as 'layer1.*', or classes as BatchNorm2d. Layers with frozen "
+        "parameters (requires_grad=False) stay as they are anyway.",
+    ),
+]
+AtLeast = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="LAYERS=SHARE",
+        help="The least share of layers' channels that stays, of the reference's, or of their rank; "
+        "'layer2.*=0.5', comma-separated or repeated. They are not deleted, either.",
+    ),
+]
 Out = Annotated[str | None, typer.Option(help="RUN. [default: runs/<task>-<model>]")]
 Storage = Annotated[str | None, typer.Option(help="Optuna storage URL. [default: SQLite in RUN]")]
 RayAddress = Annotated[str | None, typer.Option(help="Of a running Ray cluster.")]

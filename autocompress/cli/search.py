@@ -14,7 +14,7 @@ import typer
 from autocompress.cli import options as opt
 from autocompress.cli.app import app
 from autocompress.cli.show import console, print_error, print_result
-from autocompress.engine.settings import Settings, parse_duration, parse_list
+from autocompress.engine.settings import Settings, parse_duration, parse_list, parse_shares
 from autocompress.errors import SettingsError
 
 _OBJECTIVES = ",".join(Settings.objectives)
@@ -28,6 +28,7 @@ Examples:
   autocompress search cifar10 --model resnet20 --weights resnet20.th --epochs 2
   autocompress search my_package.task:make --objectives accuracy,latency --timeout 2h
   autocompress search npz:data.npz --constraint 'accuracy>=ref-0.01' --early-stopping
+  autocompress search digits --exclude 'features.0,classifier' --at-least 'features.*=0.5'
 """
 )
 def search(
@@ -57,6 +58,8 @@ def search(
     latency_threads: opt.LatencyThreads = Settings.latency_threads,
     tau: opt.Tau = Settings.tau,
     warm_start: opt.WarmStart = None,
+    exclude: opt.Exclude = None,
+    at_least: opt.AtLeast = None,
     out: opt.Out = None,
     storage: opt.Storage = None,
     ray_address: opt.RayAddress = None,
@@ -79,6 +82,7 @@ def search(
 Examples:
   autocompress inspect cifar10 --model resnet56 --json
   autocompress inspect random:3x224x224 --model vit_b_16
+  autocompress inspect cifar10 --model resnet56 --exclude 'conv1,linear' --at-least 'layer1.*=0.5'
 """
 )
 def inspect(
@@ -86,13 +90,22 @@ def inspect(
     model: opt.Model = None,
     data_root: opt.DataRoot = None,
     image_size: opt.ImageSize = Settings.image_size,
+    exclude: opt.Exclude = None,
+    at_least: opt.AtLeast = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """What can be compressed in the model of TASK, and what cannot, and why."""
     from autocompress.engine.prepare import prepare
     from autocompress.report.inspection import inspection_json, inspection_tables
 
-    settings = Settings(task=task, model=model, data_root=data_root, image_size=image_size)
+    settings = Settings(
+        task=task,
+        model=model,
+        data_root=data_root,
+        image_size=image_size,
+        exclude=_patterns(exclude),
+        at_least=parse_shares(_patterns(at_least)),
+    )
     prepared = prepare(task, settings)
     if as_json:
         print(json.dumps(inspection_json(prepared.analysis, prepared.profile), indent=2))
@@ -121,17 +134,24 @@ def _options(context: typer.Context, config: str | None) -> dict[str, Any]:
     return values
 
 
-_LISTS = ("space", "constraint", "methods", "objectives")
+def _patterns(given: list[str] | None) -> tuple[str, ...]:
+    return tuple(pattern for item in given or () for pattern in parse_list(item))
+
+
+_LISTS = ("space", "constraint", "methods", "objectives", "exclude", "at_least")
+_REPEATED = ("space", "constraint", "exclude", "at_least")
 
 
 def _from_file(name: str, value: Any) -> Any:
-    """An option's value as the command line would have given it; lists may be strings."""
+    """An option's value as the command line would have given it; lists may be strings, and shares a table."""
     if name not in _LISTS:
         return value
+    if name == "at_least" and isinstance(value, dict):
+        return [f"{pattern}={share}" for pattern, share in value.items()]
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
         raise SettingsError(f"{name} must be a string or a list of strings but got {value!r}.")
-    return items if name in ("space", "constraint") else ",".join(items)
+    return items if name in _REPEATED else ",".join(items)
 
 
 @contextmanager
@@ -144,6 +164,8 @@ def _progress_of(options: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     values["objectives"] = parse_list(values["objectives"])
     values["spaces"] = tuple(values.pop("space") or ())
     values["distill"] = values.pop("distillation")
+    values["exclude"] = _patterns(values["exclude"])
+    values["at_least"] = parse_shares(_patterns(values["at_least"]))
     given = values.pop("constraint")
     values["constraints"] = None if not given else tuple(c for c in given if c != "none")
     settings = Settings(

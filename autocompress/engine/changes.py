@@ -17,6 +17,7 @@ _NAMES = {
     "teacher": ("the teacher", "teacher"),
     "metrics": ("the metric '{}'", "metrics"),
     "architecture": ("the model's architecture", "model"),
+    "frozen": ("which parameters are frozen", "frozen parameters"),
     "model": ("the model's code", "model"),
     "spaces": ("the search space '{}'", "search space"),
 }

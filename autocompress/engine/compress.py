@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -17,6 +18,7 @@ from autocompress.surgery import Edit, absorb_biases
 from autocompress.task import Inputs, Task, moved
 from autocompress.task.checks import check_batches_of_one
 from autocompress.task.criterion import changed_tensors, load_changed
+from autocompress.task.limits import check_limits, check_something_left, settle
 from autocompress.task.sizes import with_varying_sizes
 from autocompress.training.loop import Trainer, device_of
 from autocompress.trial import compress_stage, compressing_epochs, seed_everything
@@ -83,6 +85,8 @@ def compress(
     task: Task,
     methods: Method | Sequence[Method],
     *,
+    exclude: Sequence[str] = (),
+    at_least: Mapping[str, float] = MappingProxyType({}),
     compress_share: float = 0.5,
     seed: int = 0,
 ) -> Compressed:
@@ -93,13 +97,19 @@ def compress(
         task: data, loss and recipe; `recipe.epochs` is the total. A loss or step with tensors of its own is
             trained along, in place as the model is.
         methods: configured, such as `ac.Alcn(initial_ratio=0.5)`.
+        exclude: layers that methods leave as they are: by a module's name, which stands for all inside of
+            it, a pattern as "layer1.*", or a class as "BatchNorm2d". Layers with frozen parameters are left
+            as they are anyway.
+        at_least: layers, written alike → least share of their channels, or of their rank, that stays.
         compress_share: share of the epochs that train with methods, in (0, 1]; what is left to fine-tune is
             one epoch at least, or half of the only one.
         seed: of everything random.
 
     Raises:
-        SettingsError: `compress_share` is out of range, or no method is given.
-        TaskError: `train` has a batch of one row, which the model cannot train on.
+        SettingsError: `compress_share` or a share is out of range, no method is given, a pattern names no
+            layer, or nothing is left to compress.
+        TaskError: all parameters are frozen, or `train` has a batch of one row, which the model cannot train
+            on.
         DivergedError: the loss became NaN or infinite.
         ProofError: the compact model does not equal the one that was trained.
     """
@@ -108,7 +118,9 @@ def compress(
     stages = [methods] if isinstance(methods, Method) else list(methods)
     if not stages:
         raise SettingsError("methods must name at least one method but got none.")
-    task = with_varying_sizes(task)
+    check_limits(exclude, at_least)
+    task = replace(with_varying_sizes(task), limits=settle(model, exclude, at_least))
+    check_something_left(model, task.limits_of(model))
     check_batches_of_one(task, model)
     seed_everything(seed, task)
     trainer = Trainer(task, max(task.recipe.epochs, len(stages)))
@@ -122,5 +134,5 @@ def compress(
     trainer.fit(model, trainer.epochs - compressing)
     load_changed(task.criterion, changed_tensors(task.criterion, trainer.criterion))
     example = task.example()
-    absorb_biases(model.eval(), moved(example, device_of(model)))
+    absorb_biases(model.eval(), moved(example, device_of(model)), task.limits)
     return Compressed(model.eval(), trainer.history, tuple(edits), difference, example, task.input_json())

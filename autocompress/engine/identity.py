@@ -53,6 +53,7 @@ def _digests(prepared: Prepared) -> dict[str, str | None]:
         # The default metrics are the package's own.
         **{f"metrics.{name}": digest(metric) for name, metric in (task.metrics or {}).items()},
         "architecture": _architecture(prepared),
+        "frozen": digest(sorted(n for n, p in prepared.model.named_parameters() if not p.requires_grad)),
         # Weights that a model begins with are drawn anew; trained ones are `weights`.
         "model": digest(_maker(task), tensors=False),
         **_spaces(prepared.spaces),

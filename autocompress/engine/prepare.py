@@ -15,7 +15,7 @@ from autocompress.checkpoint.store import Writer
 from autocompress.data import BUILT_IN, load_task, with_validation
 from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError, TaskError, TrialError, one_line
-from autocompress.graph import Analysis, analyse
+from autocompress.graph import Analysis, analyse, within
 from autocompress.graph.costs import profile
 from autocompress.measure import (
     STATIC,
@@ -27,7 +27,7 @@ from autocompress.measure import (
 )
 from autocompress.measure.latency import LatencySettings
 from autocompress.plugins import SearchSpace, Suggest
-from autocompress.task import Inputs, ModelProfile, Task
+from autocompress.task import Inputs, Limits, ModelProfile, Task
 from autocompress.task.checks import (
     check_batches_of_one,
     check_forward,
@@ -36,10 +36,13 @@ from autocompress.task.checks import (
     check_teacher,
     make_model,
 )
+from autocompress.task.limits import check_something_left, settle
 from autocompress.task.pretrained import load_weights
 from autocompress.task.sizes import with_varying_sizes
 from autocompress.training.trying import Tried, try_training
 from autocompress.trial import Measuring
+
+_MOST_SHOWN = 5  # layers of a line
 
 
 @dataclass(frozen=True)
@@ -88,15 +91,15 @@ def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> 
     task = with_varying_sizes(task)
     if settings.epochs is not None:
         task = task.with_recipe(epochs=settings.epochs)
-    task, model, weights_note = _with_model(task)
+    task, model, weights_note = _with_model(task, settings)
     example = task.example()
-    analysis = analyse(model, example)
+    analysis = within(analyse(model, example), task.limits_of(model))
     _check_export(model, example, settings.artifact)
     tried = try_training(task, model, analysis)
-    notes = (weights_note, origin, _untaught(tried, settings))
+    notes = (weights_note, origin, _staying(analysis), _untaught(tried, settings))
     model_profile = profile(model, example, analysis)
     latency = LatencySettings(settings.latency_batch_size, settings.latency_threads)
-    spaces = _spaces(settings, model_profile) if proposing else {}
+    spaces = _spaces(settings, model_profile, analysis.limits) if proposing else {}
     bounds = (*constraints, *(() if target is None else (target,)))
     measured = [o.metric for o in objectives] + [m for c in bounds for m in c.metrics]
     return Prepared(
@@ -127,6 +130,16 @@ def _untaught(tried: Tried, settings: Settings) -> str | None:
     if not settings.distill or tried.taught is None:
         return None
     return f"no trial learns from a teacher beside the task's own step: {tried.taught}"
+
+
+def _staying(analysis: Analysis) -> str | None:
+    """Which layers stay as they are, in one line; None where none does."""
+    staying = [name for name in analysis.layers if analysis.limits.why_layer(name) is not None]
+    if not staying:
+        return None
+    shown = ", ".join(name or "(the model itself)" for name in staying[:_MOST_SHOWN])
+    more = ", …" if len(staying) > _MOST_SHOWN else ""
+    return f"{len(staying)} of {len(analysis.layers)} layers stay as they are: {shown}{more}"
 
 
 def _loaded(task: Task | str, settings: Settings) -> Task:
@@ -162,13 +175,18 @@ def _resolved(
         epochs=task.recipe.epochs,
         constraints=tuple(constraint.text for constraint in constraints),
         warm_start=None if settings.warm_start is None else str(Path(settings.warm_start)),
+        exclude=tuple(sorted(set(settings.exclude))),
     )
 
 
-def _with_model(task: Task) -> tuple[Task, nn.Module, str | None]:
-    """The task, whose weights are under its model's names; its model, which has them; and what was made of
-    them. The task suits the model."""
+def _with_model(task: Task, settings: Settings) -> tuple[Task, nn.Module, str | None]:
+    """The task, with limits, whose weights are under its model's names; its model, which has them; and what
+    was made of them. The task suits the model."""
     model = make_model(task)
+    # Before it is run: what a new model has in evaluation is to stay there.
+    limits = settle(model, settings.exclude, settings.at_least)
+    task = replace(task, limits=limits)
+    check_something_left(model, limits)
     check_teacher(task, check_forward(task, model))
     check_batches_of_one(task, model)
     check_labels(task, model)
@@ -208,8 +226,9 @@ def _check_names(settings: Settings) -> None:
         plugins.search_space(location)
 
 
-def _spaces(settings: Settings, model_profile: ModelProfile) -> dict[str, SearchSpace]:
+def _spaces(settings: Settings, model_profile: ModelProfile, limits: Limits) -> dict[str, SearchSpace]:
     """Label → every search space that a trial may use."""
+    hint = "" if limits == Limits() else " (autocompress inspect says which layers stay, and why)"
     spaces: dict[str, SearchSpace] = {}
     chosen: Sequence[str] = settings.methods or ()
     if settings.methods is None and not settings.spaces:
@@ -217,11 +236,11 @@ def _spaces(settings: Settings, model_profile: ModelProfile) -> dict[str, Search
         known = {m: cls for m, cls in plugins.compressors().items() if m in plugins.search_spaces()}
         chosen = [method for method, cls in known.items() if not cls.unsupported(model_profile)]
         if not chosen:
-            raise SettingsError("methods must include one that fits the model but none does.")
+            raise SettingsError(f"methods must include one that fits the model but none does{hint}.")
     for method in chosen:
         reason = plugins.compressor(method).unsupported(model_profile)
         if reason is not None:
-            raise SettingsError(f"methods must fit the model but {method!r} does not: {reason}.")
+            raise SettingsError(f"methods must fit the model but {method!r} does not: {reason}{hint}.")
         spaces[method] = plugins.search_space(method)
     for location in settings.spaces:
         spaces[_label(location, spaces)] = plugins.search_space(location)

@@ -7,7 +7,8 @@ needs them: `--help` does not wait for them.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from autocompress.errors import SettingsError, one_line
@@ -27,6 +28,7 @@ _TYPES: dict[str, type] = {
     "bool": bool,
     "None": type(None),
     "tuple[str, ...]": tuple,
+    "Mapping[str, float]": Mapping,
 }
 
 
@@ -41,6 +43,10 @@ class Settings:
     Search spaces are modules, files, or functions `suggest(trial, profile)`, which are stored by name.
 
     With `distill=False` no trial learns from a teacher, be it the best model so far or the task's own.
+
+    `exclude` names layers that methods leave as they are, `at_least` the least share of a layer's channels,
+    or of its rank, that stays. A layer is named by its module, which stands for all inside of it, by a
+    pattern as "layer1.*", or by its class as "Conv2d".
 
     Raises:
         SettingsError: a value is out of range or unknown.
@@ -74,12 +80,16 @@ class Settings:
     ray_address: str | None = None
     warm_start: str | None = None
     target: str | None = None
+    exclude: tuple[str, ...] = ()
+    at_least: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         from autocompress.checkpoint import ARTIFACTS
         from autocompress.study import SAMPLERS
+        from autocompress.task.limits import check_limits
 
         self._check_types()
+        check_limits(self.exclude, self.at_least)
         least_one = ("trials", "epochs", "workers", "image_size", "latency_batch_size")
         for name in (*least_one, "latency_threads"):
             value = getattr(self, name)
@@ -154,6 +164,7 @@ class Settings:
         """All settings; a search space that is a function by its name alone."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["spaces"] = [space if isinstance(space, str) else space_name(space) for space in self.spaces]
+        values["at_least"] = dict(self.at_least)
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @staticmethod
@@ -193,3 +204,21 @@ def parse_duration(text: str) -> float:
 def parse_list(text: str) -> tuple[str, ...]:
     """Items of a comma-separated list."""
     return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
+def parse_shares(items: Iterable[str]) -> dict[str, float]:
+    """Shares by pattern, of "layer1.*=0.5".
+
+    Raises:
+        SettingsError: another form.
+    """
+    shares: dict[str, float] = {}
+    for item in items:
+        pattern, equals, share = item.rpartition("=")
+        try:
+            shares[pattern.strip()] = float(share)
+        except ValueError:
+            equals = ""
+        if not equals or not pattern.strip():
+            raise SettingsError(f"at_least must read like 'layer1.*=0.5' but got {item!r}.")
+    return shares

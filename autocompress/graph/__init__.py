@@ -1,6 +1,7 @@
 """Analysis of a model's `torch.export` graph: which channels are coupled, and what is left alone."""
 
 from autocompress.graph.analysis import analyse
+from autocompress.graph.limits import CutPairs, within
 from autocompress.graph.masking import mask_channels
 from autocompress.graph.proof import TOLERANCE, compact
 from autocompress.graph.removal import remove_channels
@@ -10,6 +11,7 @@ from autocompress.graph.topology import CutPoint, ResidualBranch, why_illegal
 __all__ = [
     "TOLERANCE",
     "Analysis",
+    "CutPairs",
     "CutPoint",
     "Group",
     "Keep",
@@ -20,4 +22,5 @@ __all__ = [
     "mask_channels",
     "remove_channels",
     "why_illegal",
+    "within",
 ]

@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 from collections import defaultdict
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,16 +16,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autocompress.graph.branch_gate import BranchGate
 from autocompress.graph.exporting import plain_attention
+from autocompress.graph.limits import CutPairs
 from autocompress.graph.structure import Analysis
-from autocompress.graph.topology import why_illegal
 from autocompress.graph.tracing import shape_of
-from autocompress.graph.weights import weights_of
+from autocompress.graph.weights import Weight, weights_of
 from autocompress.task import (
     CostTerm,
     CutProfile,
     GroupProfile,
     Inputs,
     LayerProfile,
+    Limits,
     ModelProfile,
     call,
     moved,
@@ -117,22 +119,42 @@ def profile(model: nn.Module, example: Inputs, analysis: Analysis) -> ModelProfi
             group_params += share * shape.numel()
             if len(shape) > 1:
                 group_macs += share * macs.get(member.layer, 0)
-        groups.append(GroupProfile(group.name, group.width, round(group_params), round(group_macs)))
-    layers = tuple(
-        LayerProfile(
-            weight.name, weight.kind, weight.params, weight.macs, weight.obstacle is None, weight.groups == 1
+        groups.append(
+            GroupProfile(group.name, group.width, round(group_params), round(group_macs), least=group.least)
         )
-        for weight in weights_of(model, analysis, macs)
-    )
+    pairs = CutPairs(analysis)
+    weights = weights_of(model, analysis, macs)
+    staying = set(weights_of(model, replace(analysis, limits=Limits()), macs)) - set(weights)
     return ModelProfile(
         params=count_params(model),
         macs=macs.get("", 0),
         groups=tuple(groups),
-        cut_points=_cut_profiles(model, example, analysis),
-        layers=layers,
+        cut_points=_cut_profiles(model, example, analysis, pairs),
+        layers=tuple(_layer_profile(weight, analysis) for weight in weights),
         outputs=_output_shape(analysis),
+        staying_params=sum(weight.params for weight in staying),
+        staying_macs=sum(weight.macs for weight in staying),
+        new_head=bool(pairs.cuts) and pairs.why_illegal(len(pairs.cuts) - 1, None) is None,
         mixing_blocks=sum(isinstance(m, BranchGate) and m.complement for m in model.modules()),
         cost_terms=_cost_terms(model, analysis, macs),
+    )
+
+
+def _layer_profile(weight: Weight, analysis: Analysis) -> LayerProfile:
+    least = 0.0
+    if analysis.limits.share(weight.layer):
+        # A unit of rank costs a row and a column of the weight, folded to f × (c · k₁ · k₂).
+        rows, columns = weight.folded[0], math.prod(weight.folded[1:])
+        ranks = analysis.limits.least_rank(weight.parameter, weight.shape, min(rows, columns))
+        least = min(1.0, ranks * (rows + columns) / weight.params)
+    return LayerProfile(
+        weight.name,
+        weight.kind,
+        weight.params,
+        weight.macs,
+        factorable=weight.obstacle is None and least < 1,
+        product=weight.groups == 1 and least < 1,
+        least=least,
     )
 
 
@@ -177,13 +199,15 @@ def _output_shape(analysis: Analysis) -> tuple[int, ...]:
     return shape_of(made[0])[1:] if len(made) == 1 else ()
 
 
-def _cut_profiles(model: nn.Module, example: Inputs, analysis: Analysis) -> tuple[CutProfile, ...]:
+def _cut_profiles(
+    model: nn.Module, example: Inputs, analysis: Analysis, pairs: CutPairs
+) -> tuple[CutProfile, ...]:
     counts = node_macs(model, example, analysis)
     before = dict(zip(counts, itertools.accumulate(counts.values()), strict=True))
     cuts, profiles = analysis.cut_points, []
     for position, cut in enumerate(cuts):
         later = range(position + 1, len(cuts))
-        partners = tuple(b for b in later if why_illegal(cut, cuts[b]) is None)
+        partners = tuple(end for end in later if pairs.why_illegal(position, end) is None)
         layers = [model.get_submodule(name).parameters(recurse=False) for name in cut.layers]
         params = sum(p.numel() for layer in layers for p in layer)
         profiles.append(CutProfile(cut.name, cut.shape, params, before[cut.node], partners))

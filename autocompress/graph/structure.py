@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from autocompress.graph.labels import Ids
 from autocompress.graph.topology import CutPoint, ResidualBranch
+from autocompress.task import Limits
 
 Role = Literal["out", "in", "channel"]
 
@@ -56,11 +57,19 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """Channels that can only be removed together, unit by unit, from all its members."""
+    """Channels that can only be removed together, unit by unit, from all its members.
+
+    Args:
+        name: of the layer that makes them.
+        width: how many units there are.
+        members: all that they run through.
+        least: units that must stay.
+    """
 
     name: str
     width: int
     members: tuple[Member, ...]
+    least: int = 1
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -155,6 +164,7 @@ class Analysis:
         cut_points: tensors that every path from input to output passes through.
         residuals: branches beside a shortcut, added to it at their end.
         trace: what the graph says, for rewriting it.
+        limits: that groups, branches and reasons are within, and that layers and cut points go by.
     """
 
     groups: tuple[Group, ...]
@@ -163,6 +173,7 @@ class Analysis:
     cut_points: tuple[CutPoint, ...]
     residuals: tuple[ResidualBranch, ...]
     trace: Trace = field(repr=False, compare=False)
+    limits: Limits = field(default_factory=Limits)
 
     def group(self, name: str) -> Group:
         """The group of that name; `KeyError` if there is none."""

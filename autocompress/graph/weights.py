@@ -16,6 +16,7 @@ from autocompress.graph.corrections import operator_name
 from autocompress.graph.structure import Analysis
 from autocompress.graph.topology import data_nodes, layer_of
 from autocompress.graph.tracing import shape_of, sizes
+from autocompress.task import Limits
 from autocompress.weights.factored import layer_kind, outputs_first
 
 # Operators whose grid a low rank can change, and all that are layers' calls.
@@ -32,6 +33,7 @@ class Obstacle(Enum):
     OWN_FORWARD = "its class has a forward of its own"
     SCALES_ROWS = "its rows are scaled whenever they are read (max_norm)"
     NO_NAME = "it is the model itself"
+    PART_STAYS = "another of its parameters stays as it is"
 
 
 @dataclass(frozen=True)
@@ -91,11 +93,12 @@ class Weight:
 
 
 def weights_of(model: nn.Module, analysis: Analysis, macs: Mapping[str, int]) -> tuple[Weight, ...]:
-    """All weights that the graph uses, in order of their first use; shared ones once.
+    """All weights that the graph uses, in order of their first use; shared ones once. Those that stay as they
+    are are left out.
 
     Args:
         model: not changed.
-        analysis: of this model.
+        analysis: of this model, within limits.
         macs: multiply-accumulates of one input by module, from `layer_macs`.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -103,15 +106,17 @@ def weights_of(model: nn.Module, analysis: Analysis, macs: Mapping[str, int]) ->
     names: dict[nn.Parameter, list[str]] = {}
     for name, parameter in parameters.items():
         names.setdefault(parameter, []).append(name)
+    limits = analysis.limits
+    staying = {parameter for name, parameter in parameters.items() if limits.why_tensor(name) is not None}
     readers: dict[nn.Parameter, list[fx.Node]] = {}
     for node in analysis.trace.graph.nodes:
         for source in node.all_input_nodes:
             read = parameters.get(str(source.target)) if source.op == "get_attr" else None
-            if read is not None and _is_weight(read, names[read], modules):
+            if read is not None and read not in staying and _is_weight(read, names[read], modules):
                 readers.setdefault(read, []).append(node)
     products = _Products(analysis.trace.graph, readers)
     return tuple(
-        _describe(parameter, names[parameter], modules, nodes, macs, products)
+        _describe(parameter, names[parameter], modules, nodes, macs, products, limits)
         for parameter, nodes in readers.items()
     )
 
@@ -135,6 +140,7 @@ def _describe(
     nodes: list[fx.Node],
     macs: Mapping[str, int],
     products: _Products,
+    limits: Limits,
 ) -> Weight:
     name = names[0]
     owner = name.rpartition(".")[0]
@@ -162,7 +168,7 @@ def _describe(
         inputs=inputs,
         outputs=outputs,
         positions=multiplied // parameter.numel(),
-        obstacle=_obstacle(names, modules, nodes),
+        obstacle=_obstacle(names, modules, nodes, limits),
         aliases=tuple(aliases),
     )
 
@@ -172,7 +178,9 @@ def _people_say(parameter: str) -> str:
     return parameter.removesuffix(".weight")
 
 
-def _obstacle(names: list[str], modules: Mapping[str, nn.Module], nodes: list[fx.Node]) -> Obstacle | None:
+def _obstacle(
+    names: list[str], modules: Mapping[str, nn.Module], nodes: list[fx.Node], limits: Limits
+) -> Obstacle | None:
     kind, owner = _layer_of_weight(names[0], modules), names[0].rpartition(".")[0]
     if kind is None:
         return Obstacle.NO_LAYER
@@ -180,6 +188,8 @@ def _obstacle(names: list[str], modules: Mapping[str, nn.Module], nodes: list[fx
         return Obstacle.NO_NAME
     if len(names) > 1:
         return Obstacle.SHARED
+    if limits.why_layer(owner) is not None:
+        return Obstacle.PART_STAYS
     if getattr(modules[owner], "max_norm", None) is not None:
         return Obstacle.SCALES_ROWS
     if not all(operator_name(node) in _CALLS and layer_of(node) == owner for node in nodes):

@@ -48,6 +48,7 @@ def _groups_json(analysis: Analysis, profile: ModelProfile) -> list[dict[str, An
         {
             "name": group.name,
             "width": group.width,
+            "at_least": group.least,
             "params": costs[group.name].params,
             "macs": costs[group.name].macs,
             "members": [
@@ -78,7 +79,7 @@ def _groups(analysis: Analysis, profile: ModelProfile) -> Table:
         cost = costs[group.name]
         table.add_row(
             group.name,
-            str(group.width),
+            str(group.width) if group.least == 1 else f"{group.width} (at least {group.least})",
             metric_text("params", cost.params),
             metric_text("macs", cost.macs),
             ", ".join(layer or "(the model itself)" for layer in group.layers),

@@ -8,6 +8,7 @@ from autocompress.surgery.codecs import Encode
 from autocompress.surgery.edits import Edit, apply, edits_from_json, joined
 from autocompress.surgery.equivalence import check_equal
 from autocompress.surgery.factors import Factorize
+from autocompress.surgery.untouched import Untouched
 
 __all__ = [
     "AddAttention",
@@ -21,6 +22,7 @@ __all__ = [
     "KeepChannels",
     "KeptPositions",
     "RemoveGates",
+    "Untouched",
     "absorb_biases",
     "apply",
     "check_equal",

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from autocompress.graph.exporting import inference
 from autocompress.graph.proof import relative_difference
-from autocompress.task import Inputs, call
+from autocompress.task import Inputs, Limits, call
 
 # Of outputs, relative: what rounding makes of the same sum in another order.
 _ROUNDING = 1e-5
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
-def absorb_biases(model: nn.Module, example: Inputs) -> list[str]:
+def absorb_biases(model: nn.Module, example: Inputs, limits: Limits | None = None) -> list[str]:
     """Move biases of layers whose output goes into a batch norm alone, in place: b → 0, μ → μ − b.
 
     Batch norm subtracts μ, the mean of what it is given, so that b has no effect on the outputs and, in
@@ -26,6 +26,7 @@ def absorb_biases(model: nn.Module, example: Inputs) -> list[str]:
     Args:
         model: in evaluation mode.
         example: its inputs, `(B, ...)`.
+        limits: by which layers stay as they are, and statistics; None leaves it at what is frozen.
 
     Returns:
         Names of the layers whose bias is 0 now and was not.
@@ -33,7 +34,7 @@ def absorb_biases(model: nn.Module, example: Inputs) -> list[str]:
     absorbed = []
     with inference(model):
         expected = call(model, example)
-        for name, layer, norm in _pairs(model, example):
+        for name, layer, norm in _pairs(model, example, limits or Limits()):
             bias, mean = layer.bias.detach().clone(), norm.running_mean.clone()
             norm.running_mean -= bias
             layer.bias.zero_()
@@ -45,7 +46,7 @@ def absorb_biases(model: nn.Module, example: Inputs) -> list[str]:
     return absorbed
 
 
-def _pairs(model: nn.Module, example: Inputs) -> list[tuple[str, Any, Any]]:
+def _pairs(model: nn.Module, example: Inputs, limits: Limits) -> list[tuple[str, Any, Any]]:
     """Layers with a trainable bias that are called once, and the batch norms that are given their output."""
     made: dict[int, tuple[str, nn.Module, Tensor]] = {}
     calls: Counter[str] = Counter()
@@ -68,6 +69,8 @@ def _pairs(model: nn.Module, example: Inputs) -> list[tuple[str, Any, Any]]:
 
     for name, module in model.named_modules():
         bias = getattr(module, "bias", None)
+        if name in limits.steady or limits.why_layer(name) is not None:
+            continue
         if isinstance(module, _BatchNorm):
             if module.running_mean is not None and (module.weight is None or module.weight.requires_grad):
                 handles.append(module.register_forward_pre_hook(before_norm))

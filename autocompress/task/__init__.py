@@ -1,6 +1,7 @@
 """What a user brings: a task with its model, data, loss and recipe, and what can be wrong with it."""
 
 from autocompress.task.inputs import Inputs, call, moved
+from autocompress.task.limits import Limits
 from autocompress.task.task import (
     AUGMENTATIONS,
     Batch,
@@ -28,6 +29,7 @@ __all__ = [
     "InputSpec",
     "Inputs",
     "LayerProfile",
+    "Limits",
     "LossFn",
     "MetricFn",
     "ModelProfile",

@@ -25,6 +25,7 @@ from autocompress.task.inputs import (
     tensors,
     to_json,
 )
+from autocompress.task.limits import Limits, settle
 from autocompress.task.losses import is_cross_entropy
 from autocompress.task.pretrained import Weights
 
@@ -216,6 +217,8 @@ class Task:
         dynamic: sizes that vary beside the batch, as in `torch.export`: `{1: "length"}` for one input, a
             tuple of such for several, a mapping of such for keyword arguments. None finds those that differ
             between the first batches of the splits.
+        limits: what methods may not change of the model, as `search` and `compress` find it by `exclude` and
+            `at_least`; None is what is frozen alone.
     """
 
     model: Callable[[], nn.Module]
@@ -237,6 +240,7 @@ class Task:
     targets: Callable[[Batch], Any] | None = None
     outputs: Callable[[Any], Any] | None = None
     dynamic: Any = None
+    limits: Limits | None = None
 
     def __post_init__(self) -> None:
         if self.loss is None and self.step is None:
@@ -282,6 +286,10 @@ class Task:
     def with_recipe(self, **changes: Any) -> Task:
         """The same task with fields of its recipe replaced."""
         return replace(self, recipe=replace(self.recipe, **changes))
+
+    def limits_of(self, model: nn.Module) -> Limits:
+        """The task's limits; where it has none, what is frozen of a model as it is."""
+        return settle(model) if self.limits is None else self.limits
 
     def inputs_of(self, batch: Batch) -> Inputs:
         """What the model is called with: a tensor, a tuple of arguments or a mapping of keyword arguments.
@@ -377,6 +385,7 @@ class GroupProfile:
         macs: of them.
         losses: what the model is predicted to lose, in the task's loss on training rows, when it keeps
             `width_at` 0, 1, … of the group's units; the last is 0. Empty where that was not probed.
+        least: units that must stay.
     """
 
     name: str
@@ -384,6 +393,7 @@ class GroupProfile:
     params: int
     macs: int
     losses: tuple[float, ...] = ()
+    least: int = 1
 
     def width_at(self, level: int) -> int:
         """The units that are kept where `losses[level]` is lost: equal shares of the width, rounded up."""
@@ -436,6 +446,7 @@ class LayerProfile:
         macs: of one input.
         factorable: whether two layers may stand for the layer.
         product: whether it may be stored as a product of two factors, which saves numbers alone.
+        least: share of its cost that two factors must have at least.
     """
 
     name: str
@@ -444,6 +455,7 @@ class LayerProfile:
     macs: int
     factorable: bool
     product: bool = True
+    least: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -455,11 +467,15 @@ class ModelProfile:
         macs: of one input through the whole model.
         groups: what channel removal may touch, from input to output.
         cut_points: single tensors that all paths pass through, from input to output.
-        layers: weights of layers and other parameters of more than one dimension, from input to output.
+        layers: weights of layers and other parameters of more than one dimension that may be changed, from
+            input to output.
         outputs: shape of what the model makes of one input; empty where that is not one tensor.
         mixing_blocks: blocks that mix a path of convolutions with one of attention.
         cost_terms: what `params` and `macs` are the sums of, by the groups that they shrink with; empty in a
             profile that was stored before there were any.
+        new_head: whether a new head may stand for what follows the last cut point.
+        staying_params: of linear and convolution layers that stay as they are, which are none of `layers`.
+        staying_macs: of them.
     """
 
     params: int
@@ -470,6 +486,9 @@ class ModelProfile:
     outputs: tuple[int, ...] = ()
     mixing_blocks: int = 0
     cost_terms: tuple[CostTerm, ...] = ()
+    new_head: bool = True
+    staying_params: int = 0
+    staying_macs: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Turn the profile into JSON-able data, which `from_json` reads back."""
@@ -496,4 +515,7 @@ class ModelProfile:
                 CostTerm(tuple(term["groups"]), term["params"], term["macs"])
                 for term in data.get("cost_terms", ())
             ),
+            new_head=data.get("new_head", True),
+            staying_params=data.get("staying_params", 0),
+            staying_macs=data.get("staying_macs", 0),
         )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from autocompress.errors import DivergedError
 from autocompress.methods.base import Finished, ParamGroup, Session
-from autocompress.task import Batch, Batches, Inputs, LossFn, Recipe, Task, call, moved, on_device
+from autocompress.task import Batch, Batches, Inputs, Limits, LossFn, Recipe, Task, call, moved, on_device
 from autocompress.task.criterion import own_copy, trained_parameters
 from autocompress.task.losses import ignored_label, is_cross_entropy
 from autocompress.training.augment import augmented, mixed
@@ -160,7 +160,7 @@ class Trainer:
             end = min(goal, self.steps + per_epoch - done)
             full_epoch = end - self.steps == per_epoch
             with self.clock.running():
-                model.train()
+                set_training(model, self.task.limits)
                 # A whole epoch is what the data say it is.
                 groups = _grouped(batches, recipe.accumulate)
                 for group in groups if full_epoch else islice(groups, end - self.steps):
@@ -327,10 +327,25 @@ def smoothed(loss: LossFn, share: float) -> LossFn:
     return made
 
 
+def set_training(model: nn.Module, limits: Limits | None) -> None:
+    """Put a model in training, but for normalisations whose statistics stay as they are."""
+    model.train()
+    if limits is not None and limits.steady:
+        for name, module in model.named_modules(remove_duplicate=False):
+            if name in limits.steady:
+                module.eval()
+
+
 def reestimate_batch_norm(model: nn.Module, task: Task, count: int) -> None:
-    """Replace running statistics by the plain average over `count` training batches, in place."""
+    """Replace running statistics by the plain average over `count` training batches, in place, but for those
+    that stay as they are."""
+    steady = frozenset() if task.limits is None else task.limits.steady
     norms = [
-        m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and module.track_running_stats
+        and name not in steady
     ]
     if not norms:
         return

@@ -27,7 +27,7 @@ from autocompress.checkpoint.store import (
 )
 from autocompress.checkpoint.weights import load_loss
 from autocompress.errors import CheckpointError, TaskError
-from autocompress.graph import analyse
+from autocompress.graph import analyse, within
 from autocompress.graph.costs import profile
 from autocompress.measure import Measured, Subject, measure
 from autocompress.surgery import Edit, Encode, absorb_biases, check_equal, joined
@@ -35,6 +35,7 @@ from autocompress.task import Task, on_device
 from autocompress.task.checks import make_teacher
 from autocompress.task.criterion import changed_tensors, load_changed
 from autocompress.task.inputs import moved
+from autocompress.task.limits import settle
 from autocompress.task.pretrained import load_weights
 from autocompress.training.distillation import Distillation
 from autocompress.training.loop import Trainer
@@ -120,6 +121,7 @@ def run_trial(
         TrialError: the model cannot be exported.
     """
     start = time.perf_counter()
+    task = _limited(task)
     seed_everything(config.seed, task)
     origin = _Origin(task, reference, trials)
     model, edits = origin.start(config)
@@ -137,7 +139,7 @@ def run_trial(
         model, difference = compressed.model, max(difference, compressed.difference)
         edits += compressed.edits
     trainer.fit(model, config.epochs - compressing)
-    absorb_biases(model.eval(), moved(task.example(), device))
+    absorb_biases(model.eval(), moved(task.example(), device), task.limits)
     if shut_out is not None and measuring.without_file:
         model = model.to("cpu").eval()
         unexported = measure_unexported(model, task, reference, measuring, trainer.clock)
@@ -231,6 +233,7 @@ def train_reference(
         TaskError: the task's weights do not fit its model.
         DivergedError: the loss or a metric became NaN or infinite.
     """
+    task = _limited(task)
     seed_everything(seed, task)
     model = task.model().to(device)
     epochs = task.recipe.reference_epochs or task.recipe.epochs
@@ -243,6 +246,11 @@ def train_reference(
     plain = UNQUANTISED.get(measuring.artifact, measuring.artifact)
     measuring = replace(measuring, artifact=plain)
     return _store(folder, model, task, measuring, trainer, _Stored(config), torch.device(device))[0]
+
+
+def _limited(task: Task) -> Task:
+    """The task with what is frozen as its limits, where it has none: methods may freeze more for a while."""
+    return task if task.limits is not None else replace(task, limits=settle(task.model()))
 
 
 @dataclass(frozen=True)
@@ -299,7 +307,7 @@ def _profile(
     if any(isinstance(edit, Encode) and not edit.of_weights for edit in stored.edits):
         return None
     example = task.example()
-    analysis = analyse(model, example, writer.graph)
+    analysis = within(analyse(model, example, writer.graph), task.limits_of(model))
     seen = profile(model, example, analysis)
     if stored.reference is None:
         seen = with_losses(seen, model, task, analysis, device)

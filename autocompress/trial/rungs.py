@@ -65,7 +65,7 @@ class RungMeter:
         device = device_of(model)
         if not isinstance(session, Plain):
             reestimate_batch_norm(model, self.task, BATCH_NORM_BATCHES)
-        absorb_biases(model.eval(), moved(self.task.example(), device))
+        absorb_biases(model.eval(), moved(self.task.example(), device), self.task.limits)
         assert self.task.val is not None
         judged = replace(self.task, val=on_device(self.task.val, device))
         # The training's clock runs already.

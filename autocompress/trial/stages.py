@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 from torch import nn
 
 from autocompress import plugins
 from autocompress.errors import SettingsError, one_line
-from autocompress.methods.base import Method
-from autocompress.surgery import Edit, check_equal
-from autocompress.task import Task
+from autocompress.graph import analyse, within
+from autocompress.graph.costs import profile
+from autocompress.methods.base import Method, Session
+from autocompress.surgery import Edit, Untouched, check_equal
+from autocompress.task import Limits, Task
 from autocompress.task.inputs import moved
-from autocompress.training.loop import BATCH_NORM_BATCHES, Trainer, reestimate_batch_norm
+from autocompress.training.loop import BATCH_NORM_BATCHES, Plain, Trainer, reestimate_batch_norm
 from autocompress.trial.config import Stage
 
 # Steps in which a method has time to come to its end.
@@ -37,8 +40,8 @@ class CompressedStage:
 def compress_stage(
     model: nn.Module, task: Task, method: Method, trainer: Trainer, epochs: float
 ) -> CompressedStage:
-    """Train with one method, make the model small, check that this changed nothing else, and re-estimate
-    batch norm.
+    """Train with one method, make the model small, check that this changed nothing else, nor what is to stay
+    as it is, and re-estimate batch norm.
 
     Args:
         model: where training starts; changed in place.
@@ -49,17 +52,38 @@ def compress_stage(
 
     Raises:
         ProofError: the compact model does not equal the trained one.
+        TrialError: the method changed what is to stay as it is.
     """
-    session = method.start(model, task)
+    limits = task.limits_of(model)
+    untouched = Untouched.of(model, analyse(model, task.example()), limits)
+    session = _session(method, model, task, limits)
     trainer.clock.add_method(session.start_seconds)
     trainer.fit(session.model, epochs, session)
     finished = session.finish()
     device = next(finished.model.parameters()).device
     probe = moved(task.example(), device)
-    difference = check_equal(finished.model, finished.expected, probe, f"surgery by {type(method).__name__}")
+    surgery = f"surgery by {type(method).__name__}"
+    untouched.check(finished.model, surgery)
+    difference = check_equal(finished.model, finished.expected, probe, surgery)
     with trainer.clock.running():
         reestimate_batch_norm(finished.model, task, BATCH_NORM_BATCHES)
     return CompressedStage(finished.model, finished.edits, difference)
+
+
+def _session(method: Method, model: nn.Module, task: Task, limits: Limits) -> Session:
+    """The method's, or plain training where limits leave nothing that it could change."""
+    if limits != Limits():
+        example = task.example()
+        analysis = analyse(model, example)
+        left, whole = (profile(model, example, seen) for seen in (within(analysis, limits), analysis))
+        reason = method.unsupported(left)
+        if reason is not None and method.unsupported(whole) is None:
+            warnings.warn(
+                f"{type(method).__name__} changes nothing: without what is excluded or frozen, {reason}.",
+                stacklevel=3,
+            )
+            return Plain(model)
+    return method.start(model, task)
 
 
 def make_method(stage: Stage) -> Method:

@@ -173,6 +173,56 @@ def test_a_task_made_anew_continues_its_run(task: ac.Task, prepared: Prepared, f
     folder.refuse_other_settings(identity(prepare(again, settings)))
 
 
+@pytest.mark.parametrize(
+    ("made", "given", "message"),
+    [
+        ({}, {"exclude": ("stem",)}, r"exclude of the run in '.*' is \[\] but got \['stem'\] "),
+        ({"exclude": ("stem",)}, {}, r"exclude of the run in '.*' is \['stem'\] but got \[\] "),
+        (
+            {"at_least": {"stem": 0.5}},
+            {"at_least": {"stem": 0.75}},
+            r"at_least of the run in '.*' is {'stem': 0.5} but got {'stem': 0.75} ",
+        ),
+    ],
+)
+def test_a_run_goes_on_with_its_own_limits(
+    made: dict[str, Any], given: dict[str, Any], message: str, task: ac.Task, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    prepared = prepare(task, Settings(objectives=("bytes",), **made))
+    run.write(prepared.settings, identity(prepared), {})
+    run.refuse_other_settings(identity(prepare(task, Settings(objectives=("bytes",), **made))))
+    with pytest.raises(ac.UsageError, match=f"^{message}"):
+        run.refuse_other_settings(identity(prepare(task, Settings(objectives=("bytes",), **given))))
+    assert Settings.from_json(run.read()["settings"]) == prepared.settings
+
+
+def test_the_order_of_excluded_layers_is_no_other_run(task: ac.Task) -> None:
+    one, other = (
+        identity(prepare(task, Settings(objectives=("bytes",), exclude=exclude)))
+        for exclude in (("stem", "side"), ("side", "stem", "side"))
+    )
+    assert one == other
+
+
+def test_what_is_frozen_is_a_part_of_the_run(task: ac.Task, folder: RunFolder) -> None:
+    frozen = {"head.bias"}
+
+    def make() -> nn.Module:
+        model = Residual()
+        for name in frozen:
+            model.get_parameter(name).requires_grad_(False)
+        return model
+
+    run = RunFolder(folder.path.parent / "frozen")
+    other, settings = replace(task, model=make), Settings(objectives=("bytes",), methods=("lc",))
+    prepared = prepare(other, settings)
+    run.write(prepared.settings, identity(prepared), {})
+    frozen.add("head.weight")
+    with pytest.raises(ac.UsageError, match=r"which parameters are frozen.* changed since the run in "):
+        run.refuse_other_settings(identity(prepare(other, settings)))
+
+
 def test_storage_may_not_differ(task: ac.Task, folder: RunFolder) -> None:
     other = prepare(task, Settings(objectives=("bytes",), storage="sqlite:///elsewhere.db"))
     with pytest.raises(ac.UsageError, match=r"^storage of the run in"):
@@ -369,6 +419,7 @@ def test_two_processes_agree_on_a_task_of_a_file(tmp_path: Path) -> None:
         "architecture",
         "data.train",
         "data.val",
+        "frozen",
         "loss",
         "metrics.accuracy",
         "model",

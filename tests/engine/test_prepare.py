@@ -78,6 +78,43 @@ def test_tasks_that_cannot_work_are_refused(
         prepare(replace(residual_task, **changes), Settings())
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"exclude": ("stme",)},
+            "^exclude must name layers of the model but 'stme' names none .did you mean ",
+        ),
+        ({"at_least": {"stme": 0.5}}, "^at_least must name layers of the model but 'stme' names none "),
+        ({"exclude": ("*",)}, "^exclude must leave something to compress but names all 11 parameters that "),
+        (
+            {"exclude": ("stem", "side"), "methods": ("alcn",)},
+            "^methods must fit the model but 'alcn' does not: no channel group of the model can be removed "
+            r"\(autocompress inspect says which layers stay, and why\)",
+        ),
+    ],
+)
+def test_limits_that_cannot_be_are_refused(
+    options: dict[str, object], message: str, residual_task: ac.Task
+) -> None:
+    with pytest.raises(ac.UsageError, match=message):
+        prepare(residual_task, Settings(**options))
+
+
+def test_a_model_that_is_frozen_as_a_whole_is_refused(residual_task: ac.Task) -> None:
+    task = replace(residual_task, model=lambda: Residual().requires_grad_(False))
+    with pytest.raises(TaskError, match=r"^the model must have a parameter that trains but all 11 are "):
+        prepare(task, Settings())
+
+
+def test_what_stays_is_said_and_left_out_of_what_spaces_see(residual_task: ac.Task) -> None:
+    prepared = prepare(residual_task, Settings(exclude=("stem",), at_least={"side": 0.5}))
+    assert prepared.notes == ("1 of 6 layers stay as they are: stem",)
+    assert [(group.name, group.least) for group in prepared.profile.groups] == [("side", 3)]
+    assert "stem" not in [layer.name for layer in prepared.profile.layers]
+    assert prepared.analysis.frozen["branch"] == "its channels are coupled with 'stem': excluded by 'stem'"
+
+
 def test_a_task_object_takes_no_options_of_named_tasks(residual_task: ac.Task) -> None:
     with pytest.raises(ac.UsageError, match="model must not be given beside a Task object but got 'mlp'"):
         prepare(residual_task, Settings(model="mlp"))

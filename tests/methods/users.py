@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torchvision.models import SwinTransformer, VisionTransformer
 
 import autocompress as ac
-from autocompress.graph import analyse, why_illegal
+from autocompress.graph import CutPairs, analyse, within
 from autocompress.methods.alcn import Alcn
 from autocompress.methods.alds import Alds
 from autocompress.methods.autoplastic import Autoplastic
 from autocompress.methods.base import Method
 from autocompress.methods.depth import Depth
 from autocompress.methods.lc import Lc
+from autocompress.task.limits import settle
 from tests.conftest import Residual
 from tests.graph.zoo import Conv1d, Mlp, Shared, UNet, encoder
 
@@ -40,6 +41,18 @@ class Grouped(nn.Module):
         x = first + torch.relu(self.grouped_norm(self.grouped(first)))
         x = x + self.narrow_norm(self.narrow(torch.relu(self.depthwise(F.silu(self.wide(x))))))
         return self.head(self.dropout(torch.cat([first, x], 1).mean((2, 3))))
+
+
+class Deeper(nn.Module):
+    """A small model with one more hidden layer before its head, which a layer that is frozen leaves free."""
+
+    def __init__(self, body: nn.Module, width: int, hidden: int) -> None:
+        super().__init__()
+        self.body, self.wide, self.head = body, nn.Linear(width, hidden), nn.Linear(hidden, 5)
+        self.body.head = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.wide(self.body(x))))
 
 
 def vit() -> nn.Module:
@@ -102,15 +115,15 @@ class User:
 
 USERS = {
     "residual": User(Residual, "branch"),
-    "grouped": User(Grouped, "narrow", random=True),
+    "grouped": User(Grouped, "stem", random=True),
     "vit": User(vit, "encoder.layers.encoder_layer_1.mlp.0", random=True),
     "swin": User(swin, "features.3.0.mlp.0", random=True),
     "encoder": User(encoder, "body.layers.1.linear1", random=True),
     "unet": User(UNet, "join", pixels=True),
-    "mlp": User(Mlp, "middle"),
-    "conv1d": User(Conv1d, "down"),
-    "tied": User(Shared, "first"),
-    "recurrent": User(Recurrent, "hidden"),
+    "mlp": User(lambda: Deeper(Mlp(), 24, 16), "body.middle"),
+    "conv1d": User(lambda: Deeper(Conv1d(), 8, 16), "body.down"),
+    "tied": User(lambda: Deeper(Shared(), 12, 20), "body.first"),
+    "recurrent": User(Recurrent, "head"),
 }
 
 
@@ -122,11 +135,13 @@ def probe() -> Tensor:
 def configured(method: str, model: nn.Module, example: Tensor) -> Method:
     """A method with settings that fit small models."""
     if method == "depth":
-        points = analyse(model, example).cut_points
-        pairs = [
-            (a, b) for b in range(len(points)) for a in range(b) if not why_illegal(points[a], points[b])
-        ]
+        cuts = CutPairs(within(analyse(model, example), settle(model)))
+        pairs = [(a, b) for b in range(len(cuts.cuts)) for a in range(b) if not cuts.why_illegal(a, b)]
         return Depth(cuts=pairs[:1] or ((0, 1),), calibration=32)
-    settings: dict[str, dict[str, Any]] = {"alds": {"keep": 0.8, "calibration": 32}, "lc": {"steps": 4}}
+    settings: dict[str, dict[str, Any]] = {
+        "autoplastic": {"c_init": 0.6},
+        "alds": {"keep": 0.8, "calibration": 32},
+        "lc": {"steps": 4},
+    }
     made: dict[str, type[Method]] = {"alcn": Alcn, "alds": Alds, "autoplastic": Autoplastic, "lc": Lc}
     return made[method](**settings.get(method, {}))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.surgery import absorb_biases
+from autocompress.task import Limits
 
 
 def settled(model: nn.Module, x: Tensor) -> nn.Module:
@@ -94,6 +95,14 @@ def test_what_is_used_elsewhere_shared_frozen_or_not_there_stays(make: type[nn.M
     model = settled(make(), x)
     before = copy.deepcopy(model.state_dict())
     assert absorb_biases(model, x) == []
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("limits", [Limits(modules={"0": "excluded"}), Limits(steady=frozenset("1"))])
+def test_what_limits_leave_alone_stays(limits: Limits) -> None:
+    model, x = of_images()
+    before = copy.deepcopy(model.state_dict())
+    assert absorb_biases(model, x, limits) == []
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import TrialError
-from autocompress.graph import analyse
+from autocompress.graph import analyse, within
 from autocompress.graph.costs import profile
 from autocompress.methods.alcn.budget import Budget
 from autocompress.methods.alcn.config import Config, steepest
@@ -86,7 +86,7 @@ class AlcnSession(Session):
     def __init__(self, config: Config, model: nn.Module, task: Task) -> None:
         self.config, self.model = config, model
         self.example = task.example()
-        self.analysis = analyse(model, self.example)
+        self.analysis = within(analyse(model, self.example), task.limits_of(model))
         if not self.analysis.groups:
             raise TrialError("no channel group of the model can be removed.")
         device = next(model.parameters()).device
@@ -96,9 +96,10 @@ class AlcnSession(Session):
         shares |= {"macs": [c.macs for c in costs], "params": [c.params for c in costs]}
         weights = torch.tensor(shares[config.cost], dtype=torch.float32)
         self.weights = (weights / weights.sum().clamp_min(1e-12)).to(device)
-        widths = [group.width for group in self.analysis.groups]
-        ratios = _ratios([group.name for group in self.analysis.groups], config)
-        self.gates = Gates(widths, ratios.to(device), config.min_ratio, config.round_to)
+        groups = self.analysis.groups
+        widths, least = [group.width for group in groups], [group.least for group in groups]
+        ratios = _ratios([group.name for group in groups], config)
+        self.gates = Gates(widths, ratios.to(device), config.min_ratio, config.round_to, least)
         self.budget: Budget | None = None
         if config.budget is not None:
             of_params = config.cost == "params"
@@ -163,13 +164,14 @@ class AlcnSession(Session):
         return {f"ratio/{group.name}": ratio for group, ratio in named}
 
     def keep(self) -> dict[str, list[int]]:
-        """The ⌈ρ·C⌉ units of highest survival of each group, or the nearest multiple of `round_to`."""
+        """The ⌈ρ·C⌉ units of highest survival of each group, or the nearest multiple of `round_to` that is
+        enough."""
         with torch.no_grad():
             self.refresh()
         keep = {}
         parts = torch.split(self.survival, self.gates.widths)
         for group, survival, ratio in zip(self.analysis.groups, parts, self.gates.ratio, strict=True):
-            count = int(kept_units(ratio, group.width, self.config.round_to))
+            count = int(kept_units(ratio, group.width, self.config.round_to, group.least))
             keep[group.name] = survival.topk(count).indices.sort().values.tolist()
         return keep
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from autocompress.methods.shared.unit_index import units_by_width
+
+# Where ρ begins above what must stay, of the way to 1, if it was to begin below: there it can still move.
+_NEAR = 0.05
 
 
 def quantile(values: Tensor, q: Tensor) -> Tensor:
@@ -30,16 +35,25 @@ def survival_scores(h: Tensor, ratio: Tensor, alpha: Tensor, temperature: float,
     return torch.sigmoid(alpha[..., None] * (h - centre[..., None]) / (scale * temperature))
 
 
-def kept_units(ratio: Tensor, width: int, round_to: int) -> Tensor:
-    """⌈ρ·C⌉, or the nearest multiple of `round_to`, from one to all `width` units; whole numbers in double
-    precision, `(groups,)` → `(groups,)`."""
+def kept_units(ratio: Tensor, width: int, round_to: int, least: int | Tensor = 1) -> Tensor:
+    """⌈ρ·C⌉, or the nearest multiple of `round_to`, from the least to all `width` units; whole numbers in
+    double precision, `(groups,)` → `(groups,)`.
+
+    Args:
+        ratio: ρ, `(groups,)`.
+        width: C, of all of the groups.
+        round_to: 1 does not round.
+        least: units that stay at least, `(groups,)` or the same for all.
+    """
     # Rounded first, so that float noise on ρ·C does not keep one unit too many.
-    count = (ratio.detach().double() * width).round(decimals=3).ceil().clamp(1, width)
+    count = (ratio.detach().double() * width).round(decimals=3).ceil()
+    count = torch.maximum(count, torch.as_tensor(least).to(count)).clamp_max(width)
     if round_to == 1:
         return count
     below = count.div(round_to, rounding_mode="floor") * round_to
     above = (below + round_to).clamp_max(width)
-    return torch.where((below > 0) & (count - below <= above - count), below, above)
+    enough = below >= torch.as_tensor(least).to(count)
+    return torch.where(enough & (count - below <= above - count), below, above)
 
 
 def spread_ratios(groups: int, middle: float, slope: float) -> Tensor:
@@ -54,15 +68,31 @@ class Gates(nn.Module):
     Args:
         widths: units of each group.
         ratios: ρ of each group to start with, in (least, 1), `(groups,)`, on the device of training.
-        least: below which no ρ falls.
+        min_ratio: below which no ρ falls.
         round_to: survival is that of the nearest multiple of this many units.
+        least: units of each group that stay at least; one where it is not given.
+
+    Attributes:
+        least: the least ρ of each group, `(groups,)`.
     """
 
-    def __init__(self, widths: list[int], ratios: Tensor, least: float, round_to: int = 1) -> None:
+    def __init__(
+        self,
+        widths: list[int],
+        ratios: Tensor,
+        min_ratio: float,
+        round_to: int = 1,
+        least: Sequence[int] = (),
+    ) -> None:
         super().__init__()
-        self.widths, self.least, self.round_to = widths, least, round_to
+        self.widths, self.round_to = widths, round_to
+        self.least_units = torch.tensor(least or [1] * len(widths), device=ratios.device)
+        shares = self.least_units.double() / torch.tensor(widths, device=ratios.device)
+        # One unit stays anyway.
+        self.least = torch.where(self.least_units > 1, shares, 0.0).clamp_min(min_ratio)
         # In double precision, so that what is given is what ρ starts at, however near to either end.
-        logit = torch.logit((ratios.double() - least) / (1 - least))
+        open_share = (ratios.double() - self.least) / (1 - self.least)
+        logit = torch.logit(torch.where(self.least > min_ratio, open_share.clamp_min(_NEAR), open_share))
         self.ratio_logit = nn.Parameter(logit.to(torch.get_default_dtype()))
         self.log_alpha = nn.Parameter(torch.zeros_like(self.ratio_logit))
         self.by_width = units_by_width(widths, ratios.device)
@@ -73,7 +103,8 @@ class Gates(nn.Module):
     @property
     def ratio(self) -> Tensor:
         """ρ, `(groups,)`."""
-        return self.least + (1 - self.least) * torch.sigmoid(self.ratio_logit)
+        least, room = self.least.to(self.ratio_logit), (1 - self.least).to(self.ratio_logit)
+        return least + room * torch.sigmoid(self.ratio_logit)
 
     def survival(self, h: Tensor, temperature: float, reference: str) -> Tensor:
         """s of all units from their scores, `(units,)` → `(units,)`."""
@@ -81,7 +112,8 @@ class Gates(nn.Module):
         survival = []
         for groups, units in self.by_width:
             ratio, alpha = ratios.index_select(0, groups), alphas.index_select(0, groups)
-            survival.append(self._survival(h[units], ratio, alpha, temperature, reference).flatten())
+            least = self.least_units.index_select(0, groups)
+            survival.append(self._survival(h[units], ratio, alpha, least, temperature, reference).flatten())
         return torch.cat(survival).index_select(0, self.order)
 
     def means(self, survival: Tensor) -> Tensor:
@@ -89,13 +121,13 @@ class Gates(nn.Module):
         return torch.zeros_like(self.sizes).index_add(0, self.group_of, survival) / self.sizes
 
     def _survival(
-        self, h: Tensor, ratio: Tensor, alpha: Tensor, temperature: float, reference: str
+        self, h: Tensor, ratio: Tensor, alpha: Tensor, least: Tensor, temperature: float, reference: str
     ) -> Tensor:
         """s of groups of one width; `(groups, width)`, `(groups,)` → `(groups, width)`."""
         if self.round_to == 1:
             return survival_scores(h, ratio, alpha, temperature, reference)
         width = h.shape[1]
-        share = (kept_units(ratio, width, self.round_to) / width).to(ratio)
+        share = (kept_units(ratio, width, self.round_to, least) / width).to(ratio)
         # The value is that of the rounded ratio, the gradient that of ρ (straight through).
         ratio = ratio + (share - ratio).detach()
         survival = survival_scores(h, ratio, alpha, temperature, reference)

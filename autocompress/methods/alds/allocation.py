@@ -28,13 +28,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Option:
-    """One folding of a layer: what a unit of rank costs, and the largest rank allowed."""
+    """One folding of a layer: what a unit of rank costs, and the largest and the least rank allowed."""
 
     scheme: int
     slices: int
     spectrum: Spectrum
     unit_cost: int
     most: int
+    least: int = 1
 
 
 @dataclass(frozen=True)
@@ -48,16 +49,19 @@ class LayerOptions:
     def cheapest(self, epsilon: float, measure: Measure) -> Choice | None:
         """The cheapest choice with an error of at most ε; None where dense is no dearer."""
         # What each folding costs at least; most of them are dearer than the best one costs.
-        floors = [o.unit_cost * o.spectrum.rank_bounds(epsilon, measure)[0] for o in self.options]
+        floors = [
+            o.unit_cost * max(o.least, o.spectrum.rank_bounds(epsilon, measure)[0]) for o in self.options
+        ]
         best: Choice | None = None
         for i in sorted(range(len(floors)), key=floors.__getitem__):
             option, limit = self.options[i], self.dense if best is None else best.cost
             # No rank from here on is cheaper than what there is.
             most = min(option.most, (limit - 1) // option.unit_cost)
-            if most < 1 or floors[i] >= limit:
+            if most < option.least or floors[i] >= limit:
                 continue
             rank = option.spectrum.least_rank(epsilon, measure, most)
             if rank is not None:
+                rank = max(rank, option.least)
                 error = option.spectrum.error(rank, measure)
                 best = Choice(option.scheme, option.slices, rank, error, rank * option.unit_cost)
         return best

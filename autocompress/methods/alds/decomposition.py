@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import TrialError
-from autocompress.graph import analyse
+from autocompress.graph import analyse, within
 from autocompress.graph.costs import count_params, layer_macs
 from autocompress.graph.weights import Weight, weights_of
 from autocompress.methods.alds.allocation import (
@@ -68,8 +68,9 @@ class Decomposer:
         self.model, self.settings = model, settings
         example = task.example()
         analysis = analyse(model, example)
+        self.limits = task.limits_of(model)
         macs = layer_macs(model, example)
-        every = list(weights_of(model, analysis, macs))
+        every = list(weights_of(model, within(analysis, self.limits), macs))
         nearby = moved(example, next(model.parameters()).device)
         self.paired = frozenset(replaceable(model, every, nearby))
         others = [layer for layer in every if layer.name not in self.paired and layer.groups == 1]
@@ -78,8 +79,10 @@ class Decomposer:
         layers = [layer for layer in every if layer.name in allowed and self._dense(layer)]
         self.layers = {layer.name: layer for layer in layers}
         total = macs[""] if settings.cost == "macs" else count_params(model)
-        self.total = total
-        self.fixed = total - sum(self._dense(layer) for layer in layers)
+        staying = set(weights_of(model, analysis, macs)) - set(every)
+        # What stays as it is does not count: the rest would pay for it.
+        self.total = total - sum(map(self._dense, staying))
+        self.fixed = self.total - sum(self._dense(layer) for layer in layers)
         self.inputs: Inputs = moved(
             task.calibration_rows(settings.calibration), next(model.parameters()).device
         )
@@ -115,7 +118,7 @@ class Decomposer:
         if allocation is None:
             least = allocate_within(options, self.settings.measure, math.inf).cost + self.fixed
             raise TrialError(
-                f"keep must be at least {least / self.total:.3f} of the model's {self.settings.cost} "
+                f"keep must be at least {least / self.total:.3f} of the {self.settings.cost} that may change "
                 f"with these foldings but got {keep:.3f}."
             )
         return allocation
@@ -185,9 +188,9 @@ class Decomposer:
     def _option(self, layer: Weight, scheme: int, slices: int, cap: float, key: str) -> Option:
         layer_spectrum = self._spectrum(layer, self._folding(layer, scheme, slices), key)
         full = layer_spectrum.values.shape[1]
-        return Option(
-            scheme, slices, layer_spectrum, self._unit_cost(layer, scheme, slices), max(1, int(cap * full))
-        )
+        least = self.limits.least_rank(layer.parameter, layer.shape, full)
+        cost = self._unit_cost(layer, scheme, slices)
+        return Option(scheme, slices, layer_spectrum, cost, max(1, int(cap * full)), least)
 
     def _spectrum(self, layer: Weight, folding: Folding, key: str) -> Spectrum:
         moments = self._moments_of(layer, folding)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from autocompress.graph import Analysis, analyse
+from autocompress.graph import Analysis, analyse, within
 from autocompress.graph.branch_gate import BranchGate
 from autocompress.graph.branches import gate_branches, gate_names
 from autocompress.graph.costs import layer_macs, profile
@@ -17,14 +17,15 @@ from autocompress.methods.shared.gates import insert_gates
 from autocompress.methods.shared.strength import ReaderNorms, find_readers, input_rms
 from autocompress.methods.shared.unit_index import unit_offsets
 from autocompress.surgery import AddAttention
-from autocompress.task import Task
+from autocompress.task import Limits, Task
 from autocompress.task.inputs import Inputs, device_of_inputs, moved
 
 _ALPHA_BESIDE = 0.9  # of a trained convolution beside which attention is new
 
 
 def install(model: nn.Module, task: Task) -> Switches:
-    """Gate a model's residual branches, coupled channel groups and mixing blocks, all gates open.
+    """Gate a model's residual branches, coupled channel groups and mixing blocks, all gates open; but for
+    those that stay as they are.
 
     Args:
         model: its layers are changed in place.
@@ -34,15 +35,16 @@ def install(model: nn.Module, task: Task) -> Switches:
         TrialError: the model's graph does not compute what the model does.
     """
     example, device = task.example(), next(model.parameters()).device
-    plain = analyse(model, example)
-    macs, mixed = layer_macs(model, example), _mixings(model)
+    limits = task.limits_of(model)
+    plain = within(analyse(model, example), limits)
+    macs, mixed = layer_macs(model, example), _mixings(model, limits)
     names = gate_names(model, plain.residuals)
     gates = {b.node: (name, BranchGate(1.0)) for b, name in zip(plain.residuals, names, strict=True)}
     gated: nn.Module = model
     if gates or mixed:
         gated = gate_branches(model, plain, gates).to(device)
         check_graph(model, gated, moved(example, device))
-    analysis = analyse(gated, example)
+    analysis = within(analyse(gated, example), limits)
     groups = profile(gated, example, analysis).groups
     calibration = moved(task.example(64), device)
     strength = _strength(gated, analysis, calibration)
@@ -77,16 +79,18 @@ def _path_macs(path: str, macs: Mapping[str, int]) -> int:
     return macs.get(path, 0) or sum(n for name, n in macs.items() if name.startswith(f"{path}."))
 
 
-def _mixings(model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Name of each mixing block → its layers; graph modules keep their gates, if not the block's class."""
+def _mixings(model: nn.Module, limits: Limits) -> dict[str, tuple[str, ...]]:
+    """Name of each mixing block of which nothing need stay → its layers; graph modules keep their gates, if
+    not the block's class."""
     gates = {name for name, module in model.named_modules() if isinstance(module, BranchGate)}
     mixings = [name.removesuffix(".attention_share") for name in gates if name.endswith(".attention_share")]
     names = [name for name, _ in model.named_modules()]
-    return {
+    layers = {
         mixing: tuple(name for name in names if name.startswith(f"{mixing}."))
         for mixing in sorted(mixings, key=names.index)
         if f"{mixing}.conv_share" in gates
     }
+    return {mixing: inside for mixing, inside in layers.items() if not any(map(limits.why_there, inside))}
 
 
 def _strength(model: nn.Module, analysis: Analysis, inputs: Inputs) -> Tensor:
@@ -110,7 +114,7 @@ def add_attention(model: nn.Module, task: Task) -> tuple[AddAttention, ...]:
         The edit that did it; none where there is no such convolution.
     """
     layers = []
-    for branch in analyse(model, task.example()).residuals:
+    for branch in within(analyse(model, task.example()), task.limits_of(model)).residuals:
         for name in branch.branch:
             layer = model.get_submodule(name)
             if type(layer) is not nn.Conv2d or layer.groups > 1 or layer.kernel_size == (1, 1):

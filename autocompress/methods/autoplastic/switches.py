@@ -40,7 +40,8 @@ class Switches:
         folded: gates that `fold` multiplied into the layers before them.
 
     Attributes:
-        units: positions of the units of all groups of one width, `(groups, width)`, for each width.
+        units: of all groups of one width the units that must stay of each, `(groups,)`, and the positions of
+            the units, `(groups, width)`; for each width.
     """
 
     model: Any
@@ -52,11 +53,13 @@ class Switches:
     strength: Tensor
     gates: tuple[tuple[str, str], ...]
     folded: tuple[str, ...] = ()
-    units: list[Tensor] = field(init=False)
+    units: list[tuple[Tensor, Tensor]] = field(init=False)
 
     def __post_init__(self) -> None:
         widths = [group.width for group in self.analysis.groups]
-        self.units = [units for _, units in units_by_width(widths, self.strength.device)]
+        device = self.strength.device
+        least = torch.tensor([group.least for group in self.analysis.groups], device=device)
+        self.units = [(least[groups], units) for groups, units in units_by_width(widths, device)]
 
     def turn(self, values: Values) -> None:
         """Hand each gate its value, with its gradient."""
@@ -69,7 +72,7 @@ class Switches:
 
     def let_go(self) -> None:
         """Keep the gates' values without the graph that they were computed with."""
-        for name in (*self.branches, *(share for mixing in self.mixings for share in shares(mixing))):
+        for name in self._own_gates():
             gate = self.gate(name)
             gate.live = None if gate.live is None else gate.live.detach()
         detach_gates(self.sites)
@@ -82,7 +85,7 @@ class Switches:
     def hardened(self, values: Values, threshold: float, edge: float, opened: bool = False) -> Values:
         """What is below the threshold is 0; a path with a share below the edge is too, the other's is 1.
 
-        The most open unit of a group stays, open to the threshold at least.
+        The most open units of a group, as many as must be, stay open to the threshold at least.
 
         Args:
             values: of all gates.
@@ -92,9 +95,10 @@ class Switches:
         """
         p, c, alpha = values
         open_units = c >= threshold
-        for units in self.units:
-            most = c.detach()[units].argmax(1, keepdim=True)
-            open_units = open_units.index_fill(0, units.gather(1, most).flatten(), True)
+        for least, units in self.units:
+            place = c.detach()[units].argsort(stable=True, dim=1, descending=True).argsort(1)
+            staying = open_units[units] | (place < least[:, None])
+            open_units = open_units.index_copy(0, units.flatten(), staying.flatten())
         ends = torch.where(alpha > 1 - edge, 1.0, alpha)
         stay = (torch.ones_like(p), torch.ones_like(c)) if opened else (p, c.clamp_min(threshold))
         return Values(
@@ -128,6 +132,10 @@ class Switches:
         """Look up the gate of this name on the model."""
         gate: BranchGate = self.model.get_submodule(name)
         return gate
+
+    def _own_gates(self) -> tuple[str, ...]:
+        """Names of the gates of branches and of paths."""
+        return (*self.branches, *(share for mixing in self.mixings for share in shares(mixing)))
 
     def alphas(self) -> Tensor:
         """α of each mixing block as the model has it, `(M,)`."""
@@ -171,7 +179,9 @@ class Switches:
             return model
         folded = []
         for name, call in gates_in(self.model.graph, self.model).items():
-            if float(self.gate(name).factor.detach()) != 0 and fold_gate(self.model.graph, call, self.model):
+            # A mixing block that is to stay as it is has gates too.
+            kept = name in self._own_gates() and float(self.gate(name).factor.detach()) != 0
+            if kept and fold_gate(self.model.graph, call, self.model):
                 self.model.delete_submodule(name)
                 folded.append(name)
         self.folded = tuple(folded)

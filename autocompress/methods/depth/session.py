@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import TrialError
-from autocompress.graph import Analysis, CutPoint, analyse, why_illegal
+from autocompress.graph import Analysis, CutPairs, CutPoint, analyse, within
 from autocompress.graph.bridging import OUTPUT, Bridge, bridge, tap
 from autocompress.graph.costs import layer_macs
 from autocompress.graph.exporting import plain_attention
@@ -63,7 +63,7 @@ class DepthSession(Session):
         self.errors: dict[str, float] = {}
         like = next(p for p in model.parameters() if p.is_floating_point())
         example = task.example()
-        analysis = analyse(model, example)
+        analysis = within(analyse(model, example), task.limits_of(model))
         near = moved(example, like.device)
         check_graph(model, bridge(model, analysis, []), near)
         inputs = moved(task.calibration_rows(config.calibration), like.device)
@@ -123,6 +123,9 @@ class DepthSession(Session):
 
     def _add_head(self, model: nn.Module, analysis: Analysis, example: Inputs, like: Tensor) -> None:
         last = analysis.cut_points[-1]
+        reason = CutPairs(analysis).why_illegal(len(analysis.cut_points) - 1, None)
+        if reason is not None:
+            raise TrialError(f"head_width must be 0 where a new head cannot be put: {reason}.")
         with torch.no_grad():
             classes = tuple(answer(call(model.eval(), example)).shape[1:])
         if len(classes) != 1:
@@ -147,7 +150,7 @@ def _ends(analysis: Analysis, a: int, b: int) -> tuple[CutPoint, CutPoint]:
     cuts = analysis.cut_points
     if b >= len(cuts):
         raise TrialError(f"cuts must be below the model's {len(cuts)} cut points but got {b}.")
-    reason = why_illegal(cuts[a], cuts[b])
+    reason = CutPairs(analysis).why_illegal(a, b)
     if reason is not None:
         raise TrialError(f"cuts ({a}, {b}) cannot be bridged: {reason}.")
     return cuts[a], cuts[b]

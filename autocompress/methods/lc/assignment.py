@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from autocompress.errors import SettingsError, TrialError
 from autocompress.graph.weights import Weight
 from autocompress.methods.lc.scheme import Scheme, View
 from autocompress.methods.lc.schemes import scheme_from
+from autocompress.task import Limits
 
 _PART = re.compile(r"(\d+)/([1-9]\d*)")
 
@@ -74,9 +76,14 @@ def _scheme(key: str | tuple[str, ...], scheme: object) -> Scheme:
 
 
 def resolve(
-    schemes: Sequence[Assignment], layers: Sequence[Weight]
+    schemes: Sequence[Assignment], layers: Sequence[Weight], limits: Limits
 ) -> list[tuple[tuple[Weight, ...], Scheme]]:
     """The layers of each compression; a layer belongs to the first assignment that names it.
+
+    Args:
+        schemes: that name layers.
+        layers: that may be compressed.
+        limits: that leave others out.
 
     Raises:
         TrialError: an assignment names no layer that is still free, or none names any.
@@ -91,9 +98,11 @@ def resolve(
             if any(_matches(keys[layer.name], name) for name in assignment.layers)
         ]
         if not named and not all(_PART.fullmatch(name) for name in assignment.layers):
+            reasons = {name: limits.why_tensor(name) or limits.why_layer(name) for name in assignment.layers}
+            staying = [f"{name!r}: {reason}" for name, reason in reasons.items() if reason is not None]
             raise TrialError(
                 f"schemes must name layers among {', '.join(layer.name for layer in layers)} "
-                f"but got {', '.join(assignment.layers)}."
+                f"but got {', '.join(staying) or ', '.join(assignment.layers)}."
             )
         for layer in named:
             del free[layer.name]
@@ -125,11 +134,14 @@ def _matches(keys: _Keys, name: str) -> bool:
     return name == keys.kind or any(fnmatch.fnmatchcase(own, name) for own in keys.names)
 
 
-def view_of(layers: Sequence[Weight], reference_l1: float) -> View:
+def view_of(layers: Sequence[Weight], reference_l1: float, limits: Limits) -> View:
     """What a scheme may know of the layers whose weights it compresses."""
+    first, shape = layers[0], layers[0].product_shape
+    full = min(shape[0], math.prod(shape[1:]))
     return View(
         shapes=tuple(layer.product_shape for layer in layers),
         groups=tuple(layer.groups for layer in layers),
         macs=tuple(layer.macs for layer in layers),
         reference_l1=reference_l1,
+        least_rank=limits.least_rank(first.parameter, first.shape, full) if limits.share(first.layer) else 0,
     )

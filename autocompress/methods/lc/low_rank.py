@@ -19,7 +19,8 @@ from autocompress.weights.folding import Folding
 
 @dataclass(frozen=True)
 class LowRank(Scheme):
-    """A product of this rank; convolutions are folded by `scheme` (weights/folding.py)."""
+    """A product of this rank, or the least that the layer must have; convolutions are folded by `scheme`
+    (weights/folding.py)."""
 
     kind: str = field(init=False, default="low_rank")
     rank: int = 1
@@ -39,7 +40,7 @@ class LowRank(Scheme):
         folding = _folding(view, self.scheme)
         matrix = folding.fold(x.reshape(folding.shape))[0]
         left, _ = projections.factors(matrix, _left(previous))
-        return _product(matrix, left, min(self.rank, folding.full_rank), folding)
+        return _product(matrix, left, min(max(self.rank, view.least_rank), folding.full_rank), folding)
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class RankSelection(Scheme):
             left, squares = projections.factors(matrix, near)
             lost = total - torch.cat([squares.new_zeros(1), squares.cumsum(0)])
             objective = mu / 2 * lost.clamp_min(0) + costs * torch.arange(len(lost), device=x.device)
+            objective[: min(view.least_rank, folding.full_rank)] = math.inf
             rank = int(objective.argmin())
             if rank < len(squares) or rank == folding.full_rank:
                 break

@@ -29,12 +29,14 @@ class View:
         groups: of each layer's convolution.
         macs: multiply-accumulates of each layer.
         reference_l1: Σ|w| before training.
+        least_rank: of the first layer's weight, where it is made a product.
     """
 
     shapes: tuple[tuple[int, ...], ...]
     groups: tuple[int, ...] = (1,)
     macs: tuple[int, ...] = (0,)
     reference_l1: float = 0.0
+    least_rank: int = 0
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import DivergedError, SettingsError, TrialError
-from autocompress.graph import analyse
+from autocompress.graph import analyse, within
 from autocompress.graph.costs import layer_macs
 from autocompress.graph.weights import Weight, weights_of
 from autocompress.methods.base import Finished, Method, Session, Stage
@@ -75,7 +75,9 @@ class LcSession(Session):
     def __init__(self, config: Config, model: nn.Module, task: Task) -> None:
         self.config, self.model = config, model
         example = task.example()
-        every = weights_of(model, analyse(model, example), layer_macs(model, example))
+        analysis = within(analyse(model, example), task.limits_of(model))
+        self.limits = analysis.limits
+        every = weights_of(model, analysis, layer_macs(model, example))
         nearby = moved(example, next(model.parameters()).device)
         self.replaceable = frozenset(replaceable(model, list(every), nearby))
         others = [weight for weight in every if weight.name not in self.replaceable]
@@ -83,7 +85,7 @@ class LcSession(Session):
         layers = [weight for weight in every if weight.name in allowed]
         self.mu, self.limit = config.mu0, _stable_mu(sgd_rate(task, model))
         self.step = self.taken = self.solved = 0
-        views = resolve(assignments(config.schemes), layers)
+        views = resolve(assignments(config.schemes), layers, self.limits)
         with self.starting():
             views = allocated(views, model, task)
         self.spacing = config.spacing * max(len(parts_of(scheme)) for _, scheme in views)
@@ -175,7 +177,7 @@ class LcSession(Session):
     def _compress_directly(self, layers: tuple[Weight, ...], scheme: Scheme, scale: float) -> Compression:
         """A constraint with the nearest Δ(Θ) to the weights that training begins with."""
         x = _vector(self.model, layers)
-        view = view_of(layers, float(x.abs().double().sum()))
+        view = view_of(layers, float(x.abs().double().sum()), self.limits)
         try:
             encoding = scheme.solve(x, min(self.mu * scale, self.limit), view)
         except SettingsError as error:

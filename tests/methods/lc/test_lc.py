@@ -32,6 +32,7 @@ from autocompress.methods.lc import (
 from autocompress.methods.lc.compression import Compression, stored_bytes
 from autocompress.methods.lc.scheme import Sum, View, parts_of
 from autocompress.surgery import Encode, Factorize, check_equal
+from autocompress.task.limits import settle
 from autocompress.training.loop import Trainer
 from autocompress.weights.decoders import weight_code
 from autocompress.weights.folding import Folding
@@ -448,21 +449,33 @@ def test_edits_and_tensors_rebuild_the_finished_model_exactly(
     assert all(trained.values())
 
 
-def test_a_frozen_layer_stays_frozen_however_it_is_stored(task: ac.Task) -> None:
+def test_frozen_parameters_stay_as_they_are(task: ac.Task) -> None:
     model = task.model()
-    frozen = ("fc1.weight", "conv2.weight", "conv1.bias", "fc2.bias")
+    frozen = ("fc1.weight", "conv1.bias")
     for name in frozen:
         model.get_parameter(name).requires_grad_(False)
     fresh = copy.deepcopy(model)
-    session = Lc(schemes={**MIXED, "fc2": LowRank(2)}).start(model, task)
+    session = Lc(schemes={"*": Codebook(4)}).start(model, task)
     Trainer(task, 1).fit(session.model, 1, session)
     finished = session.finish()
-    again = rebuilt(finished, fresh, task.example())
-    for rebuilt_or_not in (finished.model, again):
-        trained = {name: p.requires_grad for name, p in rebuilt_or_not.named_parameters()}
-        assert [name for name, trains in trained.items() if not trains] == [
-            "conv1.bias", "conv2.encoded_weight.levels", "fc1.0.weight", "fc1.1.weight", "fc2.1.bias",
-        ]  # fmt: skip
+    assert {edit.layer for edit in finished.edits} == {"conv1", "conv2", "fc2"}
+    for left in (finished.model, rebuilt(finished, fresh, task.example())):
+        assert tuple(n for n, p in left.named_parameters() if not p.requires_grad) == frozen[::-1]
+        assert all(torch.equal(left.get_parameter(name), fresh.get_parameter(name)) for name in frozen)
+
+
+def test_a_scheme_for_a_layer_that_stays_is_refused_with_the_reason(task: ac.Task) -> None:
+    limited = replace(task, limits=settle(task.model(), exclude=["fc1"]))
+    with pytest.raises(TrialError, match=r"schemes must name layers .* but got 'fc1': excluded by 'fc1'\."):
+        Lc(schemes={"fc1": Codebook(4)}).start(task.model(), limited)
+
+
+@pytest.mark.parametrize("scheme", [LowRank(2), RankSelection(alpha=1.0)])
+def test_products_have_the_least_rank(task: ac.Task, scheme: Scheme) -> None:
+    """Of a half of the rank of 40 × 256; by itself it would be two, or as good as none."""
+    limited = replace(task, limits=settle(task.model(), at_least={"fc1": 0.5}))
+    session = Lc(schemes={"fc1": scheme}).start(task.model(), limited)
+    assert session.compressions[0].encoding.rank == 20
 
 
 def test_parameters_are_what_the_stored_form_stands_for(task: ac.Task) -> None:
