@@ -13,6 +13,7 @@ from autocompress.checkpoint.weights import load_weights_into
 from autocompress.errors import CheckpointError
 from autocompress.surgery import Edit, apply, edits_from_json
 from autocompress.task.inputs import Inputs, from_json
+from autocompress.task.ready import ready
 
 
 def rebuild(model: nn.Module, path: str | Path) -> nn.Module:
@@ -29,7 +30,8 @@ def rebuild(model: nn.Module, path: str | Path) -> nn.Module:
         CheckpointError: the folder is damaged, or does not belong to such a model.
     """
     checkpoint = open_checkpoint(Path(path))
-    return rebuild_from(model, checkpoint.path, from_json(checkpoint.manifest["input"]))
+    example = from_json(checkpoint.manifest["input"])
+    return rebuild_from(ready(model, lambda: example), checkpoint.path, example)
 
 
 def rebuild_from(model: nn.Module, folder: Path, example: Inputs) -> nn.Module:

@@ -12,13 +12,14 @@ from torch import nn
 
 from autocompress.checkpoint import Checkpoint, export_onnx, export_program
 from autocompress.checkpoint.store import Writer
+from autocompress.engine.model_checks import check_suitable
 from autocompress.errors import SettingsError
 from autocompress.methods.base import Method
 from autocompress.surgery import Edit, absorb_biases
 from autocompress.task import Inputs, Task, moved
-from autocompress.task.checks import check_batches_of_one
 from autocompress.task.criterion import changed_tensors, load_changed
 from autocompress.task.limits import check_limits, check_something_left, settle
+from autocompress.task.ready import ready
 from autocompress.task.sizes import with_varying_sizes
 from autocompress.training.loop import Trainer, device_of
 from autocompress.trial import compress_stage, compressing_epochs, seed_everything
@@ -108,8 +109,9 @@ def compress(
     Raises:
         SettingsError: `compress_share` or a share is out of range, no method is given, a pattern names no
             layer, or nothing is left to compress.
-        TaskError: all parameters are frozen, or `train` has a batch of one row, which the model cannot train
-            on.
+        TaskError: all parameters are frozen, the model cannot be analysed, copied or deployed, or the task
+            cannot train it.
+        TraceError: `torch.export` cannot trace the model.
         DivergedError: the loss became NaN or infinite.
         ProofError: the compact model does not equal the one that was trained.
     """
@@ -119,9 +121,12 @@ def compress(
     if not stages:
         raise SettingsError("methods must name at least one method but got none.")
     check_limits(exclude, at_least)
-    task = replace(with_varying_sizes(task), limits=settle(model, exclude, at_least))
-    check_something_left(model, task.limits_of(model))
-    check_batches_of_one(task, model)
+    model = ready(model, task.example)
+    # Before it is run: what the model has in evaluation is to stay there.
+    limits = settle(model, exclude, at_least)
+    task = replace(with_varying_sizes(task), limits=limits)
+    check_something_left(model, limits)
+    check_suitable(task, model)
     seed_everything(seed, task)
     trainer = Trainer(task, max(task.recipe.epochs, len(stages)))
     compressing = compressing_epochs(trainer, compress_share, len(stages))

@@ -13,6 +13,7 @@ from torch import nn
 from autocompress import plugins
 from autocompress.checkpoint.store import Writer
 from autocompress.data import BUILT_IN, load_task, with_validation
+from autocompress.engine.model_checks import check_made_anew, check_suitable
 from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError, TaskError, TrialError, one_line
 from autocompress.graph import Analysis, analyse, within
@@ -29,9 +30,6 @@ from autocompress.measure.latency import LatencySettings
 from autocompress.plugins import SearchSpace, Suggest
 from autocompress.task import Inputs, Limits, ModelProfile, Task
 from autocompress.task.checks import (
-    check_batches_of_one,
-    check_forward,
-    check_labels,
     check_splits,
     check_teacher,
     make_model,
@@ -187,13 +185,12 @@ def _with_model(task: Task, settings: Settings) -> tuple[Task, nn.Module, str | 
     limits = settle(model, settings.exclude, settings.at_least)
     task = replace(task, limits=limits)
     check_something_left(model, limits)
-    check_teacher(task, check_forward(task, model))
-    check_batches_of_one(task, model)
-    check_labels(task, model)
     note = None
     if task.weights is not None:
         fitted = load_weights(model, task.weights)
         task, note = replace(task, weights=fitted.state), fitted.note
+    check_teacher(task, check_suitable(task, model))
+    check_made_anew(task, model)
     check_metrics(task, model)
     return task, model, note
 

@@ -26,6 +26,7 @@ from autocompress.errors import AutocompressError, SettingsError, one_line
 from autocompress.lineage import Family, Parent
 from autocompress.result import SearchResult
 from autocompress.study import SearchStudy
+from autocompress.task.checks import make_model
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _checkpoint(folder: RunFolder, number: int) -> Checkpoint:
 def _not_the_same_model(prepared: Prepared, folder: RunFolder) -> str | None:
     """Why weights of the other run's models are none of this one's, None where they are."""
     try:
-        load_weights_into(prepared.task.model(), folder.reference / WEIGHTS)
+        load_weights_into(make_model(prepared.task), folder.reference / WEIGHTS)
     except (RuntimeError, OSError):
         return "its model has parameters of other names or shapes"
     return None

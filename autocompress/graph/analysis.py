@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from collections.abc import Mapping
 from operator import attrgetter
@@ -11,7 +10,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
-from autocompress.errors import TraceError, one_line
 from autocompress.graph import rules  # noqa: F401  (it registers the rules)
 from autocompress.graph.exporting import export, untraceable
 from autocompress.graph.grouping import build_analysis
@@ -20,6 +18,7 @@ from autocompress.graph.structure import Analysis, unused_name
 from autocompress.graph.structure_key import StructureKey, structure_key
 from autocompress.graph.tracing import Tracer
 from autocompress.graph.training_mode import Training, annotate, last_input, marked, observe
+from autocompress.task.copying import copied
 from autocompress.task.inputs import Inputs, moved
 
 # A trial analyses the reference, and what each of its stages begins with, before and after it is trained.
@@ -36,12 +35,10 @@ def analyse(model: nn.Module, example: Inputs, graph: fx.GraphModule | None = No
         graph: of the model as it is, where it has been exported already; changed.
 
     Raises:
-        TraceError: `torch.export` cannot trace the model.
+        TaskError: the model cannot be copied.
+        TraceError: `torch.export` cannot trace it.
     """
-    try:
-        subject = copy.deepcopy(model).to("cpu").eval()
-    except RuntimeError as error:
-        raise TraceError(f"the model must be copyable but: {one_line(error)}") from error
+    subject = copied(model).to("cpu").eval()
     inputs = moved(example, "cpu")
     key = structure_key(subject, inputs)
     if key is None:

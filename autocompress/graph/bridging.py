@@ -98,14 +98,20 @@ def _output(graph: fx.Graph) -> fx.Node:
 
 
 def erase_unused(graph: fx.Graph, between: Set[fx.Node] = frozenset()) -> None:
-    """Erase nodes whose results nobody uses; of those that change a tensor in place, only some.
+    """Erase nodes whose results nobody uses; of those that act besides, only some.
 
     Args:
         graph: changed in place.
         between: nodes that go even where they change a tensor: it is not used any more either.
     """
     for node in reversed(list(graph.nodes)):
-        schema = getattr(node.target, "_schema", None)
-        changes = schema is not None and schema.is_mutable and node not in between
-        if node.op not in ("output", "placeholder") and not node.users and not changes:
+        acts = _acts(node) and node not in between
+        if node.op not in ("output", "placeholder") and not node.users and not acts:
             graph.erase_node(node)
+
+
+def _acts(node: fx.Node) -> bool:
+    """Whether a node changes a tensor in place, or begins or ends a `torch.vmap`."""
+    schema = getattr(node.target, "_schema", None)
+    module = getattr(node.target, "__module__", None)
+    return module == "torch._functorch.predispatch" if schema is None else bool(schema.is_mutable)

@@ -178,7 +178,8 @@ def _cost_terms(model: nn.Module, analysis: Analysis, macs: dict[str, int]) -> t
         weights[name.rpartition(".")[0]] += parameter.numel() if parameter.dim() > 1 else 0
     terms: dict[tuple[int, ...], list[float]] = defaultdict(lambda: [0.0, 0.0])
     for parameter, own in names.items():
-        layers = [name.rpartition(".")[0] for name in own] if parameter.dim() > 1 else []
+        multiplies = parameter.dim() > 1 and parameter.numel() > 0
+        layers = [name.rpartition(".")[0] for name in own] if multiplies else []
         multiplied = sum(macs.get(layer, 0) * parameter.numel() / weights[layer] for layer in layers)
         # By whichever of its names the groups know a shared parameter.
         dims = next((factors[name] for name in own if name in factors), {})

@@ -98,8 +98,13 @@ def untraceable(error: Exception) -> TraceError:
     elif isinstance(error, GuardOnDataDependentSymNode):
         what = f"its control flow depends on data{_place(error)}: write conditions with torch.where"
     else:
-        what = f"{type(error).__name__}: {_first_sentence(one_line(error))}{_place(error)}"
+        what = located(error)
     return TraceError(f"the model must be traceable by torch.export for any batch size but {what}.")
+
+
+def located(error: Exception) -> str:
+    """The kind of an error, what it says first, and the line of the model's code that it came from."""
+    return f"{type(error).__name__}: {_first_sentence(one_line(error))}{_place(error)}"
 
 
 def _first_sentence(text: str) -> str:

@@ -15,6 +15,7 @@ from autocompress.errors import TaskError, one_line
 from autocompress.task.criterion import leaves_of, own_copy, trained_parameters
 from autocompress.task.inputs import Inputs, call, described, rows, runs_over_batch, shapes, take, tensors
 from autocompress.task.losses import ignored_label
+from autocompress.task.ready import ready
 from autocompress.task.task import Task
 
 
@@ -22,7 +23,7 @@ def make_model(task: Task) -> nn.Module:
     """A new model of the task.
 
     Raises:
-        TaskError: `model` does not make one, or one in half precision.
+        TaskError: `model` does not make one.
     """
     if isinstance(task.model, nn.Module):
         raise TaskError("model must be a function that makes a new nn.Module but is a module itself.")
@@ -34,13 +35,7 @@ def make_model(task: Task) -> nn.Module:
         raise TaskError(
             f"model {task.model_name!r} must make an nn.Module but made a {type(model).__name__}."
         )
-    half = {p.dtype for p in model.parameters()} & {torch.float16, torch.bfloat16}
-    if half:
-        # Equality to 1e-4 could not be proven; `Recipe.mixed_precision` trains in bfloat16 all the same.
-        raise TaskError(
-            f"model {task.model_name!r} must hold parameters in single precision but has {half.pop()}."
-        )
-    return model
+    return ready(model, task.example)
 
 
 def make_teacher(task: Task) -> nn.Module:
@@ -106,6 +101,7 @@ def check_forward(task: Task, model: nn.Module) -> Tensor:
         with torch.no_grad():
             returned = call(model.eval(), inputs)
     except Exception as error:
+        _refuse_fixed_batch(task, model, error)
         raise TaskError(
             f"model {task.model_name!r} must accept inputs of shape {shapes(inputs)} "
             f"but its forward failed: {one_line(error)}"
@@ -113,7 +109,9 @@ def check_forward(task: Task, model: nn.Module) -> Tensor:
     outputs = task.answer(returned)
     if task.loss is None:
         return outputs
-    criterion, seen = own_copy(task.loss), outputs.detach().requires_grad_(outputs.is_floating_point())
+    criterion = own_copy(task.loss)
+    # A copy, because what `torch.inference_mode` made can have no gradient.
+    seen = outputs.detach().clone().requires_grad_(outputs.is_floating_point())
     try:
         loss = criterion(seen, targets)
     except Exception as error:
@@ -136,6 +134,21 @@ def _two_targets(task: Task) -> Any:
     count = rows(task.inputs_of(batch))
     index = torch.arange(2) % count
     return pytree.tree_map_only(Tensor, lambda t: t[index] if runs_over_batch(t, count) else t, targets)
+
+
+def _refuse_fixed_batch(task: Task, model: nn.Module, error: Exception) -> None:
+    """Refuse a model that failed on two rows but runs on the whole first batch."""
+    inputs = task.inputs_of(next(iter(task.train)))
+    try:
+        with torch.no_grad():
+            call(model, inputs)
+    except Exception:
+        # It is not the size: what it failed with on two rows tells why.
+        return
+    raise TaskError(
+        f"model {task.model_name!r} must take batches of any size but runs on {rows(inputs)} rows alone: "
+        f"{one_line(error)}"
+    ) from error
 
 
 def refuse_untrained(name: str, loss: Tensor, trained: Iterable[Tensor]) -> None:

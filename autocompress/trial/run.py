@@ -32,7 +32,7 @@ from autocompress.graph.costs import profile
 from autocompress.measure import Measured, Subject, measure
 from autocompress.surgery import Edit, Encode, absorb_biases, check_equal, joined
 from autocompress.task import Task, on_device
-from autocompress.task.checks import make_teacher
+from autocompress.task.checks import make_model, make_teacher
 from autocompress.task.criterion import changed_tensors, load_changed
 from autocompress.task.inputs import moved
 from autocompress.task.limits import settle
@@ -185,7 +185,7 @@ class _Origin:
     def model(self, number: int) -> tuple[nn.Module, list[Edit]]:
         """A trial's model, in evaluation mode, and the edits that lead to it from the user's."""
         if number == 0:
-            model = self.task.model()
+            model = make_model(self.task)
             load_state(model, self.reference.state)
             return model, []
         return self._rebuilt(trial_folder, number)
@@ -202,7 +202,7 @@ class _Origin:
         if self.trials is None:
             raise CheckpointError(f"trial {number} must have a checkpoint but no folder of trials is given.")
         folder = folder_of(self.trials, number)
-        return rebuild_from(self.task.model(), folder, self.task.example()).eval(), read_edits(folder)
+        return rebuild_from(make_model(self.task), folder, self.task.example()).eval(), read_edits(folder)
 
 
 def _distillation(
@@ -235,7 +235,7 @@ def train_reference(
     """
     task = _limited(task)
     seed_everything(seed, task)
-    model = task.model().to(device)
+    model = make_model(task).to(device)
     epochs = task.recipe.reference_epochs or task.recipe.epochs
     trainer = Trainer(task, epochs, report=report, reference=True)
     if task.weights is not None:
@@ -329,7 +329,7 @@ def _measured(
     calibration = task.calibration() if measuring.artifact == "onnx-int8" else []
     loss = changed_tensors(task.criterion, trainer.criterion)
     checkpoint = writer.write(model, example, measuring.artifact, calibration, stored.edits, loss)
-    rebuilt = rebuild_from(task.model(), checkpoint.path, example)
+    rebuilt = rebuild_from(make_model(task), checkpoint.path, example)
     check_equal(rebuilt, model, example, "rebuilding the model from edits and weights")
     reference = stored.reference
     file = checkpoint.artifact_file(measuring.artifact)

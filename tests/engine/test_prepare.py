@@ -48,11 +48,11 @@ def regression() -> DataLoader[object]:
         ({"model": Residual()}, "model must be a function that makes a new nn.Module"),
         ({"model": lambda: "no"}, "must make an nn.Module but made a str"),
         ({"train": []}, "train must yield at least one batch"),
-        ({"train": [{"x": 1}]}, r"train must yield \(inputs, targets\) pairs"),
+        ({"train": [{"x": 1}]}, "train: batches that are mappings must have one of labels"),
         ({"train": iter([])}, "train must be iterable more than once but is a list_iterator"),
         (
             {"test": [(torch.randn(4, 3, 9), torch.zeros(4))]},
-            r"test must yield inputs for the model .* \(4, 3, 9\)",
+            r"test must yield inputs of the form that train's .*, but yields \(4, 3, 9\)",
         ),
         (
             {"model": one_logit, "train": regression(), "val": regression(), "loss": nn.MSELoss()},

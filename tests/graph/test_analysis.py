@@ -264,3 +264,18 @@ def test_tensors_made_in_sub_modules_are_held_by_rewritten_graphs(images: Tensor
         assert len(held) == 5  # a scale and a factor in each block, and the model's own buffer
         again = bridge(rewritten, analyse(rewritten, images), []).eval()
         assert torch.allclose(again(images), model(images), atol=1e-6)
+
+
+def test_a_graph_with_a_vmap_runs_when_it_is_rewritten(images: Tensor) -> None:
+    class OverRows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(64, 8), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.vmap(lambda row: self.head(torch.relu(self.first(row.flatten(1))).mean(0)))(x)
+
+    model = OverRows().eval()
+    with torch.no_grad():
+        rewritten = bridge(model, analyse(model, images), []).eval()
+        assert torch.allclose(rewritten(images), model(images), atol=1e-6)
