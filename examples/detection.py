@@ -92,6 +92,7 @@ def detections(seen: Any) -> list[dict[str, Tensor]]:
     for scores, sides in zip(seen["scores"].sigmoid(), seen["sides"] * STRIDE, strict=True):
         boxes = torch.cat([GRID - sides[:, :2], GRID + sides[:, 2:]], 1)
         kept = nms(boxes, scores, 0.5)
+        kept = kept[scores[kept] > 0.05]
         found.append({"boxes": boxes[kept], "scores": scores[kept], "labels": torch.zeros_like(kept)})
     return found
 
@@ -126,8 +127,8 @@ class AveragePrecision(Metric):
 task = ac.Task(
     model=Detector,
     train=loader(0, 512),
-    val=loader(10_000, 96),
-    test=loader(20_000, 96),
+    val=loader(10_000, 64),
+    test=loader(20_000, 64),
     step=step,
     outputs=detections,
     metrics={"map": AveragePrecision()},
