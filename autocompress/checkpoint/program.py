@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import json
@@ -74,14 +75,18 @@ def _strip(module: fx.GraphModule) -> None:
 
 # Metadata of an ONNX file whose model returns more than one tensor: each output's place, as JSON.
 _OUTPUTS = "autocompress.outputs"
+_SCOPES = "pkg.torch.onnx.name_scopes"
 # Constants of more numbers are computed where the program is loaded, so that the file keeps the codes that
 # weights are decoded from, not the weights.
 _MOST_FOLDED = 64
 
 
-def export_onnx(model: nn.Module, example: Inputs, path: Path) -> None:
+def export_onnx(model: nn.Module, example: Inputs, path: Path) -> dict[str, tuple[str, ...]]:
     """Write the ONNX model, opset as PyTorch's exporter chooses it, all weights in the one file and no
     debugging metadata.
+
+    Returns:
+        By node of its graph, the modules that it comes from and the tensors that it reads.
 
     Raises:
         SettingsError: the `onnx` extra is not installed.
@@ -98,10 +103,19 @@ def export_onnx(model: nn.Module, example: Inputs, path: Path) -> None:
         except Exception as error:
             raise TrialError(f"the model could not be exported to ONNX: {one_line(error)}") from error
     del proto.metadata_props[:]
+    origins = {node.name: _origins(node) for node in proto.graph.node}
     _strip_onnx(proto.graph)
     if not isinstance(structure, int):
         proto.metadata_props.add(key=_OUTPUTS, value=json.dumps(structure))
     path.write_bytes(proto.SerializeToString())
+    return origins
+
+
+def _origins(node: Any) -> tuple[str, ...]:
+    """Names of the modules that a node comes from, where its debugging metadata tell, and of its inputs."""
+    scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "[]")
+    # The model itself comes first, the operator last.
+    return (*ast.literal_eval(scopes)[1:-1], *node.input)
 
 
 def _onnx_program(model: nn.Module, example: Inputs) -> tuple[Any, Any]:

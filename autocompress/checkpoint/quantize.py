@@ -6,7 +6,7 @@ import contextlib
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ from autocompress.errors import TrialError, one_line
 from autocompress.task.inputs import Inputs, arguments, tensors
 
 
-def quantize_onnx(path: Path, calibration: Sequence[Inputs]) -> None:
+def quantize_onnx(path: Path, calibration: Sequence[Inputs], in_floats: Collection[str] = ()) -> None:
     """Replace a float ONNX file by its int8 form: QDQ, unsigned activations, signed weights per channel.
 
     Args:
         path: the file, as `export_onnx` writes it.
         calibration: batches that the ranges of activations are read off, `(B, ...)` each.
+        in_floats: names of nodes that stay as they are.
 
     Raises:
         TrialError: ONNX Runtime cannot quantise the model.
@@ -39,6 +40,7 @@ def quantize_onnx(path: Path, calibration: Sequence[Inputs]) -> None:
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 per_channel=True,
+                nodes_to_exclude=list(in_floats),
             )
         except Exception as error:
             raise TrialError(f"the model could not be quantised to int8: {one_line(error)}") from error

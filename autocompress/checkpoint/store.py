@@ -25,7 +25,7 @@ from autocompress.checkpoint.quantize import quantize_onnx
 from autocompress.checkpoint.weights import save_loss, save_weights
 from autocompress.errors import CheckpointError
 from autocompress.surgery import Edit
-from autocompress.task import Inputs
+from autocompress.task import Inputs, Limits
 
 SCHEMA = 2
 MANIFEST, EDITS, WEIGHTS, LOSS, PROGRAM, ONNX = (
@@ -87,6 +87,7 @@ class Writer:
         calibration: Sequence[Inputs] = (),
         edits: Sequence[Edit] = (),
         loss: Mapping[str, Tensor] | None = None,
+        limits: Limits | None = None,
     ) -> Checkpoint:
         """Edits, weights and programs of a model; the checkpoint can be measured, but isn't there yet.
 
@@ -97,6 +98,7 @@ class Writer:
             calibration: batches to calibrate "onnx-int8" on.
             edits: what leads to it from the user's model.
             loss: what training changed of the loss beside it.
+            limits: by which layers are excluded, and so not quantised either.
 
         Raises:
             TrialError: the model cannot be exported or quantised.
@@ -106,9 +108,11 @@ class Writer:
         save_loss(loss or {}, self.aside / LOSS)
         self.graph = export_program(model, example, self.aside / PROGRAM)
         if artifact.startswith("onnx"):
-            export_onnx(model, example, self.aside / ONNX)
+            origins = export_onnx(model, example, self.aside / ONNX)
         if artifact == "onnx-int8":
-            quantize_onnx(self.aside / ONNX, calibration)
+            excludes = (limits or Limits()).excludes
+            in_floats = [node for node, names in origins.items() if any(map(excludes, names))]
+            quantize_onnx(self.aside / ONNX, calibration, in_floats)
         return Checkpoint(self.aside, {})
 
     def commit(self, manifest: Mapping[str, Any]) -> Checkpoint:

@@ -27,6 +27,7 @@ from autocompress.lineage import Family, Parent
 from autocompress.result import SearchResult
 from autocompress.study import SearchStudy
 from autocompress.task.checks import make_model
+from autocompress.task.limits import owner_of, settle
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,9 @@ def plan_warm_start(prepared: Prepared, entries: Mapping[str, Any]) -> WarmStart
         result = build_result(folder, study, objectives)
         numbers = [point.trial for point in result.front if point.trial]
         checkpoints = {n: _checkpoint(folder, n) for n in sorted(kept_trials(folder.trials))}
-        reason = _not_the_same_model(prepared, folder) or _other_rows(folder.read()["identity"], entries)
+        made = folder.read()["identity"]
+        reason = _not_the_same_model(prepared, folder) or _other_rows(made, entries)
+        reason = reason or _looser(prepared, made, entries)
     except AutocompressError as error:
         raise SettingsError(
             f"warm_start must be a run that this version can read but: {one_line(error)}"
@@ -99,7 +102,7 @@ def plan_warm_start(prepared: Prepared, entries: Mapping[str, Any]) -> WarmStart
     if not numbers:
         raise SettingsError(f"warm_start must have a compressed model on its front but '{name}' has none.")
     if reason is None:
-        theirs, ours = folder.read()["identity"][DIGESTS], entries[DIGESTS]
+        theirs, ours = made[DIGESTS], entries[DIGESTS]
         same_loss = all(theirs.get(name) == ours.get(name) for name in ("loss", "step"))
         return replace(_models(name, result, checkpoints), same_loss=same_loss)
     return _moves(prepared, name, result, reason)
@@ -133,6 +136,22 @@ def _other_rows(stored: Mapping[str, Any], entries: Mapping[str, Any]) -> str | 
         f"its {others} rows are others, so it may have trained on rows that models are judged by here "
         "(give both runs the same data and splits)"
     )
+
+
+def _looser(prepared: Prepared, made: Mapping[str, Any], entries: Mapping[str, Any]) -> str | None:
+    """Why the other run's models may lack what is to stay here, None where they have it."""
+    frozen = entries[DIGESTS]["frozen"]
+    if made[DIGESTS].get("frozen", frozen) != frozen:
+        return "other parameters were frozen in it"
+    ours = prepared.task.limits_of(prepared.model)
+    theirs = settle(make_model(prepared.task), made.get("exclude", ()), made.get("at_least", {}))
+    for name, _ in prepared.model.named_parameters(remove_duplicate=False):
+        layer = owner_of(name)
+        if ours.why_tensor(name) is not None and theirs.why_tensor(name) is None:
+            return f"it did not exclude {layer or name!r}, which is to stay here"
+        if ours.share(layer) > theirs.share(layer) and theirs.why_tensor(name) is None:
+            return f"it did not keep at least {ours.share(layer):g} of {layer!r}, which is to stay here"
+    return None
 
 
 def _models(name: str, result: SearchResult, checkpoints: Mapping[int, Checkpoint]) -> WarmStart:

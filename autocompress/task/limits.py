@@ -30,6 +30,7 @@ class Limits:
         at_least: name of a layer → least share of its units that stays, in (0, 1].
         shapes: name of each tensor of these layers → its shape in the model that the share is of.
         steady: names of normalisations whose statistics stay as they are.
+        excluded: names of the modules and tensors that were excluded by name, and are not only frozen.
     """
 
     modules: Mapping[str, str] = field(default_factory=dict)
@@ -37,6 +38,7 @@ class Limits:
     at_least: Mapping[str, float] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     steady: frozenset[str] = frozenset()
+    excluded: frozenset[str] = frozenset()
 
     def why_tensor(self, name: str) -> str | None:
         """Why a parameter or buffer stays as it is; None where it need not."""
@@ -55,6 +57,10 @@ class Limits:
         """Why a part of a layer stays; None where none need."""
         share = self.share(layer)
         return f"at least {share:g} of it must stay" if share else None
+
+    def excludes(self, name: str) -> bool:
+        """Whether a module or tensor, or a module around it, was excluded by name."""
+        return not self.excluded.isdisjoint((*_enclosing(name), ""))
 
     def share(self, layer: str) -> float:
         """The least share of a layer's units that stays, in [0, 1]; the same of what stands in its place."""
@@ -164,18 +170,17 @@ def settle(
         named_modules, named_tensors = names.named(pattern, "exclude")
         modules = {**dict.fromkeys(named_modules, reason), **modules}
         tensors = {**dict.fromkeys(named_tensors, reason), **tensors}
+    tensors |= names.shared_with(Limits(modules, tensors))
+    excluded = frozenset(modules) | frozenset(tensors)
     frozen_modules, frozen_tensors = names.frozen()
-    staying = Limits(
-        {**dict.fromkeys(frozen_modules, _FROZEN), **modules},
-        {**dict.fromkeys(frozen_tensors, _FROZEN), **tensors},
-    )
     shares = names.shares(at_least or {})
     return Limits(
-        staying.modules,
-        {**names.shared_with(staying), **staying.tensors},
+        {**dict.fromkeys(frozen_modules, _FROZEN), **modules},
+        {**dict.fromkeys(frozen_tensors, _FROZEN), **tensors},
         shares,
         {name: tuple(t.shape) for name, t in names.tensors.items() if owner_of(name) in shares},
         frozenset(_steady(model)),
+        excluded,
     )
 
 
@@ -211,12 +216,13 @@ class _Names:
         return f"{pattern!r} names none (did you mean {' or '.join(map(repr, nearest))}?)"
 
     def shares(self, at_least: Mapping[str, float]) -> dict[str, float]:
-        """The share of each layer."""
+        """The share of each layer, and of each that shares a tensor with one."""
         shares: dict[str, float] = {}
         for pattern, share in at_least.items():
             modules, tensors = self.named(pattern, "at_least")
             inside = [name for name in self.tensors if {*_enclosing(name), ""} & set(modules)]
-            for layer in {owner_of(name) for name in chain(inside, tensors)}:
+            held = {id(self.tensors[name]) for name in chain(inside, tensors)}
+            for layer in {owner_of(name) for name, tensor in self.tensors.items() if id(tensor) in held}:
                 shares[layer] = max(shares.get(layer, 0.0), float(share))
         return {layer: share for layer, share in shares.items() if share}
 

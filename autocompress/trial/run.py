@@ -250,7 +250,7 @@ def train_reference(
 
 def _limited(task: Task) -> Task:
     """The task with what is frozen as its limits, where it has none: methods may freeze more for a while."""
-    return task if task.limits is not None else replace(task, limits=settle(task.model()))
+    return task if task.limits is not None else replace(task, limits=settle(make_model(task)))
 
 
 @dataclass(frozen=True)
@@ -328,7 +328,9 @@ def _measured(
     example = task.example()
     calibration = task.calibration() if measuring.artifact == "onnx-int8" else []
     loss = changed_tensors(task.criterion, trainer.criterion)
-    checkpoint = writer.write(model, example, measuring.artifact, calibration, stored.edits, loss)
+    checkpoint = writer.write(
+        model, example, measuring.artifact, calibration, stored.edits, loss, task.limits
+    )
     rebuilt = rebuild_from(make_model(task), checkpoint.path, example)
     check_equal(rebuilt, model, example, "rebuilding the model from edits and weights")
     reference = stored.reference

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import onnx
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autocompress.checkpoint import export_onnx, export_program, load_program, reload
 from autocompress.checkpoint.quantize import quantize_onnx
 from autocompress.checkpoint.reload import reload_faults
 from autocompress.checkpoint.store import Writer, open_checkpoint
 from autocompress.errors import TrialError
+from autocompress.task.limits import settle
 
 
 @pytest.fixture
@@ -47,6 +49,35 @@ def test_the_quantised_file_is_what_counts(network: nn.Module, tmp_path: Path) -
     assert file.stat().st_size < 0.35 * checkpoint.artifact_file("pt2").stat().st_size
     writer.commit({})
     open_checkpoint(tmp_path / "made")
+
+
+def float_weights(path: Path) -> set[int]:
+    """Numbers of the weights that are stored as floats, biases aside."""
+    tensors = onnx.load(path).graph.initializer
+    return {math.prod(t.dims) for t in tensors if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) > 1}
+
+
+class Words(nn.Module):
+    """A layer that is called on tokens, whose weight the exporter turns round and renames."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.mix, self.head = nn.Linear(8, 40), nn.Linear(40, 48), nn.Linear(48, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.mix(torch.relu(self.enter(x)))).mean(1))
+
+
+@pytest.mark.parametrize("excluded", ["mix", "enter"])
+def test_excluded_layers_stay_floats_and_frozen_ones_do_not(excluded: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = Words().eval(), torch.randn(16, 6, 8)
+    model.head.requires_grad_(False)
+    limits = settle(model, [excluded])
+    writer = Writer(tmp_path / "made")
+    checkpoint = writer.write(model, x[:2], "onnx-int8", [x], limits=limits)
+    weight = model.get_submodule(excluded).weight
+    assert float_weights(checkpoint.artifact_file("onnx-int8")) == {weight.numel()}
 
 
 def test_what_cannot_be_quantised_says_so(tmp_path: Path) -> None:

@@ -73,6 +73,36 @@ def test_models_of_the_other_run_are_trials_of_this_one_and_started_from(
         assert sum(p.numel() for p in module.parameters()) == point.metrics["params"]
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours", "reason"),
+    [
+        ({}, {"exclude": ("features.0",)}, "it did not exclude 'features.0', which is to stay here"),
+        (
+            {"at_least": {"features.0": 0.25}},
+            {"at_least": {"features.*": 0.5}},
+            "it did not keep at least 0.5 of 'features.0', which is to stay here",
+        ),
+        ({"exclude": ["features.*"]}, {"exclude": ("features.0",), "at_least": {"features.4": 0.5}}, None),
+        ({"at_least": {"Conv2d": 0.5}}, {"at_least": {"features.0": 0.5}}, None),
+    ],
+)
+def test_models_are_taken_over_from_runs_with_limits_as_strict_alone(
+    theirs: dict[str, Any],
+    ours: dict[str, Any],
+    reason: str | None,
+    finished: ac.SearchResult,
+    tmp_path: Path,
+) -> None:
+    old = Path(shutil.copytree(finished.out, tmp_path / "old"))
+    data = json.loads((old / "run.json").read_text())
+    data["identity"] |= theirs
+    (old / "run.json").write_text(json.dumps(data))
+    plan = planned(old, tmp_path / "new", **ours)
+    assert bool(plan.models) == (reason is None)
+    assert reason is None or reason in plan.note
+    assert reason is None or plan.moves
+
+
 def test_a_trial_that_began_with_one_is_trained_again_without_the_other_run(
     continued: tuple[ac.SearchResult, Path],
 ) -> None:

@@ -133,6 +133,9 @@ def test_what_shares_a_tensor_with_what_stays_stays_too() -> None:
     assert limits.why_layer("head") is not None
     assert limits.why_tensor("head.bias") is None
     assert limits.why_layer("body") is None
+    assert limits.excludes("head.weight")
+    assert not limits.excludes("head.bias")
+    assert settle(Tied(), at_least={"embed": 0.5}).at_least == {"embed": 0.5, "head": 0.5}
 
 
 def test_a_module_that_goes_by_two_names_stays_under_both() -> None:
@@ -154,6 +157,7 @@ def test_frozen_parameters_stay_with_all_that_is_frozen_around_them() -> None:
     assert dict(limits.tensors) == {"fc.bias": reason}
     assert limits.why_layer("fc") == reason
     assert limits.why_tensor("fc.weight") is None
+    assert not limits.excludes("layer1.0.conv.weight")
 
 
 def test_numbers_that_cannot_train_are_not_frozen() -> None:
