@@ -18,12 +18,12 @@ from torch.utils import _pytree as pytree
 from autocompress.errors import AutocompressError, DivergedError, TaskError
 from autocompress.graph.exporting import located, plain_attention
 from autocompress.graph.proof import TOLERANCE, relative_difference
-from autocompress.task import Inputs, Task, moved
+from autocompress.task import Inputs, Task
 from autocompress.task.checks import check_batches_of_one, check_forward, check_labels, make_model
 from autocompress.task.copying import copied, held_tensors
 from autocompress.task.inputs import call, plain, repeated_rows, rows, runs_over_batch, tensors
 from autocompress.task.random_state import random_state_kept
-from autocompress.training.loop import Trainer, device_of
+from autocompress.training.loop import Trainer
 
 # Calls of a model that draws random numbers, which it may use in some of them alone; others have two.
 _CALLS = 10
@@ -34,7 +34,7 @@ def check_suitable(task: Task, model: nn.Module) -> Tensor:
 
     Args:
         task: with its training split.
-        model: in evaluation mode afterwards, else as it was.
+        model: not changed; a copy is tried on the CPU, where it will be analysed and deployed.
 
     Returns:
         Its outputs on the task's example.
@@ -43,13 +43,15 @@ def check_suitable(task: Task, model: nn.Module) -> Tensor:
         TaskError: it says why, and what would help.
     """
     check_state(model)
-    state = model.state_dict().keys()
-    outputs = check_forward(task, model)
-    _check_made(model, state)
-    check_calls(model, task.example())
-    check_batches_of_one(task, model)
-    check_labels(task, model)
-    check_training(task, model)
+    subject, held = copied(model).to("cpu"), held_tensors(model)
+    outputs = check_forward(task, subject)
+    _check_made(subject, model.state_dict().keys())
+    check_calls(subject, task.example())
+    # Hooks of a copy may write to what the original holds.
+    _refuse_kept(model, held.values())
+    check_batches_of_one(task, subject)
+    check_labels(task, subject)
+    check_training(task, subject)
     return outputs
 
 
@@ -58,7 +60,7 @@ def check_made_anew(task: Task, model: nn.Module) -> None:
 
     Args:
         task: whose function makes models.
-        model: that it made, in evaluation mode.
+        model: that it made; in evaluation mode afterwards.
 
     Raises:
         TaskError: the new one shares parameters with the model, has other ones, or computes something else
@@ -77,7 +79,7 @@ def check_made_anew(task: Task, model: nn.Module) -> None:
     other.load_state_dict(model.state_dict())
     inputs = task.example()
     with random_state_kept(), torch.no_grad(), plain_attention():
-        difference = relative_difference(call(model, inputs), call(other, inputs))
+        difference = relative_difference(call(model.eval(), inputs), call(other, inputs))
     if difference > TOLERANCE:
         held = [name for name, tensor in held_tensors(model).items() if id(tensor) not in known]
         such = f" (such as '{held[0]}')" if held else ""
@@ -143,9 +145,8 @@ def check_calls(model: nn.Module, inputs: Inputs) -> None:
         TaskError: it cannot be copied; it does not compute the same each time; it keeps tensors or changes
             its inputs when it is called; or it does not run on other batch sizes.
     """
-    device = device_of(model)
-    subject, inputs = copied(model.eval()), moved(inputs, device)
-    with random_state_kept(device=device), torch.no_grad(), plain_attention():
+    subject = copied(model.eval())
+    with random_state_kept(), torch.no_grad(), plain_attention():
         given, state = pytree.tree_map_only(Tensor, torch.clone, inputs), _generator_states()
         outputs = call(subject, given)
         draws = _generator_states() != state
@@ -154,14 +155,13 @@ def check_calls(model: nn.Module, inputs: Inputs) -> None:
                 "the model must return finite numbers but returns some that are infinite or NaN (torch.finfo "
                 "has the least finite one, to mask with)."
             )
-        # Hooks of a copy may write to what the original holds.
-        held = _held(subject, model)
+        held = held_tensors(subject).values()
         for seed in range(1, _CALLS if draws else 2):
             _seed_generators(seed)
             if relative_difference(outputs, call(subject, given)) > TOLERANCE:
                 changed = not all(map(torch.equal, tensors(given), tensors(inputs)))
                 raise TaskError(_why_unsteady(draws, changed))
-        _refuse_kept(_held(subject, model), held)
+        _refuse_kept(subject, held)
         for count in (1, 3):
             _check_batch_size(subject, repeated_rows(inputs, count), outputs)
 
@@ -189,14 +189,15 @@ def _why_unsteady(draws: bool, changed: bool) -> str:
     )
 
 
-def _held(*models: nn.Module) -> list[tuple[str, Tensor]]:
-    return [named for model in models for named in held_tensors(model).items()]
+def _refuse_kept(model: nn.Module, held: Collection[Tensor]) -> None:
+    """Refuse tensors that a call left with modules besides parameters and buffers.
 
-
-def _refuse_kept(after: Collection[tuple[str, Tensor]], before: Collection[tuple[str, Tensor]]) -> None:
-    """Refuse what a call left of tensors that modules hold besides parameters and buffers."""
-    known = {id(tensor) for _, tensor in before}
-    kept = [name for name, tensor in after if id(tensor) not in known]
+    Args:
+        model: after the call.
+        held: of such tensors, those before it.
+    """
+    known = {id(tensor) for tensor in held}
+    kept = [name for name, tensor in held_tensors(model).items() if id(tensor) not in known]
     if kept:
         raise TaskError(
             f"the model must keep no tensors from call to call but forward stores '{kept[0]}': return it, or "
@@ -253,7 +254,7 @@ def _train_step(task: Task, model: nn.Module, batch: Any) -> None:
     subject, trainer = copied(model), Trainer(replace(task, train=[batch], recipe=recipe), 1)
     differentiable: list[bool] = []
     hook = subject.register_forward_hook(lambda *call: differentiable.append(_has_gradient(call[-1])))
-    with random_state_kept(device=device_of(model)):
+    with random_state_kept():
         try:
             trainer.fit(subject, 1)
         except DivergedError as error:

@@ -20,7 +20,7 @@ from autocompress.task.task import Task
 
 
 def make_model(task: Task) -> nn.Module:
-    """A new model of the task.
+    """A new model of the task, on the CPU.
 
     Raises:
         TaskError: `model` does not make one.
@@ -35,6 +35,8 @@ def make_model(task: Task) -> nn.Module:
         raise TaskError(
             f"model {task.model_name!r} must make an nn.Module but made a {type(model).__name__}."
         )
+    if any(parameter.device.type not in ("cpu", "meta") for parameter in model.parameters()):
+        model.to("cpu")
     return ready(model, task.example)
 
 

@@ -32,7 +32,14 @@ def test_every_method_ends_as_it_does_on_the_cpu(answers: dict[str, Any], model:
 
 
 def test_the_users_loss_stays_where_it_is(answers: dict[str, Any]) -> None:
-    assert answers["loss"] == "cpu"
+    assert answers["devices"]["loss"] == "cpu"
+
+
+def test_a_model_is_compressed_where_it_lies_and_made_for_a_search_on_the_cpu(
+    answers: dict[str, Any],
+) -> None:
+    assert answers["devices"]["compressed"] == "mirror:0"
+    assert answers["devices"]["made"] == "cpu"
 
 
 def test_steps_do_not_wait_for_the_device(answers: dict[str, Any]) -> None:

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 import autocompress as ac
 from autocompress.methods import alcn, alds, autoplastic, depth, lc
 from autocompress.methods.base import Session
-from autocompress.training.loop import Plain, Trainer
+from autocompress.task.checks import make_model
+from autocompress.training.loop import Plain, Trainer, device_of
 from autocompress.trial import (
     Measuring,
     Reference,
@@ -133,7 +134,14 @@ def main() -> None:
             "positions": trials(positions, ["alcn", "depth", "autoplastic"], Path(scratch) / "positions"),
         }
     loss: Any = residual.loss
-    print(json.dumps({"ends": ends, "waits": waits, "loss": str(loss.weight.device)}))
+    compressed = ac.compress(Residual().to(mirror.NAME), residual.with_recipe(epochs=1), ac.Alcn())
+    made = make_model(replace(residual, model=lambda: Residual().to(mirror.NAME)))
+    devices = {
+        "loss": str(loss.weight.device),
+        "compressed": str(device_of(compressed.model)),
+        "made": str(device_of(made)),
+    }
+    print(json.dumps({"ends": ends, "waits": waits, "devices": devices}))
 
 
 if __name__ == "__main__":
