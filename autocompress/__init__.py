@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from autocompress.plugins import SearchSpace
     from autocompress.report import Progress
     from autocompress.result import ParetoModel, SearchResult
-    from autocompress.task import GroupProfile, ModelProfile, Recipe, Task
+    from autocompress.task import FirstBatches, GroupProfile, ModelProfile, Recipe, Task
 
 __version__ = "0.1.0"
 
@@ -64,6 +64,7 @@ _HOME = {
     "Compressed": "engine.compress",
     "Depth": "methods.depth",
     "Family": "lineage",
+    "FirstBatches": "task",
     "FixedPoint": "methods.lc",
     "GroupProfile": "task",
     "HalfPrecision": "methods.lc",
@@ -110,6 +111,7 @@ __all__ = [
     "Compressed",
     "Depth",
     "Family",
+    "FirstBatches",
     "FixedPoint",
     "GroupProfile",
     "HalfPrecision",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torchmetrics.classification import MulticlassF1Score
 
 import autocompress as ac
@@ -316,6 +317,38 @@ def test_a_teacher_of_the_tasks_own_stands_for_any_other(
     assert (given.training, given.seen) == (True, [])
     run_trial(replace(residual_task, teacher=make), reference, replace(CONFIG, epochs=1), tmp_path / "0003")
     assert len(made) == 1
+
+
+class Stream(IterableDataset[tuple[Tensor, Tensor]]):
+    """Endless images, from a generator of its own that goes on from pass to pass."""
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(4)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            images = torch.randn(3, 8, 8, generator=self.generator)
+            yield images + torch.rand(()), torch.tensor(int(images.mean() > 0))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"num_workers": 1, "persistent_workers": True}], ids=["here", "kept"]
+)
+def test_trials_on_an_endless_stream_are_equal_whatever_was_drawn_before(
+    options: dict[str, Any], residual_task: ac.Task, reference: Reference, tmp_path: Path
+) -> None:
+    task = replace(residual_task, train=DataLoader(Stream(), 8, **options))
+    task = task.with_recipe(steps_per_epoch=3)
+    config = replace(CONFIG, epochs=3)
+    with task.opened() as opened:
+        result, _, tensors = with_rungs(opened, reference, config, tmp_path / "a", (1, 2))
+    with opened.opened() as opened_again:
+        again, _, expected = with_rungs(opened_again, reference, config, tmp_path / "b", ())
+    assert result.metrics == again.metrics
+    assert result.history == again.history
+    assert len({entry["loss"] for entry in result.history}) == 3
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+    assert multiprocessing.active_children() == []
 
 
 def test_a_rung_tells_what_a_trial_that_ends_there_measures(

@@ -76,7 +76,7 @@ class TensorBatches:
         return replace(self, x=self.x[index], targets=self.targets[index], **changes)
 
     def on_device(self, device: torch.device) -> TensorBatches | DeviceBatches:
-        """The same batches drawn on a device, to which the data are copied once in a process.
+        """The same batches drawn on a device, to which the data are copied once.
 
         They come in another order than on the CPU, from the device's own generator.
         """

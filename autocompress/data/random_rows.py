@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from autocompress.errors import TaskError, one_line
-from autocompress.task.random_state import random_state_kept
+from autocompress.task.random_state import seeded
 
 # A change that comes to a row with probability p is missed with (pⁿ + (1 − p)ⁿ)^ROWS, n = DRAWS: one in
 # 800 for p = 0.1, never in practice for the usual mirror image with p = 0.5.
@@ -26,7 +23,7 @@ SWITCHES = ("augment", "training", "train")
 
 
 def judging_dataset(
-    loader: DataLoader[Any], positions: NDArray[np.int64], name: str
+    loader: DataLoader[Any], drawn: DataLoader[Any], positions: NDArray[np.int64], name: str
 ) -> tuple[Dataset[Any], str]:
     """A data set whose rows are the same each time they are drawn, so that models can be compared on them.
 
@@ -36,7 +33,8 @@ def judging_dataset(
     as long, its rows do not differ and they have the same targets.
 
     Args:
-        loader: yields batches of a data set with an index.
+        loader: yields batches of a data set with an index; nothing is drawn from it.
+        drawn: a copy of it, which is drawn from.
         positions: of the rows that the loader draws.
         name: of the split, for messages.
 
@@ -48,35 +46,26 @@ def judging_dataset(
     """
     spread = np.linspace(0, len(positions) - 1, min(ROWS, len(positions))).astype(np.int64)
     rows = positions[spread]
-    dataset = loader.dataset
-    with _seeded():
+    dataset = drawn.dataset
+    with seeded():
         try:
-            drawings = [_draw(loader, dataset, rows) for _ in range(DRAWS)]
+            drawings = [_draw(drawn, dataset, rows) for _ in range(DRAWS)]
         except Exception as error:
             raise TaskError(
                 f"val must be given where rows of {name} cannot be drawn one by one but "
                 f"{type(dataset).__name__} failed: {type(error).__name__}: {one_line(error)} (give val=)."
             ) from error
         if _all_same(drawings):
-            return dataset, ""
-        for switch, quiet in _switched_off(dataset):
-            if _serves(loader, quiet, rows, drawings):
+            return loader.dataset, ""
+        pairs = zip(_switched_off(dataset), _switched_off(loader.dataset), strict=True)
+        for (switch, drawn_quiet), (_, quiet) in pairs:
+            if _serves(drawn, drawn_quiet, rows, drawings):
                 return quiet, f"{switch}=False"
     raise TaskError(
         f"val must be given where the rows of {name} are transformed at random, as models would be judged on "
         f"other inputs each time, but rows of {type(dataset).__name__} differ when drawn twice (give val=, a "
         "loader without augmentation)."
     )
-
-
-@contextmanager
-def _seeded() -> Iterator[None]:
-    """Global generators of Python, NumPy and PyTorch's CPU start from a seed, and go on as if never used."""
-    with random_state_kept():
-        random.seed(0)
-        np.random.seed(0)  # noqa: NPY002  (data sets draw from it)
-        torch.default_generator.manual_seed(0)
-        yield
 
 
 def _draw(loader: DataLoader[Any], dataset: Dataset[Any], rows: NDArray[np.int64]) -> list[Any]:

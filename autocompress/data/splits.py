@@ -26,6 +26,7 @@ from autocompress.data.random_rows import judging_dataset
 from autocompress.errors import TaskError
 from autocompress.task import Batches, Task
 from autocompress.task.checks import has_batch_of_one, labels_of
+from autocompress.task.opening import Split, batches_of, copied_if_possible, described_split
 
 FRACTION = 0.1
 MOST = 5000
@@ -46,7 +47,8 @@ def with_validation(task: Task, seed: int = 0) -> tuple[Task, str | None]:
     regardless of class. A `DataLoader` keeps its options and its sampler, which draws from the rows that
     stay; rows that its sampler never draws are not taken, and a row that it draws more than once is taken
     whole. Validation is in plain order, without `drop_last`, and without the augmentation that the data set
-    itself can switch off.
+    itself can switch off. Nothing is drawn from the loader itself, so that it can be sent to other processes.
+    A split that is a function is called here, and what it makes is divided.
 
     Args:
         task: with a validation split or without.
@@ -111,7 +113,8 @@ class _Parts:
     remark: str
 
 
-def _source(name: str, batches: Batches) -> _Source:
+def _source(name: str, split: Split) -> _Source:
+    batches = batches_of(split, name)
     positions = _drawn_positions(batches) if isinstance(batches, DataLoader) else None
     if isinstance(batches, TensorBatches):
         source = _in_memory(batches)
@@ -120,7 +123,8 @@ def _source(name: str, batches: Batches) -> _Source:
     else:
         raise TaskError(
             f"val must be given where {name} is neither held in memory nor a DataLoader of an indexable data "
-            f"set with batches and a sampler of PyTorch's but {name} is {_described(batches)} (give val=)."
+            f"set with batches and a sampler of PyTorch's but {name} is {described_split(batches)} "
+            "(give val=)."
         )
     count = len(np.unique(source.rows))
     if count < 2:
@@ -140,7 +144,8 @@ def _in_memory(batches: TensorBatches) -> _Source:
 
 
 def _in_loader(name: str, loader: DataLoader[Any], positions: NDArray[np.int64]) -> _Source:
-    judged, switch = judging_dataset(loader, positions, name)
+    drawn = copied_if_possible(loader)
+    judged, switch = judging_dataset(loader, drawn, positions, name)
     # Both halves of a test split are there to judge on.
     kept = judged if name == "test" else loader.dataset
 
@@ -156,7 +161,7 @@ def _in_loader(name: str, loader: DataLoader[Any], positions: NDArray[np.int64])
         rows, dataset = np.asarray(dataset.indices)[rows], dataset.dataset
     remark = f", judged without its augmentation ({switch})" if switch else ""
     return _Source(
-        positions, rows, _classes(loader, len(cast(Sized, loader.dataset)), positions), staying, taken, remark
+        positions, rows, _classes(drawn, len(cast(Sized, loader.dataset)), positions), staying, taken, remark
     )
 
 
@@ -254,14 +259,3 @@ def _options(loader: DataLoader[Any]) -> dict[str, Any]:
         for name, parameter in inspect.signature(DataLoader.__init__).parameters.items()
         if name not in _ROWS and getattr(loader, name, parameter.default) != parameter.default
     }
-
-
-def _described(batches: Batches) -> str:
-    """A split as its owner knows it, for messages."""
-    if not isinstance(batches, DataLoader):
-        return f"a {type(batches).__name__}"
-    if isinstance(batches.dataset, IterableDataset):
-        return "a DataLoader of an IterableDataset"
-    if batches.batch_size is None:
-        return f"a DataLoader with a batch_sampler of its own ({type(batches.batch_sampler).__name__})"
-    return f"a {type(batches).__name__} with a {type(batches.sampler).__name__}"

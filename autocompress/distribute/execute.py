@@ -110,11 +110,27 @@ def check_sendable(task: Task) -> None:
     Raises:
         TaskError: it cannot be pickled.
     """
+    reason = _not_picklable(task)
+    if reason is None:
+        return
+    for name, split in task.splits.given.items():
+        of_split = _not_picklable(split)
+        if of_split is not None:
+            raise TaskError(
+                f"{name} must be picklable, to be sent to worker processes, but: {of_split} (open files and "
+                f"the like when the first row is drawn, or give a function that makes {name})."
+            )
+    raise TaskError(f"task must be picklable, to be sent to worker processes, but: {reason}.")
+
+
+def _not_picklable(value: object) -> str | None:
+    """Why something cannot be sent to a worker process, in one line; None where it can."""
     try:
         with open(os.devnull, "wb") as nowhere:
-            ray.cloudpickle.dump(task, nowhere)
-    except Exception as error:
-        raise TaskError(f"task must be picklable, for worker processes, but: {one_line(error)}") from error
+            ray.cloudpickle.dump(value, nowhere)
+    except Exception as error:  # code of the user's own may raise anything
+        return one_line(error)
+    return None
 
 
 @contextlib.contextmanager

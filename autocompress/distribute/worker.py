@@ -98,9 +98,9 @@ def train(config: Mapping[str, Any], handle: list[Any]) -> None:
 def _train_trial(config: Mapping[str, Any], shared: Shared) -> None:
     rivals: Rivals = pickle.loads(config["rivals"])
     try:
-        with sharing(shared.computed):
+        with sharing(shared.computed), shared.task.opened() as task:
             result = run_trial(
-                shared.task,
+                task,
                 shared.stored_reference,
                 TrialConfig.from_json(config["config"]),
                 trial_folder(shared.trials, config["number"]),
@@ -125,7 +125,8 @@ def _train_reference(seed: int, shared: Shared) -> None:
 
     device = _device(shared.use_gpu)
     try:
-        train_reference(shared.task, shared.reference, shared.measuring, seed, report, device)
+        with shared.task.opened() as task:
+            train_reference(task, shared.reference, shared.measuring, seed, report, device)
     except Exception as error:
         _send("error", base64.b64encode(_pickled(error)).decode())
     else:

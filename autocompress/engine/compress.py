@@ -17,6 +17,7 @@ from autocompress.errors import SettingsError
 from autocompress.methods.base import Method
 from autocompress.surgery import Edit, absorb_biases
 from autocompress.task import Inputs, Task, moved
+from autocompress.task.checks import check_splits
 from autocompress.task.criterion import changed_tensors, load_changed
 from autocompress.task.limits import check_limits, check_something_left, settle
 from autocompress.task.ready import ready
@@ -109,8 +110,8 @@ def compress(
     Raises:
         SettingsError: `compress_share` or a share is out of range, no method is given, a pattern names no
             layer, or nothing is left to compress.
-        TaskError: all parameters are frozen, the model cannot be analysed, copied or deployed, or the task
-            cannot train it.
+        TaskError: all parameters are frozen, the model cannot be analysed, copied or deployed, the task
+            cannot train it, or `train` cannot be drawn from or has no length that says what an epoch is.
         TraceError: `torch.export` cannot trace the model.
         DivergedError: the loss became NaN or infinite.
         ProofError: the compact model does not equal the one that was trained.
@@ -121,12 +122,20 @@ def compress(
     if not stages:
         raise SettingsError("methods must name at least one method but got none.")
     check_limits(exclude, at_least)
-    model = ready(model, task.example)
-    # Before it is run: what the model has in evaluation is to stay there.
-    limits = settle(model, exclude, at_least)
-    task = replace(with_varying_sizes(task), limits=limits)
-    check_something_left(model, limits)
-    check_suitable(task, model)
+    with task.opened() as opened:
+        check_splits(opened, ("train",))
+        model = ready(model, opened.example)
+        # Before it is run: what the model has in evaluation is to stay there.
+        limits = settle(model, exclude, at_least)
+        opened = replace(with_varying_sizes(opened), limits=limits)
+        check_something_left(model, limits)
+        check_suitable(opened, model)
+        return _compressed(model, opened, stages, compress_share, seed)
+
+
+def _compressed(
+    model: nn.Module, task: Task, stages: Sequence[Method], compress_share: float, seed: int
+) -> Compressed:
     seed_everything(seed, task)
     trainer = Trainer(task, max(task.recipe.epochs, len(stages)))
     compressing = compressing_epochs(trainer, compress_share, len(stages))

@@ -104,16 +104,15 @@ def check_front(prepared: Prepared, points: Sequence[ParetoModel]) -> dict[int, 
 
 def _score_on_test(prepared: Prepared, result: SearchResult, study: SearchStudy, progress: Progress) -> None:
     """Task metrics on the test split of each point of the settled front that has none yet."""
-    task = prepared.task
-    if task.test is None:
-        return
     scores = {}
     reference_params, tau = result.reference.metrics["params"], prepared.measuring.tau
-    for point in [result.reference, *result.front]:
-        if not point.test_metrics:
+    with prepared.task.opened() as task:
+        for point in [result.reference, *result.front]:
+            if task.test is None or point.test_metrics:
+                continue
             program = point.checkpoint().program(prepared.settings.artifact)
             try:
-                values = measure_split(program, task.test, task, resampled=False).values
+                values = measure_split(program, task.test, task, resampled=False, name="test").values
             except DivergedError as error:
                 progress.note(f"trial {point.trial} on the test split: {error}")
                 continue

@@ -16,6 +16,7 @@ from autocompress.models.registry import ModelFactory
 from autocompress.plugins import SearchSpace, load_attribute, search_spaces
 from autocompress.task import Task
 from autocompress.task.criterion import without_values
+from autocompress.task.opening import is_function
 from autocompress.task.pretrained import fit
 
 
@@ -29,7 +30,7 @@ def identity(prepared: Prepared) -> dict[str, Any]:
         prepared: the search.
     """
     task = prepared.task
-    batch_size = getattr(task.train, "batch_size", None)
+    batch_size = getattr(task.train, "batch_size", None)  # of a function, its code says that
     recipe = {name: value for name, value in asdict(task.recipe).items() if name != "epochs"}
     return {
         **prepared.settings.identity(),
@@ -44,10 +45,8 @@ def identity(prepared: Prepared) -> dict[str, Any]:
 def _digests(prepared: Prepared) -> dict[str, str | None]:
     """Digest of each thing that is known by no setting; None, or no entry, where there is none."""
     task = prepared.task
-    splits = {"train": task.train, "val": task.val, "test": task.test}
-    data = {f"data.{name}": data_digest(split) for name, split in splits.items() if split is not None}
     return {
-        **data,
+        **_data(task),
         "weights": None if task.weights is None else state_digest(fit(task.weights, prepared.model).state),
         **{name: digest(own) for name, own in _own(task).items() if own is not None},
         # The default metrics are the package's own.
@@ -67,6 +66,17 @@ def _own(task: Task) -> dict[str, Any]:
         # What they begin with is drawn anew, as the model's weights are.
         given |= {name: without_values(given[name]) for name in ("loss", "step")}
     return given
+
+
+def _data(task: Task) -> dict[str, str]:
+    """A digest of each split: of its rows, and of the function that makes it."""
+    digests = {}
+    with task.opened() as opened:
+        for name, given in task.splits.given.items():
+            if given is not None:
+                rows = data_digest(getattr(opened, name))
+                digests[f"data.{name}"] = digest((given, rows)) if is_function(given) else rows
+    return digests
 
 
 def _maker(task: Task) -> Any:

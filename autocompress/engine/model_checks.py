@@ -5,6 +5,7 @@ Every way into the package passes here: a search, `compress` and `inspect`.
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Collection
 from dataclasses import replace
@@ -240,7 +241,7 @@ def check_training(task: Task, model: nn.Module) -> None:
     """
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TaskError("the model must have parameters to train but all are frozen (requires_grad=False).")
-    batch = next(iter(task.train))
+    batch = copy.deepcopy(task.first_batch())  # which a step may change
     count = rows(task.inputs_of(batch))
     two_rows = pytree.tree_map_only(Tensor, lambda t: t[:2] if runs_over_batch(t, count) else t, batch)
     try:
@@ -250,7 +251,7 @@ def check_training(task: Task, model: nn.Module) -> None:
 
 
 def _train_step(task: Task, model: nn.Module, batch: Any) -> None:
-    recipe = replace(task.recipe, epochs=1, compile=False)
+    recipe = replace(task.recipe, epochs=1, steps_per_epoch=None, compile=False)
     subject, trainer = copied(model), Trainer(replace(task, train=[batch], recipe=recipe), 1)
     differentiable: list[bool] = []
     hook = subject.register_forward_hook(lambda *call: differentiable.append(_has_gradient(call[-1])))

@@ -86,6 +86,8 @@ def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> 
     target = None if settings.target is None else Constraint.parse(settings.target, known, "target")
     # The search's seed has no part in it: searches of several seeds compare models on the same rows.
     task, origin = with_validation(task)
+    with task.opened() as opened:
+        check_splits(opened)  # also what functions make
     task = with_varying_sizes(task)
     if settings.epochs is not None:
         task = task.with_recipe(epochs=settings.epochs)
@@ -189,9 +191,10 @@ def _with_model(task: Task, settings: Settings) -> tuple[Task, nn.Module, str | 
     if task.weights is not None:
         fitted = load_weights(model, task.weights)
         task, note = replace(task, weights=fitted.state), fitted.note
-    check_teacher(task, check_suitable(task, model))
-    check_made_anew(task, model)
-    check_metrics(task, model)
+    with task.opened() as opened:
+        check_teacher(opened, check_suitable(opened, model))
+        check_made_anew(opened, model)
+        check_metrics(opened, model)
     return task, model, note
 
 

@@ -53,15 +53,16 @@ def replay(
     replays = folder.path / "replays"
     configs = {n: TrialConfig.from_json(t.user_attrs["details"]["config"]) for n, t in stored.items()}
     for wanted in line_of(configs, number):
-        result = run_trial(
-            prepared.task,
-            reference,
-            configs[wanted],
-            trial_folder(replays, wanted),
-            prepared.measuring,
-            report,
-            trials=replays,
-        )
+        with prepared.task.opened() as opened:
+            result = run_trial(
+                opened,
+                reference,
+                configs[wanted],
+                trial_folder(replays, wanted),
+                prepared.measuring,
+                report,
+                trials=replays,
+            )
     return stored[number].user_attrs["metrics"], result, trial_folder(replays, number)
 
 

@@ -202,7 +202,7 @@ class _Search:
         settings, task = self.settings, self.prepared.task
         compared = rungs(task.recipe.epochs) if settings.early_stopping else ()
         shared = Shared(
-            task=task,
+            task=replace(task, test=None),  # which scores the front alone
             artifact=settings.artifact,
             reference=self.folder.reference.resolve(),
             measuring=replace(self.prepared.measuring, rungs=compared),

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, default_collate
@@ -17,9 +14,8 @@ from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset,
 from autocompress.data import TensorBatches
 from autocompress.engine.digests import array_digest, array_form, digest
 from autocompress.task.checks import labels_of
-from autocompress.task.random_state import generators_of, random_state_kept
+from autocompress.task.random_state import generators_of, seeded
 
-_SEED = 0
 _ROWS = 64  # of data held in memory
 _DRAWN_ROWS = 8  # of other data, whose rows may each be a photo to decode, twice
 # Leaf of a row, by where it is in the row → its values, row by row.
@@ -75,15 +71,18 @@ def _loaded(loader: DataLoader[Any]) -> Leaves:
     while isinstance(inner, Subset):
         inner = inner.dataset
     most = _ROWS if isinstance(inner, TensorDataset) else _DRAWN_ROWS
-    with _seeded():
+    with seeded():
         try:
             rows = [dataset[int(position)] for position in _spread(len(dataset), most)]
+            leaves = _by_place(rows)
+            if loader.batch_sampler is None:  # what the data set yields are batches
+                leaves["batch"] = [loader.collate_fn(row) for row in rows]
+            elif loader.collate_fn is not default_collate:
+                leaves["batch"] = [loader.collate_fn(rows[: loader.batch_size])]
         except Exception:
-            # Its sampler may yield other keys than positions; iterating it works, as preparation has shown.
+            # Its sampler may yield other keys than positions, or only rows that can be one batch; iterating
+            # it works, as preparation has shown.
             return _first_batch(loader)
-        leaves = _by_place(rows)
-        if loader.collate_fn is not default_collate:
-            leaves["batch"] = [loader.collate_fn(rows[: loader.batch_size])]
     return leaves
 
 
@@ -96,7 +95,7 @@ def _by_place(rows: Iterable[Any]) -> Leaves:
 
 
 def _first_batch(batches: Any) -> Leaves:
-    with _seeded(*generators_of(batches)):
+    with seeded(*generators_of(batches)):
         return _by_place([next(iter(batches))])
 
 
@@ -139,14 +138,3 @@ def _labels(batches: Any) -> str | None:
     except (TypeError, ValueError, RuntimeError, IndexError):
         return None  # `targets` of a data set may be anything; the rows tell of those.
     return None if labels is None or labels.dim() != 1 else array_digest(labels).hex()
-
-
-@contextmanager
-def _seeded(*generators: torch.Generator) -> Iterator[None]:
-    """Fixed seeds within, every generator's state as it was afterwards."""
-    with random_state_kept(*generators):
-        random.seed(_SEED)
-        np.random.seed(_SEED)  # noqa: NPY002  (users' code draws from it)
-        for generator in (torch.default_generator, *generators):
-            generator.manual_seed(_SEED)
-        yield

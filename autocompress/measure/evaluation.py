@@ -15,7 +15,7 @@ from autocompress.errors import DivergedError, TaskError, one_line
 from autocompress.measure.accuracy import Accuracy, ignored_target
 from autocompress.measure.predictions import joined, predictions, row_count, selected
 from autocompress.measure.resampling import REPLICATES, Resamples, Score, repeated, score_of
-from autocompress.task import Batches, Inputs, MetricFn, Task
+from autocompress.task import Inputs, MetricFn, Split, Task
 from autocompress.task.inputs import described
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def task_metrics(task: Task) -> Mapping[str, MetricFn | Metric | Accuracy]:
 
 
 def measure_split(
-    program: Callable[[Inputs], Any], batches: Batches, task: Task, resampled: bool = True
+    program: Callable[[Inputs], Any], batches: Split, task: Task, resampled: bool = True, name: str = "val"
 ) -> SplitScores:
     """The task's metrics over a split, with standard errors by bootstrap over its rows.
 
@@ -56,9 +56,9 @@ def measure_split(
 
     Raises:
         DivergedError: a metric is NaN or infinite.
-        TaskError: a metric failed, or returned something else than a number.
+        TaskError: the data or a metric failed, or returned something else than a number.
     """
-    scores = score_split(program, batches, task, resampled)
+    scores = score_split(program, batches, task, resampled, name)
     for name, value in scores.values.items():
         if not math.isfinite(value):
             raise DivergedError(f"metric {name} is {value}.")
@@ -67,9 +67,10 @@ def measure_split(
 
 def score_split(
     program: Callable[[Inputs], Any],
-    batches: Batches,
+    batches: Split,
     task: Task,
     resampled: bool = True,
+    name: str = "val",
 ) -> SplitScores:
     """A task's metrics over a split, whatever their values.
 
@@ -79,15 +80,16 @@ def score_split(
         task: whose metrics count.
         resampled: whether replicates and errors are wanted. There are none either where the outputs or
             targets of a batch are no rows, that is, do not have the same first dimension.
+        name: of the split, for messages.
 
     Raises:
-        TaskError: a metric failed, or returned something else than a number.
+        TaskError: the data or a metric failed, or returned something else than a number.
     """
     metrics = task_metrics(task)
     updated = {name: _updated(name, m, resampled) for name, m in metrics.items() if not _is_function(m)}
     functions = {name: metric for name, metric in metrics.items() if _is_function(metric)}
     resamples, rows, kept = Resamples(), 0, _Kept()
-    for outputs, targets, count in predictions(program, batches, task):
+    for outputs, targets, count in predictions(program, batches, task, name):
         resampled = resampled and row_count(outputs) == row_count(targets) == count
         weights = resamples.draw(count) if resampled else None
         rows += count

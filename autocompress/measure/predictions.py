@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from autocompress.errors import TaskError, one_line
-from autocompress.task import Batches, Inputs, Task
+from autocompress.task import Inputs, Split, Task
 from autocompress.task.inputs import rows
+from autocompress.task.opening import passed
 
 
 def predictions(
-    program: Callable[[Inputs], Any], batches: Batches, task: Task
+    program: Callable[[Inputs], Any], batches: Split, task: Task, name: str = "val"
 ) -> Iterator[tuple[Any, Any, int]]:
     """What metrics see of one batch after the other, on the CPU, and how many rows it has.
 
@@ -27,11 +28,12 @@ def predictions(
         program: takes the inputs of a batch where they are.
         batches: to predict.
         task: says what of a batch is what, and what metrics see.
+        name: of the split, for messages.
 
     Raises:
-        TaskError: an output is complex, or `outputs` failed.
+        TaskError: the data fail, an output is complex, or `outputs` failed.
     """
-    for batch in batches:
+    for batch in passed(batches, name):
         inputs = task.inputs_of(batch)
         # Not in inference mode, whose tensors a metric could not change in place.
         with torch.no_grad():
@@ -63,7 +65,7 @@ def _as_floats(output: Tensor) -> Tensor:
     return output.float() if output.is_floating_point() else output
 
 
-def predict(program: Callable[[Inputs], Any], batches: Batches, task: Task) -> tuple[Any, Any]:
+def predict(program: Callable[[Inputs], Any], batches: Split, task: Task) -> tuple[Any, Any]:
     """Outputs and targets of a whole split on the CPU."""
     outputs, targets = [], []
     for some_outputs, some_targets, _ in predictions(program, batches, task):

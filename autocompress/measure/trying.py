@@ -13,6 +13,7 @@ from autocompress.measure.evaluation import score_split
 from autocompress.score import SCORE
 from autocompress.task import Inputs, Task, call
 from autocompress.task.inputs import shapes
+from autocompress.task.opening import passed
 
 # What is measured of every model beside its task metrics.
 TAKEN = ("bytes", "weight_bytes", "latency", "latency_spread", "macs", "params", SCORE)
@@ -37,7 +38,7 @@ def check_metrics(task: Task, model: nn.Module) -> None:
         batches = getattr(task, split)
         if batches is None:
             continue
-        rest = iter(batches)
+        rest = passed(batches, split)
         first = next(rest, None)
         if first is None:
             raise TaskError(f"{split} must yield at least one batch but it is empty.")

@@ -1,11 +1,12 @@
 """What a user brings: a task with its model, data, loss and recipe, and what can be wrong with it."""
 
+from autocompress.task.first_batches import FirstBatches
 from autocompress.task.inputs import Inputs, call, moved
 from autocompress.task.limits import Limits
+from autocompress.task.opening import Batches, Split
 from autocompress.task.task import (
     AUGMENTATIONS,
     Batch,
-    Batches,
     CostTerm,
     CutProfile,
     GroupProfile,
@@ -25,6 +26,7 @@ __all__ = [
     "Batches",
     "CostTerm",
     "CutProfile",
+    "FirstBatches",
     "GroupProfile",
     "InputSpec",
     "Inputs",
@@ -34,6 +36,7 @@ __all__ = [
     "MetricFn",
     "ModelProfile",
     "Recipe",
+    "Split",
     "Task",
     "call",
     "moved",

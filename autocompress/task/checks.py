@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
-from torch.utils.data import BatchSampler
+from torch.utils.data import BatchSampler, Dataset, IterableDataset
 
 from autocompress.errors import TaskError, one_line
 from autocompress.task.criterion import leaves_of, own_copy, trained_parameters
 from autocompress.task.inputs import Inputs, call, described, rows, runs_over_batch, shapes, take, tensors
 from autocompress.task.losses import ignored_label
+from autocompress.task.opening import described_split, is_function, length_of
 from autocompress.task.ready import ready
-from autocompress.task.task import Task
+from autocompress.task.task import SPLITS, Task
 
 
 def make_model(task: Task) -> nn.Module:
@@ -131,7 +133,7 @@ def check_forward(task: Task, model: nn.Module) -> Tensor:
 
 def _two_targets(task: Task) -> Any:
     """The targets of the rows of `task.example()`."""
-    batch = next(iter(task.train))
+    batch = task.first_batch()
     targets = task.targets_of(batch)
     count = rows(task.inputs_of(batch))
     index = torch.arange(2) % count
@@ -140,7 +142,7 @@ def _two_targets(task: Task) -> Any:
 
 def _refuse_fixed_batch(task: Task, model: nn.Module, error: Exception) -> None:
     """Refuse a model that failed on two rows but runs on the whole first batch."""
-    inputs = task.inputs_of(next(iter(task.train)))
+    inputs = task.inputs_of(task.first_batch())
     try:
         with torch.no_grad():
             call(model, inputs)
@@ -174,19 +176,48 @@ def refuse_untrained(name: str, loss: Tensor, trained: Iterable[Tensor]) -> None
         )
 
 
-def check_splits(task: Task) -> None:
-    """Refuse splits that can be gone through but once; each is, every epoch and for every model.
+def check_splits(task: Task, names: Sequence[str] = SPLITS) -> None:
+    """Refuse splits that do not yield batches, pass after pass, or may never end; nothing is drawn.
+
+    Args:
+        task: whose splits are looked at; those that are functions are left alone until it is opened.
+        names: of the splits.
 
     Raises:
-        TaskError: a split is an iterator.
+        TaskError: a split is an iterator or a data set; no length says what an epoch of `train` is; or that a
+            pass over `val` or `test` has an end.
     """
-    for name in ("train", "val", "test"):
+    for name in names:
         split = getattr(task, name)
-        if split is not None and iter(split) is split:
+        if split is None or is_function(split):
+            continue
+        if isinstance(split, Iterator):
             raise TaskError(
                 f"{name} must be iterable more than once but is a {type(split).__name__}, "
                 "which is used up after once."
             )
+        if _is_data_set(split):
+            raise TaskError(
+                f"{name} must yield batches but is a {type(split).__name__}, which holds rows "
+                f"(wrap it: torch.utils.data.DataLoader({name}, batch_size=64))."
+            )
+        if name == "train":
+            _ = task.batches_per_epoch
+        elif length_of(split) is None:
+            raise TaskError(
+                f"{name} must have a length, as nothing else says that it ends, but is "
+                f"{described_split(split)} without one (autocompress.FirstBatches({name}, 100) draws no more "
+                "than its first 100 batches)."
+            )
+
+
+def _is_data_set(split: Any) -> bool:
+    """Whether a split holds rows: a data set with an index, as those of PyTorch and Hugging Face are."""
+    if isinstance(split, Dataset) and not isinstance(split, IterableDataset):
+        return True
+    # It takes seconds to import, and who has such data has imported it.
+    hugging_face = getattr(sys.modules.get("datasets"), "Dataset", None)
+    return isinstance(hugging_face, type) and isinstance(split, hugging_face)
 
 
 def check_labels(task: Task, model: nn.Module) -> None:

@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from autocompress.task.first_batches import FirstBatches
+
 
 def generators_of(batches: Any) -> list[torch.Generator]:
     """Generators of its own that a loader draws from: the loader's, its sampler's."""
+    batches = batches.batches if isinstance(batches, FirstBatches) else batches
     owners = (batches, getattr(batches, "sampler", None), getattr(batches, "batch_sampler", None))
     held = {id(own): own for own in (getattr(owner, "generator", None) for owner in owners)}
     return [own for own in held.values() if isinstance(own, torch.Generator)]
@@ -39,3 +42,20 @@ def random_state_kept(*generators: torch.Generator, device: torch.device | None 
             np.random.set_state(numpy)  # noqa: NPY002
             for generator, state in zip(generators, states, strict=True):
                 generator.set_state(state)
+
+
+@contextmanager
+def seeded(*generators: torch.Generator, seed: int = 0) -> Iterator[None]:
+    """Python's, NumPy's and PyTorch's generators start from a seed inside, and go on afterwards as if nothing
+    had been drawn.
+
+    Args:
+        generators: others that do so too.
+        seed: of all of them.
+    """
+    with random_state_kept(*generators):
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002  (users' code draws from it)
+        for generator in (torch.default_generator, *generators):
+            generator.manual_seed(seed)
+        yield

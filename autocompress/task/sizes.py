@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from autocompress.errors import TaskError, one_line
 from autocompress.task.inputs import Inputs, rows, runs_over_batch, shapes
-from autocompress.task.task import Batch, Task
+from autocompress.task.task import SPLITS, Batch, Task
 
 # Batches of each split that are looked at.
 _FIRST = 2
@@ -27,12 +26,11 @@ def with_varying_sizes(task: Task) -> Task:
     """
     if task.dynamic is not None:
         return task
-    splits = {name: getattr(task, name) for name in ("train", "val", "test")}
     seen = [
         (name, _inputs(task, name, batch))
-        for name, batches in splits.items()
-        if batches is not None
-        for batch in islice(batches, _FIRST)
+        for name in SPLITS
+        if getattr(task, name) is not None
+        for batch in task.first_batches(lambda drawn: len(drawn) == _FIRST, name)
     ]
     if not seen:
         return task

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,15 @@ from autocompress.task.inputs import (
 )
 from autocompress.task.limits import Limits, settle
 from autocompress.task.losses import is_cross_entropy
+from autocompress.task.opening import (
+    Batches,
+    MovableBatches,
+    Split,
+    Splits,
+    batches_of,
+    described_split,
+    length_of,
+)
 from autocompress.task.pretrained import Weights
 
 if TYPE_CHECKING:
@@ -35,7 +45,6 @@ if TYPE_CHECKING:
 
 # What a split yields; `Task.inputs_of` and `Task.targets_of` say what of it is what.
 Batch = Any
-Batches = Iterable[Batch]
 MetricFn = Callable[[Any, Any], float]
 LossFn = Callable[[Tensor, Tensor], Tensor]
 OptimizerFn = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
@@ -44,17 +53,9 @@ StepFn = Callable[[nn.Module, Any], Any]
 SchedulerFn = Callable[..., Any]
 
 
-@runtime_checkable
-class MovableBatches(Protocol):
-    """Batches that can be drawn where the model is, such as `TensorBatches`."""
-
-    def on_device(self, device: torch.device) -> Batches:
-        """The same batches, whose tensors lie on that device."""
-        ...
-
-
-def on_device(batches: Batches, device: torch.device) -> Batches:
+def on_device(split: Split, device: torch.device) -> Batches:
     """Batches drawn on a device where they can be; others as they are, to be copied one by one."""
+    batches = batches_of(split)
     return batches.on_device(device) if isinstance(batches, MovableBatches) else batches
 
 
@@ -67,6 +68,9 @@ class Recipe:
 
     Args:
         epochs: epochs of one trial, in-training compression and fine-tuning together.
+        steps_per_epoch: batches of an epoch, whatever `accumulate` is; None is as many as `train` says it
+            has, so a stream without a length needs it. A pass over `train` goes on from epoch to epoch of a
+            training, and another begins at its end.
         reference_epochs: epochs the reference is trained for; None means `epochs`.
         lr: peak learning rate; a trial may scale it.
         optimizer: "adamw" or "sgd" (Nesterov).
@@ -93,6 +97,7 @@ class Recipe:
     """
 
     epochs: int = 10
+    steps_per_epoch: int | None = None
     reference_epochs: int | None = None
     lr: float = 1e-3
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -112,6 +117,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise SettingsError(f"epochs must be at least 1 but got {self.epochs}.")
+        if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
+            raise SettingsError(f"steps_per_epoch must be at least 1 but got {self.steps_per_epoch}.")
         if self.reference_epochs is not None and self.reference_epochs < 1:
             raise SettingsError(f"reference_epochs must be at least 1 but got {self.reference_epochs}.")
         if not self.lr > 0:
@@ -161,6 +168,9 @@ class InputSpec:
         }
 
 
+SPLITS = ("train", "val", "test")
+
+
 @dataclass(frozen=True)
 class Task:
     """A model, its data and how it is trained and judged.
@@ -176,10 +186,12 @@ class Task:
 
     Args:
         model: makes a new, untrained model at each call.
-        train: batches; iterated anew each epoch.
+        train: batches, as a `DataLoader` yields them, or a function that makes them; see `opened`. A stream
+            without a length needs `Recipe(steps_per_epoch=...)`.
         val: batches that candidates are compared on; None carves them from `train`, or takes half of `test`
-            where there are `weights`, which may have been trained on any row of `train`.
-        test: batches that the final front alone is reported on; None reports none.
+            where there are `weights`, which may have been trained on any row of `train`. A stream without a
+            length needs an end, as `FirstBatches` gives it.
+        test: batches that the final front alone is reported on, with an end as well; None reports none.
         loss: `loss(answer, targets)`, a scalar tensor; None is cross entropy. Parameters of a module are
             trained along with the model, by each trial in a copy that begins where its parent's ended. Beside
             a `step` it does not train, and says of what kind answers are.
@@ -222,9 +234,9 @@ class Task:
     """
 
     model: Callable[[], nn.Module]
-    train: Batches
-    val: Batches | None = None
-    test: Batches | None = None
+    train: Split
+    val: Split | None = None
+    test: Split | None = None
     loss: LossFn | None = None
     metrics: Mapping[str, MetricFn | Metric] | None = None
     recipe: Recipe = Recipe()
@@ -241,8 +253,13 @@ class Task:
     outputs: Callable[[Any], Any] | None = None
     dynamic: Any = None
     limits: Limits | None = None
+    # Not to be given: `replace` hands it on.
+    _splits: Splits | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        current = {name: getattr(self, name) for name in SPLITS}
+        splits = Splits(current) if self._splits is None else self._splits.replaced(current)
+        object.__setattr__(self, "_splits", splits)
         if self.loss is None and self.step is None:
             object.__setattr__(self, "loss", nn.CrossEntropyLoss())
         if self.step is not None:
@@ -291,6 +308,68 @@ class Task:
         """The task's limits; where it has none, what is frozen of a model as it is."""
         return settle(model) if self.limits is None else self.limits
 
+    @property
+    def splits(self) -> Splits:
+        """Where the batches of `train`, `val` and `test` come from."""
+        assert self._splits is not None
+        return self._splits
+
+    @contextmanager
+    def opened(self) -> Iterator[Task]:
+        """The same task with splits to draw from inside.
+
+        They are copies as another process would get them, but share tensors, arrays and bytes. So generators,
+        files and worker processes of a data set are its own in each training, which gets the same batches
+        whatever was drawn before. A split that cannot be copied is drawn from itself. A function is called
+        once in a process, and what it makes is used by all trainings there. Worker processes end with it.
+
+        Raises:
+            TaskError: a function fails.
+        """
+        splits = self.splits.opened()
+        current: Mapping[str, Any] = splits.current
+        with closing(splits):
+            yield replace(self, _splits=splits, **current)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of an epoch: as the recipe says, else as many as `train` says it has.
+
+        Raises:
+            TaskError: neither says so; nothing is passed over to be counted.
+        """
+        if self.recipe.steps_per_epoch is not None:
+            return self.recipe.steps_per_epoch
+        batches = batches_of(self.train)
+        length = length_of(batches)
+        if length is None:
+            raise TaskError(
+                f"train must have a length, or Recipe(steps_per_epoch=...) say how many batches an epoch is, "
+                f"but is {described_split(batches)} without either."
+            )
+        return max(1, length)
+
+    def first_batches(self, enough: Callable[[list[Any]], bool], split: str = "train") -> list[Any]:
+        """The first batches of a pass over a split: the fewest that are enough, or all that there are.
+
+        They are drawn once in a process, by a fixed seed and from a copy, so that no training knows of it.
+
+        Args:
+            enough: says of the batches so far, at least one, whether they are.
+            split: "train", "val" or "test".
+
+        Raises:
+            TaskError: the data fail.
+        """
+        return self.splits.first(split, enough)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Splits are sent as they were given, whatever was drawn here.
+        return {name: value for name, value in vars(self).items() if name not in SPLITS}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        vars(self).update(state, **state["_splits"].current)
+
     def inputs_of(self, batch: Batch) -> Inputs:
         """What the model is called with: a tensor, a tuple of arguments or a mapping of keyword arguments.
 
@@ -331,15 +410,25 @@ class Task:
         Raises:
             TaskError: the training data are empty or hold no tensors.
         """
-        for batch in self.train:
-            inputs = self.inputs_of(batch)
-            if not tensors(inputs):
-                raise TaskError(
-                    f"train must yield inputs that are tensors but yielded {type(inputs).__name__} in a "
-                    f"{type(batch).__name__} (say by inputs=fn(batch) what the model is called with)."
-                )
-            return self.sized(repeated_rows(inputs, batch_size))
-        raise TaskError("train must yield at least one batch but it is empty.")
+        batch = self.first_batch()
+        inputs = self.inputs_of(batch)
+        if not tensors(inputs):
+            raise TaskError(
+                f"train must yield inputs that are tensors but yielded {type(inputs).__name__} in a "
+                f"{type(batch).__name__} (say by inputs=fn(batch) what the model is called with)."
+            )
+        return self.sized(repeated_rows(inputs, batch_size))
+
+    def first_batch(self) -> Batch:
+        """The first training batch.
+
+        Raises:
+            TaskError: there is none.
+        """
+        batches = self.first_batches(lambda drawn: True)
+        if not batches:
+            raise TaskError("train must yield at least one batch but it is empty.")
+        return batches[0]
 
     def sized(self, inputs: Inputs) -> Inputs:
         """Inputs with the sizes of them that vary."""
@@ -347,12 +436,8 @@ class Task:
 
     def calibration(self, count: int = 256) -> list[Any]:
         """Batches of training inputs, of at least `count` rows together where there are as many."""
-        batches: list[Any] = []
-        for batch in self.train:
-            batches.append(self.inputs_of(batch))
-            if sum(map(rows, batches)) >= count:
-                break
-        return batches
+        batches = self.first_batches(lambda drawn: sum(rows(self.inputs_of(b)) for b in drawn) >= count)
+        return [self.inputs_of(batch) for batch in batches]
 
     def calibration_rows(self, count: int) -> Any:
         """Training inputs of one size as one batch, `count` rows or as many as there are."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autocompress.errors import DivergedError
+from autocompress.errors import DivergedError, TaskError
 from autocompress.methods.base import Finished, ParamGroup, Session
 from autocompress.task import Batch, Batches, Inputs, Limits, LossFn, Recipe, Task, call, moved, on_device
 from autocompress.task.criterion import own_copy, trained_parameters
 from autocompress.task.losses import ignored_label, is_cross_entropy
+from autocompress.task.opening import passed, reading
 from autocompress.training.augment import augmented, mixed
 from autocompress.training.averaging import Averaging
 from autocompress.training.clipping import backward, greatest_norm
@@ -31,6 +32,9 @@ from autocompress.training.own_step import taken
 BATCH_NORM_BATCHES = 50
 # Steps between two looks at a loss that is not on the CPU, one in a second or so.
 _BETWEEN_CHECKS = 50
+
+# What is drawn of a pass that has ended.
+_END: Any = object()
 
 EpochReport = Callable[[Mapping[str, float]], None]
 
@@ -87,8 +91,9 @@ class Trainer:
     """Trains models of one task; `history` has one entry per epoch over all its calls.
 
     One schedule of the learning rate spans all calls, so that a model whose channels are being
-    selected trains at a high rate and what is left of it at a falling one. A call that trains without a
-    method ends with the average of the weights where the recipe says so.
+    selected trains at a high rate and what is left of it at a falling one. So does the pass over the data:
+    it goes on in the next epoch and call, and another begins at its end. A call that trains without a method
+    ends with the average of the weights where the recipe says so.
 
     Args:
         task: data, loss and recipe.
@@ -123,14 +128,19 @@ class Trainer:
     asked: float = field(init=False, default=0.0)
     losses: _Losses = field(init=False, repr=False)
     told: dict[str, float] = field(init=False, default_factory=dict)
+    _pass: Iterator[Any] = field(init=False, repr=False, default_factory=lambda: iter(()))
 
     def __post_init__(self) -> None:
         self.criterion = own_copy(self.task.criterion)
 
     @cached_property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps of one pass over the training split."""
-        return max(1, math.ceil(_length(self.task.train) / self.task.recipe.accumulate))
+        """Optimiser steps of an epoch.
+
+        Raises:
+            TaskError: neither the recipe nor the training split says how many batches that is.
+        """
+        return math.ceil(self.task.batches_per_epoch / self.task.recipe.accumulate)
 
     def fit(self, model: nn.Module, epochs: float, session: Session | None = None) -> None:
         """Train in place for some epochs, with a method's session or by itself.
@@ -158,19 +168,17 @@ class Trainer:
             if not done:
                 self.losses = _Losses(len(self.history) + 1, device)
             end = min(goal, self.steps + per_epoch - done)
-            full_epoch = end - self.steps == per_epoch
             with self.clock.running():
                 set_training(model, self.task.limits)
-                # A whole epoch is what the data say it is.
-                groups = _grouped(batches, recipe.accumulate)
-                for group in groups if full_epoch else islice(groups, end - self.steps):
-                    self.losses.add(step(group))
+                while self.steps < end:
+                    self.losses.add(step(self._batches_to_fit(batches)))
                     self.steps += 1
                     with self.clock.method():
                         session.after_step(min((self.steps - first) / (goal - first), 1.0))
-                self.steps = end
                 with self.clock.method():
                     self.told |= session.after_epoch((end - first) / (goal - first))
+            if end == round(self.epochs * per_epoch):
+                self._pass = iter(())  # whose worker processes end with it
             if end % per_epoch == 0:
                 self._end_epoch(session)
         _set_memory_format(model, recipe, torch.contiguous_format)
@@ -178,6 +186,22 @@ class Trainer:
             averaging.finish()
             with self.clock.running():
                 reestimate_batch_norm(model, self.task, BATCH_NORM_BATCHES)
+
+    def _batches_to_fit(self, batches: Batches) -> list[Batch]:
+        """The next batches, as many as an optimiser step has, from one pass after the other."""
+        accumulate, epoch = self.task.recipe.accumulate, self.task.batches_per_epoch
+        count = min(accumulate, epoch - self.steps % self.steps_per_epoch * accumulate)
+        drawn: list[Batch] = []
+        while len(drawn) < count:
+            with reading("train"):
+                batch = next(self._pass, _END)
+                if batch is _END:
+                    self._pass = iter(batches)
+                    batch = next(self._pass, _END)
+            if batch is _END:
+                raise TaskError("train must yield at least one batch in each pass but it is empty.")
+            drawn.append(batch)
+        return drawn
 
     def _optimization(self, session: Session, device: torch.device) -> Optimization:
         """Over what a session and the loss have to train, with the schedule where it is by now."""
@@ -297,13 +321,6 @@ def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
-    """Batches in lists of that many; the last one may be shorter."""
-    drawn = iter(batches)
-    while group := list(islice(drawn, size)):
-        yield group
-
-
 def _compiled(model: nn.Module) -> nn.Module:
     """The model through `torch.compile`; as it is where hooks give it other tensors in each step."""
     if any(module._forward_pre_hooks or module._forward_hooks for module in model.modules()):
@@ -356,8 +373,9 @@ def reestimate_batch_norm(model: nn.Module, task: Task, count: int) -> None:
         norm.momentum = None
         norm.train()
     device = device_of(model)
-    with torch.no_grad():
-        for batch in islice(on_device(task.train, device), count):
+    # A pass over the training's own data may be under way.
+    with torch.no_grad(), task.opened() as aside:
+        for batch in islice(passed(on_device(aside.train, device), "train"), count):
             call(model, moved(task.inputs_of(batch), device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
@@ -370,10 +388,3 @@ def _set_memory_format(model: nn.Module, recipe: Recipe, layout: torch.memory_fo
         for tensor in chain(model.parameters(), model.buffers()):
             if tensor.dim() == 4:
                 tensor.data = tensor.data.to(memory_format=layout)
-
-
-def _length(batches: Batches) -> int:
-    try:
-        return len(batches)  # type: ignore[arg-type]
-    except TypeError:
-        return sum(1 for _ in batches)

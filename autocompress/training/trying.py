@@ -15,7 +15,7 @@ from autocompress.methods.base import ParamGroup
 from autocompress.task import Batch, Task
 from autocompress.task.checks import refuse_untrained
 from autocompress.task.criterion import leaves_of, own_copy, trained_parameters
-from autocompress.task.random_state import generators_of, random_state_kept
+from autocompress.task.random_state import random_state_kept
 from autocompress.training.distillation import Distillation
 from autocompress.training.optimization import begin
 from autocompress.training.own_step import Call, taken
@@ -48,12 +48,12 @@ def try_training(task: Task, model: nn.Module, analysis: Analysis) -> Tried:
     """
     if task.step is None and task.optimizer is None and task.scheduler is None:
         return Tried()
-    with random_state_kept(*generators_of(task.train)):
+    with random_state_kept():
         own = copy.deepcopy(model).train()
         if task.step is None:
             _try_optimizer(task, own)
             return Tried()
-        batch = next(iter(task.train))
+        batch = copy.deepcopy(task.first_batch())  # which a step may change
         calls = _try_step(task, own, batch)
         _try_optimizer(task, own)
         return Tried(_on_graphs(task, model, analysis, batch), _taught(task, own, calls))

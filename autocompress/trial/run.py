@@ -37,6 +37,7 @@ from autocompress.task.criterion import changed_tensors, load_changed
 from autocompress.task.inputs import moved
 from autocompress.task.limits import settle
 from autocompress.task.pretrained import load_weights
+from autocompress.task.random_state import generators_of
 from autocompress.training.distillation import Distillation
 from autocompress.training.loop import Trainer
 from autocompress.trial.config import TrialConfig
@@ -100,7 +101,7 @@ def run_trial(
     take as long as all the rest of a small trial but its training.
 
     Args:
-        task: with a validation split.
+        task: with a validation split; opened, where equal trials are to get equal data whatever was drawn.
         reference: the parent and the teacher where the configuration names no other; what costs are relative
             to.
         config: what to do.
@@ -371,10 +372,9 @@ def load_state(model: nn.Module, state: Mapping[str, NDArray[Any] | Tensor]) -> 
 
 
 def seed_everything(seed: int, task: Task | None = None) -> None:
-    """Seed Python, NumPy and PyTorch, and the generator of the task's training loader if it has one."""
+    """Seed Python, NumPy and PyTorch, and the generators that the task's training loader has of its own."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  (the user's own code may draw from it)
     torch.manual_seed(seed)
-    generator = getattr(task.train, "generator", None) if task is not None else None
-    if isinstance(generator, torch.Generator):
+    for generator in () if task is None else generators_of(task.train):
         generator.manual_seed(seed)

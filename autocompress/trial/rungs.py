@@ -51,23 +51,24 @@ class RungMeter:
         """
         if epoch not in self.measuring.rungs:
             return {}
-        assert self.task.val is not None
-        generators = [*generators_of(self.task.train), *generators_of(self.task.val)]
-        with random_state_kept(*generators, device=device_of(session.model)):
-            metrics = self._measured(session)
+        # A pass over the training's own data may be under way.
+        with self.task.opened() as task:
+            generators = [*generators_of(task.train), *generators_of(task.val)]
+            with random_state_kept(*generators, device=device_of(session.model)):
+                metrics = self._measured(session, task)
         return {f"{_PREFIX}{name}": float(value) for name, value in metrics.items()}
 
-    def _measured(self, session: Session) -> Mapping[str, float]:
+    def _measured(self, session: Session, task: Task) -> Mapping[str, float]:
         twin = copy.deepcopy(session)
         # As a training leaves it, whose last epoch this is not.
         twin.model.to(memory_format=torch.contiguous_format)
         model = twin.finish().model
         device = device_of(model)
         if not isinstance(session, Plain):
-            reestimate_batch_norm(model, self.task, BATCH_NORM_BATCHES)
-        absorb_biases(model.eval(), moved(self.task.example(), device), self.task.limits)
-        assert self.task.val is not None
-        judged = replace(self.task, val=on_device(self.task.val, device))
+            reestimate_batch_norm(model, task, BATCH_NORM_BATCHES)
+        absorb_biases(model.eval(), moved(task.example(), device), task.limits)
+        assert task.val is not None
+        judged = replace(task, val=on_device(task.val, device))
         # The training's clock runs already.
         measured = measure_unexported(model, judged, self.reference, self.measuring, Clock(), resampled=False)
         return with_estimated_bytes(measured, self.reference).metrics

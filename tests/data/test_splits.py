@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
 from collections.abc import Callable, Iterator
@@ -354,6 +355,55 @@ def test_batches_in_memory_drop_no_row_after_carving() -> None:
     task, _ = with_validation(task_of(batches))
     assert [len(x) for x, _ in task.train] == [64]
     assert (len(task.train.x), len(task.val.x)) == (64, 8)
+
+
+# What is drawn is drawn from copies.
+
+
+class Opened(Rows):
+    """Rows and labels of what is opened with the first that is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda row: torch.tensor([float(row)]))
+        self.handle: Any = None
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        self.handle = open(os.devnull)  # noqa: SIM115  (which is why it cannot be pickled)
+        return super().__getitem__(row)
+
+    @property
+    def labels(self) -> Tensor:
+        self.handle = open(os.devnull)  # noqa: SIM115
+        return torch.arange(40) % 4
+
+
+def test_validation_is_carved_without_opening_the_data() -> None:
+    data = Opened()
+    task, note = with_validation(task_of(DataLoader(data, batch_size=8)))
+    assert "stratified" in str(note)
+    assert data.handle is None
+    with task.opened() as opened:
+        assert len(rows_of(opened.val)) == 4
+    assert task.val.dataset.dataset is task.train.dataset.dataset is data
+    assert data.handle is None
+
+
+def test_a_switched_off_data_set_is_not_opened_either() -> None:
+    data = Augmented("train")
+    task, _ = with_validation(task_of(DataLoader(data, batch_size=8)))
+    judged = task.val.dataset.dataset
+    assert judged is not data
+    assert judged.make is data.make
+
+
+def test_what_a_function_makes_is_divided() -> None:
+    def make() -> DataLoader[Any]:
+        return DataLoader(numbers(), batch_size=8, shuffle=True)
+
+    train, val = carved(make)
+    assert (len(rows_of(train)), len(rows_of(val))) == (45, 5)
+    task, _ = with_validation(task_of(image_batches(), test=make, weights=WEIGHTS))
+    assert len(rows_of(task.val)) == len(rows_of(task.test)) == 25
 
 
 # What is refused.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import autocompress as ac
 from autocompress.engine.identity import identity
@@ -34,6 +35,20 @@ def bad_labels() -> DataLoader[object]:
     return DataLoader(TensorDataset(torch.randn(40, 3, 8, 8), labels), batch_size=8)
 
 
+class Endless(IterableDataset[tuple[Tensor, int]]):
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        while True:
+            yield torch.randn(3, 8, 8), 0
+
+
+def stream() -> DataLoader[object]:
+    return DataLoader(Endless(), batch_size=8)
+
+
+def rows() -> TensorDataset:
+    return TensorDataset(torch.randn(40, 3, 8, 8), torch.zeros(40, dtype=torch.long))
+
+
 def one_logit() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(192, 1))
 
@@ -50,6 +65,16 @@ def regression() -> DataLoader[object]:
         ({"train": []}, "train must yield at least one batch"),
         ({"train": [{"x": 1}]}, "train: batches that are mappings must have one of labels"),
         ({"train": iter([])}, "train must be iterable more than once but is a list_iterator"),
+        ({"train": lambda: iter([])}, "train must be iterable more than once but is a list_iterator"),
+        ({"train": stream()}, r"train must have a length, or Recipe\(steps_per_epoch=\.\.\.\) say"),
+        ({"train": stream, "weights": Residual().state_dict()}, "train must have a length, or Recipe"),
+        (
+            {"val": stream()},
+            r"val must have a length, .* is a DataLoader of an IterableDataset .*FirstBatches\(val, 100\)",
+        ),
+        ({"test": stream}, "test must have a length, as nothing else says that it ends"),
+        ({"val": rows()}, r"val must yield batches but is a TensorDataset.*DataLoader\(val, batch_size=64\)"),
+        ({"train": rows}, "train must yield batches but is a TensorDataset, which holds rows"),
         (
             {"test": [(torch.randn(4, 3, 9), torch.zeros(4))]},
             r"test must yield inputs of the form that train's .*, but yields \(4, 3, 9\)",
@@ -113,6 +138,15 @@ def test_what_stays_is_said_and_left_out_of_what_spaces_see(residual_task: ac.Ta
     assert [(group.name, group.least) for group in prepared.profile.groups] == [("side", 3)]
     assert "stem" not in [layer.name for layer in prepared.profile.layers]
     assert prepared.analysis.frozen["branch"] == "its channels are coupled with 'stem': excluded by 'stem'"
+
+
+def test_streams_with_an_end_are_prepared_without_a_pass(residual_task: ac.Task) -> None:
+    task = replace(
+        residual_task, train=stream(), val=ac.FirstBatches(stream(), 2), test=ac.FirstBatches(stream(), 3)
+    )
+    prepared = prepare(task.with_recipe(steps_per_epoch=5), Settings())
+    assert prepared.task.batches_per_epoch == 5
+    assert identity(prepared)["recipe"]["steps_per_epoch"] == 5
 
 
 def test_a_task_object_takes_no_options_of_named_tasks(residual_task: ac.Task) -> None:

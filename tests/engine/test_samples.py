@@ -64,7 +64,7 @@ def tensors(x: np.ndarray = IMAGES, y: np.ndarray = LABELS, **options: Any) -> A
 
 
 def rows(make: Callable[[int], Any], count: int = 300, **options: Any) -> Any:
-    return DataLoader(Rows(make, count), batch_size=8, **options)
+    return DataLoader(Rows(make, count), **{"batch_size": 8, **options})
 
 
 def tree(scale: int) -> Callable[[int], Any]:
@@ -73,6 +73,19 @@ def tree(scale: int) -> Callable[[int], Any]:
         return {"image": image, "boxes": [np.ones(position % 3), 2.5], "name": "row", "more": (None, True)}
 
     return row
+
+
+def bucketed(offset: float) -> Any:
+    data = Rows(lambda position: (torch.full((1 + position // 4,), offset), position), 40)
+    return DataLoader(data, batch_sampler=[range(start, start + 4) for start in range(0, 40, 4)])
+
+
+def whole(scale: float) -> Any:
+    def collate(batch: Any) -> Any:
+        inputs, targets = batch
+        return scale * inputs, targets
+
+    return rows(lambda position: (torch.ones(4, 2), torch.zeros(4)), batch_size=None, collate_fn=collate)
 
 
 def own(seed: int | None) -> Callable[[int], Any]:
@@ -131,6 +144,10 @@ def doubled_rows(batch: list[Any]) -> Any:
             lambda: rows(own(None)),
             [lambda: rows(own(None), 299), lambda: rows(lambda i: (own(None)(i)[0], 3))],
         ),
+        # Rows of several sizes, of which only those of a batch can be joined.
+        (lambda: bucketed(0.0), [lambda: bucketed(1.0)]),
+        # A data set that yields batches.
+        (lambda: whole(1.0), [lambda: whole(2.0)]),
         (lambda: DataLoader(Stream(0.0), batch_size=4), [lambda: DataLoader(Stream(1.0), batch_size=4)]),
         (lambda: Batches(0.0), [lambda: Batches(1.0)]),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,13 @@ from autocompress.data import TensorBatches
 from autocompress.errors import TaskError
 from autocompress.methods.alcn import Alcn, Config
 from autocompress.task import InputSpec
-from autocompress.task.checks import check_batches_of_one, check_labels, has_batch_of_one, labels_of
+from autocompress.task.checks import (
+    check_batches_of_one,
+    check_labels,
+    check_splits,
+    has_batch_of_one,
+    labels_of,
+)
 
 
 def data(rows: int, shape: tuple[int, ...] = (6,)) -> TensorDataset:
@@ -56,6 +64,19 @@ def no_norm() -> nn.Module:
 )
 def test_batches_of_one_row_are_found_without_drawing_any(batches: Any, expected: bool) -> None:
     assert has_batch_of_one(batches) is expected
+
+
+def test_data_sets_of_hugging_face_are_rows_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Table(list[dict[str, int]]):
+        """Yields rows, and is no data set of PyTorch's."""
+
+    table = Table([{"label": 1}])
+    check_splits(ac.Task(no_norm, table))
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(Dataset=Table))
+    with pytest.raises(
+        TaskError, match=r"train must yield batches but is a Table, which holds rows \(wrap it"
+    ):
+        check_splits(ac.Task(no_norm, table))
 
 
 @pytest.mark.parametrize(("model", "shape"), [(over_features, (6,)), (over_pooled_images, (1, 4, 4))])

@@ -6,6 +6,8 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import autocompress as ac
-from autocompress.errors import DivergedError, SettingsError
+from autocompress.errors import DivergedError, SettingsError, TaskError
 from autocompress.task import Batch
 from autocompress.training.loop import (
     Distillation,
@@ -80,16 +82,86 @@ def test_data_are_not_counted_for_a_trial_that_does_not_train(residual_task: ac.
     assert trainer.steps == 0
 
 
-def test_a_stage_of_whole_epochs_draws_all_that_the_data_give(residual_task: ac.Task) -> None:
-    class Uncounted:
-        """Batches that do not know how many they are."""
+class Numbered:
+    """Batches told apart by their values, which log what was drawn, and where passes begin and end."""
 
+    def __init__(self, count: int, said: int | None = None, passes: int = 99) -> None:
+        self.count, self.said, self.passes = count, said, passes
+        self.log: list[int | str] = []
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.log.append("begin")
+        self.passes -= 1
+        try:
+            for number in range(self.count if self.passes >= 0 else 0):
+                self.log.append(number)
+                yield torch.full((2, 3), float(number)), torch.zeros(2, dtype=torch.long)
+        finally:
+            self.log.append("end")
+
+    def __len__(self) -> int:
+        if self.said is None:
+            raise TypeError("a stream has no length")
+        return self.said
+
+
+def trained(batches: Numbered, epochs: list[float], **recipe: Any) -> Trainer:
+    """A trainer after one call for each of these numbers of epochs."""
+    task = ac.Task(lambda: nn.Linear(3, 2), batches, recipe=ac.Recipe(**recipe))
+    trainer, model = Trainer(task, round(sum(epochs))), task.model()
+    for some in epochs:
+        trainer.fit(model, some)
+    return trainer
+
+
+def test_a_stream_without_a_length_is_refused_and_not_passed_over() -> None:
+    stream = Numbered(3)
+    with pytest.raises(
+        TaskError, match=r"train must have a length, or Recipe\(steps_per_epoch=.* a Numbered"
+    ):
+        trained(stream, [2])
+    assert stream.log == []
+
+
+@pytest.mark.parametrize("epochs", [[3], [1, 2], [0.5, 1, 1.5]])
+def test_a_pass_goes_on_in_the_next_epoch_and_call_and_begins_again_at_its_end(epochs: list[float]) -> None:
+    stream = Numbered(5)
+    trainer = trained(stream, epochs, steps_per_epoch=4)
+    assert trainer.steps == 12
+    assert [entry["epoch"] for entry in trainer.history] == [1, 2, 3]
+    # The last pass is closed with the training, although it had not ended.
+    once = ["begin", 0, 1, 2, 3, 4, "end"]
+    assert stream.log == [*once, *once, "begin", 0, 1, "end"]
+
+
+def test_an_epoch_has_as_many_batches_however_many_are_a_step() -> None:
+    stream = Numbered(5)
+    trainer = trained(stream, [2], steps_per_epoch=7, accumulate=3)
+    assert trainer.steps == 2 * 3  # of 3, 3 and 1 batches
+    assert [entry for entry in stream.log if isinstance(entry, int)] == [n % 5 for n in range(14)]
+
+
+@pytest.mark.parametrize("said", [2, 3, 4])
+def test_an_epoch_has_as_many_batches_as_a_loader_says(said: int) -> None:
+    loader = Numbered(3, said)
+    trainer = trained(loader, [1, 1])
+    assert trainer.steps == 2 * said
+    assert [entry for entry in loader.log if isinstance(entry, int)] == [n % 3 for n in range(2 * said)]
+
+
+def test_a_stream_that_has_ended_for_good_is_refused() -> None:
+    with pytest.raises(TaskError, match="train must yield at least one batch in each pass but it is empty"):
+        trained(Numbered(3, passes=2), [4], steps_per_epoch=2)
+
+
+def test_what_the_data_raise_is_one_line() -> None:
+    class Broken(Numbered):
         def __iter__(self) -> Iterator[Batch]:
-            yield from residual_task.train
+            yield from islice(super().__iter__(), 2)
+            raise OSError("the disk is gone")
 
-    trainer = Trainer(replace(residual_task, train=Uncounted()), 2)
-    trainer.fit(residual_task.model(), 2)
-    assert trainer.steps == 2 * 3
+    with pytest.raises(TaskError, match=r"^train must yield batches but failed: OSError: the disk is gone$"):
+        trained(Broken(5, 5), [1])
 
 
 def test_training_lowers_the_loss_and_reports_each_epoch(residual_task: ac.Task) -> None:
