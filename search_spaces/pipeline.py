@@ -22,10 +22,14 @@ _STORAGE = 3  # `SearchSpace.level` of methods that decide how weights are store
 # From where on of [0, 1] a parent is only trained on.
 _ONLY_TRAIN = 0.9
 # Share of what the reference costs at which nearly all models fail their bounds; guided trials go there in
-# equal steps, and are told by the bounds where to turn back.
+# steps that get smaller, and are told by the bounds where to turn back.
 _FLOOR = 0.01
-# Of the trials that are left, those that go down to there; the others fill gaps.
-_DESCENDING = 0.75
+# What a trial beyond the cheap end keeps of its parent's cost at most, as widths are whole numbers; so large
+# budgets fill gaps once they are down.
+_LEAST_STEP = 0.95
+# Added to the trials that are left, in proportion to which each of them goes: 0 ends in no steps at all, and
+# many are equal steps.
+_EVENNESS = 4
 # Neighbours on the front whose costs differ by less than this ratio have no gap between them.
 _GAP = 0.8
 # What a trial beyond the cheap end keeps of its parent's cost at least, where it may start from several.
@@ -48,11 +52,12 @@ _MANY_BITS = 16.0
 # Costs that are less where weights are stored as codes.
 _OF_CODES = ("bytes", "weight_bytes")
 # How guided trials are trained; what the sampler proposes varies it. Short trials train too little at the
-# recipe's own rate: hypervolumes of 12 trials of 5 epochs on digits and on a table (search_efficiency.py, 4
-# seeds) are 0.80 and 0.83 with these rates, 0.75 and 0.72 with 1, 2 and 4. With a teacher of weight 0.5 and
-# temperature 2 they are 0.81 and 0.86 (6 seeds), at 4 0.79 and 0.83; of weight 0.25 0.77 and 0.86, and 0.78
-# and 0.86.
-_SHARE, _LR_SCALES, _TEMPERATURE = 0.2, (4.0, 8.0, 2.0), 2.0
+# recipe's own rate: hypervolumes over MACs of 12 trials of 5 epochs (search_efficiency.py) are 0.83 on digits
+# (6 seeds) and 0.90 on a table (4) at 8 times that rate, on the table 0.82 at 4 times. Where these and 2 were
+# tried on the first three trials, which lose nothing at any, noise chose among them: 0.81 and 0.86. With a
+# teacher of weight 0.5 and temperature 2 they were then 0.81 and 0.86, at 4 0.79 and 0.83; of weight 0.25
+# 0.77 and 0.86, and 0.78 and 0.86.
+_SHARE, _LR_SCALES, _TEMPERATURE = 0.2, (8.0, 4.0, 2.0), 2.0
 _DISTILL = {"teacher": "best", "distill_weight": 0.5, "distill_temperature": _TEMPERATURE}
 
 
@@ -151,9 +156,9 @@ def aim(family: ac.Family, floor: float = _FLOOR) -> Aim | None:
     """Where a point would add most to the front: beyond its cheap end as long as bounds allow, else where
     most score is lost for the cost that it saves; None where all that was tried often enough.
 
-    While all is too costly for the bounds, trials go there in few steps. Beyond the cheap end they go in
-    equal ratios down to a floor, each a little further than those that run now; once one from there was out
-    of bounds, halfway (in logarithms) between it and the last that was not.
+    While all is too costly for the bounds, trials go there in few steps. Beyond the cheap end they go down to
+    a floor, each a little further than those that run now; once one from there was out of bounds, halfway (in
+    logarithms) between it and the last that was not.
 
     Args:
         family: to add to.
@@ -173,12 +178,22 @@ def aim(family: ac.Family, floor: float = _FLOOR) -> Aim | None:
     elif beyond:
         target = math.sqrt(beyond * lowest) if beyond < _GAP * lowest else None
     elif lowest > floor:
-        steps = max(1, math.ceil(_DESCENDING * family.left))
-        target = lowest * (floor / lowest) ** (1 / steps)
+        target = max(floor, lowest * min(_LEAST_STEP, (floor / lowest) ** _share_of_the_way(family.left)))
     if target is not None:
         parent = _start(family, target)
-        return Aim(parent, max(_LEAST_KEPT, target / parent.cost))
+        return Aim(parent, max(_LEAST_KEPT, target / parent.cost), _tries(family)[parent.number])
     return _widest_gap(family)
+
+
+def _share_of_the_way(left: int) -> float:
+    """Of the way down, in logarithms, what the first of so many trials goes if each goes in proportion to
+    the trials that are left: large models lose little by large steps, small ones much.
+
+    Hypervolumes over MACs on digits (search_efficiency.py, 12 trials of 5 epochs, 6 seeds) after 4 and after
+    all trials are 0.45 and 0.82; with an evenness of 0 0.53 and 0.79; equal steps gave 0.41 and 0.81, at
+    rates that were chosen otherwise.
+    """
+    return 2 * (left + _EVENNESS) / (left * (left + 1 + 2 * _EVENNESS))
 
 
 def _start(family: ac.Family, cost: float) -> ac.Parent:
@@ -375,14 +390,12 @@ class Plan:
         methods: spaces that can go on from any model, in the order in which they are tried; the first leads
             until another loses less.
         exploring: every so many trials what was tried least is tried; 0 is never.
-        steps: trials that go down, as long as bounds hold; the others fill gaps.
         codes: spaces that store the front's weights at the end.
     """
 
     trials: int
     methods: tuple[str, ...]
     exploring: int
-    steps: int
     codes: tuple[str, ...]
 
     def explores(self, ended: int) -> bool:
@@ -394,7 +407,7 @@ class Plan:
         if not self.methods:
             return f"{self.trials} trials: proposed by the sampler"
         first, *others = self.methods
-        parts = [f"{self.trials} trials: {first} first, down in about {self.steps} steps"]
+        parts = [f"{self.trials} trials: {first} first, down in ever smaller steps"]
         if workers > 1:
             parts[0] += f" ({workers} at a time, so that a line is {math.ceil(self.trials / workers)} long)"
         if others:
@@ -426,7 +439,6 @@ def plan(trials: int, spaces: Mapping[str, ac.SearchSpace], metric: str) -> Plan
         trials,
         tuple(methods),
         _EXPLORING if trials >= _FEW and len(methods) > 1 else 0,
-        math.ceil(_DESCENDING * trials),
         _storage(spaces, metric),
     )
 
@@ -464,21 +476,23 @@ def _by_merit(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> list[s
 
 
 def _rate(family: ac.Family, tries: int) -> float:
-    """Each rate once, then the one whose guided trials lost least for what they saved; where the same was
-    tried before, the others in turn; where one diverged, only those below it, or half of it."""
-    tried: dict[float, list[ac.Attempt]] = {}
+    """The rate that lost least for what it saved where several were tried from the same model, at first the
+    highest; where the same was tried before, the others in turn; where one diverged, only those below it, or
+    half of it.
+
+    Trials from different models say little of their rates: large ones lose nothing at any, small ones much.
+    """
+    tried: dict[int, list[ac.Attempt]] = {}
     for attempt in family.attempts:
         if attempt.asked and attempt.trained and "lr_scale" in attempt.params:
-            tried.setdefault(attempt.params["lr_scale"], []).append(attempt)
-    too_high = min((rate for rate in tried if any(a.cost is None for a in tried[rate])), default=math.inf)
+            tried.setdefault(attempt.parent, []).append(attempt)
+    diverged = [a.params["lr_scale"] for same in tried.values() for a in same if a.cost is None]
+    too_high = min(diverged, default=math.inf)
     rates = [rate for rate in _LR_SCALES if rate < too_high] or [too_high / 2]
-
-    def price(rate: float) -> float:
-        return sum(a.lost for a in tried[rate]) / max(sum(a.saved for a in tried[rate]), _LEAST_KEPT)
-
-    if all(rate in tried for rate in rates):
-        best = min(rates, key=price)
-    else:
-        begun = Counter(other.params.get("lr_scale") for other in family.running)
-        best = min(rates, key=lambda rate: len(tried.get(rate, ())) + begun[rate])
-    return sorted(rates, key=lambda rate: rate != best)[tries % len(rates)]
+    wins: Counter[float] = Counter()
+    for same in tried.values():
+        ended = [attempt for attempt in same if attempt.cost is not None]
+        if len({attempt.params["lr_scale"] for attempt in ended}) > 1:
+            best = min(ended, key=lambda attempt: attempt.lost / max(attempt.saved, _LEAST_KEPT))
+            wins[best.params["lr_scale"]] += 1
+    return sorted(rates, key=lambda rate: -wins[rate])[tries % len(rates)]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -120,23 +122,57 @@ def test_a_move_that_a_parent_does_not_suit_starts_from_what_the_parent_came_fro
         assert pipeline.suggest(study.ask(), family, of_methods("alcn")).parent == parent
 
 
-def test_guided_trials_go_down_in_equal_ratios_that_the_budget_pays_for(resnet20: ModelProfile) -> None:
-    few, many = (pipeline.aim(alone(resnet20, left=left)) for left in (8, 80))
-    assert few.cost == pytest.approx(0.01 ** (1 / 6))
-    assert many.cost == pytest.approx(0.01 ** (1 / 60))
-    running = pipeline.aim(alone(resnet20, left=8, running=(ac.Running(0, 0.5),)))
-    assert running.cost == pytest.approx(0.5 * (0.01 / 0.5) ** (1 / 6))
+def way_down(profile: ModelProfile, trials: int) -> list[float]:
+    """What trials aim at, each reaching it, until one fills a gap."""
+    reference = ac.Parent(0, 1.0, 0.9, profile)
+    front, costs = (reference,), [1.0]
+    for number in range(1, trials + 1):
+        aimed = pipeline.aim(ac.Family(front, dict(enumerate(front)), left=trials + 1 - number))
+        if aimed is None or aimed.cost >= costs[-1]:
+            break
+        costs.append(aimed.cost)
+        front += (ac.Parent(number, aimed.cost, 0.9 - 0.001 * number, profile),)
+    return costs
+
+
+@pytest.mark.parametrize("trials", [2, 5, 12, 24])
+def test_guided_trials_go_down_in_steps_that_get_smaller_and_end_at_the_floor(
+    trials: int, resnet20: ModelProfile
+) -> None:
+    costs = way_down(resnet20, trials)
+    steps = [math.log(above / below) for above, below in itertools.pairwise(costs)]
+    assert len(steps) == trials
+    assert steps == sorted(steps, reverse=True)
+    assert costs[-1] == pytest.approx(0.01)
+
+
+def test_large_budgets_go_down_in_steps_that_widths_allow_and_fill_gaps_then(resnet20: ModelProfile) -> None:
+    costs = way_down(resnet20, 200)
+    assert 40 < len(costs) < 150
+    assert all(below <= 0.951 * above for above, below in itertools.pairwise(costs[:-1]))
+
+
+def test_a_trial_goes_a_little_further_than_those_that_run(resnet20: ModelProfile) -> None:
+    family = partial(alone, resnet20, left=8)
+    first, second = pipeline.aim(family()), pipeline.aim(family(running=(ac.Running(0, 0.5),)))
+    assert math.log(second.cost / 0.01) / math.log(0.5 / 0.01) == pytest.approx(
+        math.log(first.cost / 0.01) / math.log(1 / 0.01)
+    )
 
 
 @pytest.mark.parametrize(
     ("trials", "workers", "text"),
     [
-        (10, 1, "10 trials: alcn first, down in about 8 steps; too few to try autoplastic, alds, depth"),
-        (24, 1, "24 trials: alcn first, down in about 18 steps; every sixth tries autoplastic, alds, depth"),
+        (10, 1, "10 trials: alcn first, down in ever smaller steps; too few to try autoplastic, alds, depth"),
+        (
+            24,
+            1,
+            "24 trials: alcn first, down in ever smaller steps; every sixth tries autoplastic, alds, depth",
+        ),
         (
             100,
             8,
-            "100 trials: alcn first, down in about 75 steps (8 at a time, so that a line is 13 long); "
+            "100 trials: alcn first, down in ever smaller steps (8 at a time, so that a line is 13 long); "
             "every sixth tries autoplastic, alds, depth",
         ),
     ],
@@ -165,7 +201,7 @@ def test_guided_trials_use_the_methods_of_the_plan(
 
 def test_a_budget_of_one_method_is_all_its_own_and_of_codes_alone_the_samplers() -> None:
     alone = pipeline.plan(24, of_methods("alcn"), "macs")
-    assert alone.text() == "24 trials: alcn first, down in about 18 steps"
+    assert alone.text() == "24 trials: alcn first, down in ever smaller steps"
     assert not any(alone.explores(ended) for ended in range(24))
     assert pipeline.plan(24, of_methods("lc"), "macs").text() == "24 trials: proposed by the sampler"
 
@@ -189,20 +225,26 @@ def test_what_is_too_costly_for_the_bounds_goes_there_in_few_steps(resnet20: Mod
     assert costs == pytest.approx([0.5, 0.25, 0.19])
 
 
-def test_rates_and_methods_that_failed_are_not_the_cheapest(resnet20: ModelProfile) -> None:
-    def tried(number: int, rate: float, cost: float | None) -> ac.Attempt:
-        params = {"method": "alcn", "lr_scale": rate}
-        done = {"saved": 0.2, "lost": 0.01} if cost else {"score": None, "kept": False}
-        return attempt(number, 0, cost, params=params, asked=0.2, **done)
+def rate_after(profile: ModelProfile, *attempts: ac.Attempt) -> float:
+    """The rate of the next trial from the reference, as none of these attempts is on the front."""
+    family = alone(profile, left=20, attempts=attempts)
+    rate: float = pipeline.guided(family, of_methods("alcn")).params["lr_scale"]
+    return rate
 
-    def rate(*attempts: ac.Attempt) -> float:
-        family = alone(resnet20, left=20, attempts=attempts)
-        proposed: float = pipeline.guided(family, of_methods("alcn")).params["lr_scale"]
-        return proposed
 
-    assert rate(tried(1, 4.0, None)) == 2.0
-    assert rate(tried(1, 4.0, 0.8), tried(2, 8.0, None), tried(3, 2.0, 0.8)) == 4.0
-    assert rate(tried(1, 4.0, None), tried(2, 2.0, 0.8), tried(3, 2.0, None), tried(4, 1.0, 0.8)) == 1.0
+def at_rate(
+    number: int, parent: int, rate: float, cost: float | None = 0.8, lost: float = 0.01
+) -> ac.Attempt:
+    params = {"method": "alcn", "lr_scale": rate}
+    done = {"saved": 0.2, "lost": lost} if cost else {"score": None, "kept": False}
+    return attempt(number, parent, cost, params=params, asked=0.2, **done)
+
+
+def test_rates_from_one_that_diverged_on_are_left(resnet20: ModelProfile) -> None:
+    rates = partial(rate_after, resnet20)
+    assert rates(at_rate(1, 5, 4.0, None)) == 2.0
+    assert rates(at_rate(1, 5, 4.0), at_rate(2, 5, 8.0, None)) == 4.0
+    assert rates(at_rate(1, 5, 2.0), at_rate(2, 5, 2.0, None), at_rate(3, 5, 4.0)) == 1.0
 
 
 def test_gaps_are_filled_where_most_score_is_lost_for_most_cost(resnet20: ModelProfile) -> None:
@@ -341,16 +383,21 @@ def test_a_space_that_cannot_say_how_to_move_is_named(resnet20: ModelProfile) ->
         pipeline.guided(alone(resnet20, left=8), {"mine": SearchSpace(nothing, move)})
 
 
-def test_guided_trials_try_each_rate_and_keep_to_the_one_that_loses_least(resnet20: ModelProfile) -> None:
-    spaces, tried = of_methods("alcn"), []
-    rates = []
-    for number, lost in enumerate((0.03, 0.01, 0.02, 0.01), start=1):
-        rates.append(
-            pipeline.guided(alone(resnet20, left=20, attempts=tuple(tried)), spaces).params["lr_scale"]
-        )
-        params = {"method": "alcn", "lr_scale": rates[-1]}
-        tried.append(attempt(number, 0, 0.8, params=params, lost=lost, saved=0.2, asked=0.2))
-    assert rates == [4.0, 8.0, 2.0, 8.0]
+def test_where_a_trial_did_not_help_the_other_rates_are_tried_and_what_lost_least_is_kept(
+    resnet20: ModelProfile,
+) -> None:
+    rates, tried = [], []
+    for number, lost in enumerate((0.03, 0.01, 0.02), start=1):
+        rates.append(rate_after(resnet20, *tried))
+        tried.append(at_rate(number, 0, rates[-1], lost=lost))
+    assert rates == [8.0, 4.0, 2.0]
+    elsewhere = (replace(ended, parent=5) for ended in tried)
+    assert rate_after(resnet20, *elsewhere) == 4.0
+
+
+def test_trials_from_different_models_say_nothing_of_their_rates(resnet20: ModelProfile) -> None:
+    easy, hard = at_rate(1, 5, 4.0, lost=0.0), at_rate(2, 6, 8.0, lost=0.1)
+    assert rate_after(resnet20, easy, hard) == 8.0
 
 
 def test_depth_proposes_disjoint_cuts_that_can_be_bridged(resnet20: ModelProfile) -> None:

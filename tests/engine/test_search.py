@@ -223,7 +223,9 @@ def test_a_finished_run_is_continued_with_more_trials_and_refused_with_other_set
     more = ac.search("digits", trials=5, **options, progress=told)
     # The same rows as before, and said again.
     assert "validation is 144 rows carved from train, stratified" in told.lines
-    assert any(line.startswith("5 trials: alcn first, down in about 4 steps; too few") for line in told.lines)
+    assert any(
+        line.startswith("5 trials: alcn first, down in ever smaller steps; too few") for line in told.lines
+    )
     before = [t.values for t in finished.study.trials]
     assert [t.values for t in more.study.trials[: len(before)]] == before
     assert sum("extra" not in trial.user_attrs for trial in more.study.trials) == 6
