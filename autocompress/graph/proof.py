@@ -17,7 +17,7 @@ from autocompress.graph.masking import mask_channels
 from autocompress.graph.removal import remove_channels
 from autocompress.graph.rewriting import rewrite_channels
 from autocompress.graph.structure import Analysis, Keep
-from autocompress.task.inputs import Inputs, call, repeated_rows, rows
+from autocompress.task.inputs import Inputs, call, device_of_inputs, repeated_rows, rows
 
 TOLERANCE = 1e-4
 
@@ -85,10 +85,35 @@ def compact(model: nn.Module, analysis: Analysis, keep: Keep, probe: Inputs) -> 
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, ArithmeticError):
             # The model's code fixes a size that changed.
             difference = float("inf")
-        if difference <= TOLERANCE:
+        if difference <= TOLERANCE and runs_in_training(smaller, model, probe):
             return smaller, difference
         rewritten = rewrite_channels(model, analysis, keep).eval()
         return rewritten, relative_difference(expected, call(rewritten, probe))
+
+
+def runs_in_training(smaller: nn.Module, model: nn.Module, probe: Inputs) -> bool:
+    """Whether a smaller model runs in training, unless the whole one does not either.
+
+    What a model does in training alone, such as an auxiliary head, is not in its graph: channels that it
+    reads may be gone.
+
+    Args:
+        smaller: not changed.
+        model: that it was cut from; not changed.
+        probe: inputs, `(B, ...)` with B ≥ 2.
+    """
+    return _runs_in_training(smaller, probe) or not _runs_in_training(model, probe)
+
+
+def _runs_in_training(model: nn.Module, probe: Inputs) -> bool:
+    device = device_of_inputs(probe)
+    own = [] if device.index is None else [device.index]
+    with torch.no_grad(), torch.random.fork_rng(own, device_type=device.type):
+        try:
+            call(copy.deepcopy(model).train(), probe)
+        except Exception:  # of a user's forward it is any error
+            return False
+    return True
 
 
 def prove_groups(model: nn.Module, example: Inputs, analysis: Analysis) -> Analysis:

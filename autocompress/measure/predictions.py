@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from autocompress.errors import TaskError, one_line
 from autocompress.task import Inputs, Split, Task
-from autocompress.task.inputs import rows
+from autocompress.task.inputs import rows, shapes, sizes
 from autocompress.task.opening import passed
 
 
@@ -37,13 +37,26 @@ def predictions(
         inputs = task.inputs_of(batch)
         # Not in inference mode, whose tensors a metric could not change in place.
         with torch.no_grad():
-            returned = program(inputs)
+            returned = _returned(program, inputs, task)
             seen = _seen(task, returned)
         yield (
             pytree.tree_map_only(Tensor, _as_floats, seen),
             pytree.tree_map_only(Tensor, Tensor.cpu, task.targets_of(batch)),
             rows(inputs),
         )
+
+
+def _returned(program: Callable[[Inputs], Any], inputs: Inputs, task: Task) -> Any:
+    try:
+        return program(inputs)
+    except Exception as error:
+        exported = task.example()
+        if isinstance(error, TaskError) or sizes(inputs) == sizes(exported):
+            raise
+        raise TaskError(
+            f"inputs must have the sizes of the first batches, {shapes(exported)} but for the batch, but some"
+            f" have {shapes(inputs)} (say by dynamic= which vary): {one_line(error)}"
+        ) from error
 
 
 def _seen(task: Task, returned: Any) -> Any:

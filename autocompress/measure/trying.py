@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
+import torch
 from torch import nn
 
 from autocompress.errors import TaskError, one_line
@@ -43,19 +44,16 @@ def check_metrics(task: Task, model: nn.Module) -> None:
         if first is None:
             raise TaskError(f"{split} must yield at least one batch but it is empty.")
         program = _naming(split, model.eval())
+        # Where the model does not take the first batch, no other would mend that.
+        with torch.no_grad():
+            program(task.inputs_of(first))
         if split == "val" and task.metrics is not None:
             score_split(program, chain([first], rest), task, resampled=False)
             continue
         try:
             score_split(program, [first], task, resampled=False)
-        except _ForwardError:
-            raise
         except TaskError:
             score_split(program, chain([first], rest), task, resampled=False)
-
-
-class _ForwardError(TaskError):
-    """The model does not take the inputs: no other batch would mend that."""
 
 
 def _check_names(task: Task) -> None:
@@ -78,7 +76,7 @@ def _naming(split: str, model: nn.Module) -> Callable[[Inputs], Any]:
         try:
             return call(model, inputs)
         except Exception as error:
-            raise _ForwardError(
+            raise TaskError(
                 f"{split} must yield inputs for the model but its forward failed on "
                 f"{shapes(inputs)}: {one_line(error)}"
             ) from error

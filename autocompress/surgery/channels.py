@@ -16,7 +16,7 @@ from autocompress.errors import CheckpointError, TrialError
 from autocompress.graph import Analysis, Keep, analyse
 from autocompress.graph.exporting import plain_attention
 from autocompress.graph.masking import mask_channels
-from autocompress.graph.proof import TOLERANCE, relative_difference
+from autocompress.graph.proof import TOLERANCE, relative_difference, runs_in_training
 from autocompress.graph.removal import Cuts, cut_tensors, cuts_of
 from autocompress.graph.rewriting import rewrite_channels
 from autocompress.surgery.edits import Edit
@@ -201,4 +201,5 @@ def _cut_modules(model: nn.Module, cuts: Cuts, masked: nn.Module, probe: Inputs)
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, ArithmeticError):
             # The user's code fixes a size that changed.
             return None
-    return smaller if difference <= TOLERANCE else None
+    same = difference <= TOLERANCE and runs_in_training(smaller, model, probe)
+    return smaller if same else None

@@ -107,3 +107,13 @@ def test_what_cannot_be_joined_is_refused() -> None:
     task = ac.Task(nn.Identity, [(IMAGES, IMAGES)], outputs=lambda out: 3)
     with pytest.raises(TaskError, match="must be tensors, or lists of one entry a row"):
         predict(detector, task.train, task)
+
+
+def test_sizes_that_a_program_does_not_take_are_said_with_the_remedy() -> None:
+    def program(inputs: Tensor) -> Tensor:
+        assert inputs.shape[1] == 4, "Guard failed"
+        return inputs
+
+    task = ac.Task(nn.Identity, [(IMAGES, IMAGES)])
+    with pytest.raises(TaskError, match=r"some have \(6, 5\) \(say by dynamic= which vary\): Guard failed"):
+        predict(program, [(IMAGES, IMAGES), (torch.zeros(6, 5), IMAGES)], task)

@@ -108,6 +108,26 @@ def test_code_that_fixes_sizes_is_cut_in_its_graph_with_its_layers_as_modules(im
         assert relative_difference(cut.masked(images), again(images)) < 1e-6
 
 
+class Auxiliary(nn.Module):
+    """A head that is there in training alone reads channels that the graph, of evaluation, says are free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.head, self.auxiliary = nn.Linear(192, 12), nn.Linear(12, 5), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        x = torch.relu(self.enter(x.flatten(1)))
+        return (self.head(x), self.auxiliary(x)) if self.training else self.head(x)
+
+
+def test_a_model_that_reads_more_in_training_still_trains(images: Tensor) -> None:
+    model = Auxiliary().eval()
+    cut = keep_units(model, analyse(model, images), {"enter": [0, 5]}, images)
+    assert check_equal(cut.model, cut.masked, images, "surgery") < 1e-5
+    assert cut.model.get_submodule("enter").out_features == 2
+    assert cut.model.train()(images).shape == (len(images), 5)
+
+
 def test_groups_of_normalisations_follow_their_channels(images: Tensor) -> None:
     torch.manual_seed(0)
     model = UNet().eval()
