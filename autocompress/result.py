@@ -14,7 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from torch import nn
 
-from autocompress.checkpoint import Checkpoint, export_onnx, open_checkpoint, rebuild
+from autocompress.checkpoint import Checkpoint, export_onnx, open_checkpoint
+from autocompress.checkpoint.rebuilding import rebuild_on
 from autocompress.checkpoint.store import ONNX, PROGRAM, UNQUANTISED, WEIGHTS
 from autocompress.errors import SettingsError
 from autocompress.measure import STATIC, Constraint, Objective
@@ -48,7 +49,7 @@ class ParetoModel:
         front_probability: how likely the point is to be on the front, were it judged by other rows.
         lineage: numbers of the trials that the model came from, each started from the one before it, itself
             last; the reference is not among them.
-        make_model: makes a new model of the task; None where the run does not tell.
+        make_model: makes a new model of the task, prepared as it says; None where the run does not tell.
     """
 
     trial: int
@@ -102,7 +103,7 @@ class ParetoModel:
                 f"the task's model must be known but this run was made with a Task object: "
                 f"use ac.rebuild(MyModel(), '{self.path}')."
             )
-        return rebuild(self.make_model(), self.path)
+        return rebuild_on(self.make_model(), self.checkpoint())
 
     def export(self, path: str | Path, format: str | None = None) -> Path:
         """Copy the model out as `.pt2`, `.onnx` or `.safetensors`.

@@ -20,12 +20,16 @@ from torchmetrics.classification import MulticlassF1Score
 
 import autocompress as ac
 from autocompress.checkpoint import open_checkpoint
+from autocompress.checkpoint.rebuilding import read_edits
 from autocompress.errors import CheckpointError, DivergedError, ProofError, SettingsError, TaskError
 from autocompress.graph import analysis
 from autocompress.graph.costs import layer_macs
 from autocompress.measure import measure_split
 from autocompress.methods.base import Session
 from autocompress.surgery import KeepChannels
+from autocompress.surgery.deployed import Deploy
+from autocompress.surgery.plain_weights import FoldWeight
+from autocompress.task.checks import fresh_model
 from autocompress.training.loop import Plain, Trainer
 from autocompress.trial import (
     Measuring,
@@ -41,6 +45,7 @@ from autocompress.trial import (
     train_reference,
 )
 from autocompress.trial.rungs import RungMeter
+from tests.conftest import Residual
 
 CONFIG = TrialConfig((Stage("alcn", {"initial_ratio": 0.3}),), epochs=2)
 
@@ -408,3 +413,83 @@ def test_what_a_rung_takes_counts_as_steps(residual_task: ac.Task, monkeypatch: 
     trainer = Trainer(residual_task, 2, watch=watch)
     trainer.fit(residual_task.model(), 2)
     assert trainer.clock.seconds == 14.0
+
+
+class Branched(nn.Module):
+    """A convolution with weight norm, two branches that can be merged, and a head that only trains."""
+
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wide, self.narrow = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+            self.merged: nn.Module | None = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.wide(x) + self.narrow(x) if self.merged is None else self.merged(x)
+
+        def reparameterize(self) -> None:
+            self.merged = nn.Conv2d(8, 8, 3, padding=1)
+            self.merged.weight.data = self.wide.weight + nn.functional.pad(self.narrow.weight, (1, 1, 1, 1))
+            self.merged.bias.data = self.wide.bias + self.narrow.bias
+            del self.wide, self.narrow
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3, padding=1))
+        self.body, self.head, self.auxiliary = self.Branches(), nn.Linear(8, 5), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = torch.relu(self.body(torch.relu(self.enter(x)))).mean((2, 3))
+        scores = self.head(features)
+        return scores + 0 * self.auxiliary(features) if self.auxiliary is not None else scores
+
+
+def without_auxiliary(model: nn.Module) -> nn.Module:
+    model.auxiliary = None
+    return model
+
+
+def test_trials_begin_with_the_prepared_reference_and_rebuild_prepares_alike(
+    residual_task: ac.Task, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    trained = Branched()
+    x = residual_task.example(8)
+    expected = trained.eval()(x).detach()
+    task = replace(residual_task, model=Branched, weights=trained.state_dict(), prepare=without_auxiliary)
+    stored = train_reference(task, tmp_path / "reference", Measuring())
+    assert stored.manifest["prepare"] == "without_auxiliary"
+    assert torch.allclose(stored.load()(x), expected, atol=1e-5)
+    reference = Reference.of(stored, fresh_model(task))
+    preparing = (FoldWeight("enter", "weight", "weight norm"), Deploy("reparameterize", ("body",)))
+    assert reference.edits == preparing
+    assert set(reference.state) == {
+        f"{layer}.{tensor}" for layer in ("enter", "body.merged", "head") for tensor in ("weight", "bias")
+    }
+    run_trial(task, reference, CONFIG, tmp_path / "0001", trials=tmp_path)
+    lc = TrialConfig((Stage("lc", {}),), parent=1, epochs=1, teacher=0, distill_weight=0.5)
+    run_trial(task, reference, lc, tmp_path / "0002", trials=tmp_path)
+    for folder in ("reference", "0001", "0002"):
+        checkpoint = open_checkpoint(tmp_path / folder)
+        assert tuple(read_edits(checkpoint.path))[:2] == preparing
+        rebuilt = ac.rebuild(Branched(), checkpoint.path, prepare=without_auxiliary).eval()
+        assert torch.allclose(rebuilt(x), checkpoint.load()(x), atol=1e-5)
+        with pytest.raises(CheckpointError, match="must be without_auxiliary, which its task had, but"):
+            ac.rebuild(Branched(), checkpoint.path)
+
+
+def test_a_preparation_that_the_task_had_not_is_refused(
+    residual_task: ac.Task, reference: Reference, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match="must be None: its task had none, but got without_auxiliary"):
+        ac.rebuild(Residual(), tmp_path / "reference", prepare=without_auxiliary)
+
+
+def test_compress_prepares_what_it_is_given_and_says_so_in_its_edits(
+    residual_task: ac.Task, tmp_path: Path
+) -> None:
+    done = ac.compress(Branched(), replace(residual_task, model=Branched), ac.Alcn(initial_ratio=0.5))
+    assert [edit.kind for edit in done.edits[:2]] == ["fold_weight", "deploy"]
+    done.save(tmp_path / "saved")
+    x = residual_task.example(8)
+    assert torch.equal(ac.rebuild(Branched(), tmp_path / "saved").eval()(x), done.model(x))

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
 
 from autocompress import plugins
-from autocompress.checkpoint.store import EDITS, WEIGHTS, open_checkpoint
+from autocompress.checkpoint.store import EDITS, WEIGHTS, Checkpoint, open_checkpoint
 from autocompress.checkpoint.weights import load_weights_into
 from autocompress.errors import CheckpointError
 from autocompress.surgery import Edit, apply, edits_from_json
+from autocompress.task.checks import called
 from autocompress.task.inputs import Inputs, from_json
 from autocompress.task.ready import ready
 
 
-def rebuild(model: nn.Module, path: str | Path) -> nn.Module:
+def rebuild(
+    model: nn.Module, path: str | Path, prepare: Callable[[nn.Module], nn.Module] | None = None
+) -> nn.Module:
     """The compressed model of a checkpoint, as an ordinary module that can be trained on.
 
     It is of the user's own class with smaller layers where the surgery allows, else its graph with its layers
@@ -25,13 +29,25 @@ def rebuild(model: nn.Module, path: str | Path) -> nn.Module:
     Args:
         model: a new one, as the search's task makes it; changed, use what is returned.
         path: the checkpoint's folder, such as `point.path`.
+        prepare: the search's `Task(prepare=)`, where it had one.
 
     Raises:
         CheckpointError: the folder is damaged, or does not belong to such a model.
     """
     checkpoint = open_checkpoint(Path(path))
+    function = checkpoint.manifest.get("prepare")
+    if (prepare is None) != (function is None):
+        wanted = "None: its task had none" if function is None else f"{function}, which its task had"
+        given = None if prepare is None else called(prepare)
+        raise CheckpointError(f"prepare of checkpoint '{path}' must be {wanted}, but got {given}.")
     example = from_json(checkpoint.manifest["input"])
-    return rebuild_from(ready(model, lambda: example), checkpoint.path, example)
+    model = ready(model, lambda: example)
+    return rebuild_on(model if prepare is None else prepare(model), checkpoint)
+
+
+def rebuild_on(model: nn.Module, checkpoint: Checkpoint) -> nn.Module:
+    """The same on a model that is ready, and prepared where the task has a function for that."""
+    return rebuild_from(model, checkpoint.path, from_json(checkpoint.manifest["input"]))
 
 
 def rebuild_from(model: nn.Module, folder: Path, example: Inputs) -> nn.Module:

@@ -25,7 +25,7 @@ from autocompress.errors import AutocompressError, one_line
 from autocompress.rivals import Point, Rivals
 from autocompress.sharing import sharing
 from autocompress.task import Task
-from autocompress.task.checks import make_model
+from autocompress.task.checks import fresh_model
 from autocompress.trial import Measuring, Reference, TrialConfig, run_trial, train_reference
 
 MESSAGE = "message"
@@ -60,7 +60,7 @@ class Shared:
     @cached_property
     def stored_reference(self) -> Reference:
         """The reference, read once in each process."""
-        return Reference.of(open_checkpoint(self.reference), make_model(self.task), self.artifact)
+        return Reference.of(open_checkpoint(self.reference), fresh_model(self.task), self.artifact)
 
 
 def _device(use_gpu: bool) -> str:

@@ -15,6 +15,7 @@ _NAMES = {
     "optimizer": ("the optimizer", "optimizer"),
     "scheduler": ("the scheduler", "scheduler"),
     "teacher": ("the teacher", "teacher"),
+    "prepare": ("the preparation", "prepare"),
     "metrics": ("the metric '{}'", "metrics"),
     "architecture": ("the model's architecture", "model"),
     "frozen": ("which parameters are frozen", "frozen parameters"),

@@ -16,6 +16,7 @@ from autocompress.engine.model_checks import check_suitable
 from autocompress.errors import SettingsError
 from autocompress.methods.base import Method
 from autocompress.surgery import Edit, absorb_biases
+from autocompress.surgery.preparation import prepare_model
 from autocompress.task import Inputs, Task, moved
 from autocompress.task.checks import check_splits
 from autocompress.task.criterion import changed_tensors, load_changed
@@ -94,6 +95,9 @@ def compress(
 ) -> Compressed:
     """Train a model with a method, make it physically small, and fine-tune it; or with several in order.
 
+    Norms of weights are folded and blocks switched to their deployed form first; the task's own `prepare` is
+    for searches.
+
     Args:
         model: where training starts; changed in place, use what is returned.
         task: data, loss and recipe; `recipe.epochs` is the total. A loss or step with tensors of its own is
@@ -124,22 +128,27 @@ def compress(
     check_limits(exclude, at_least)
     with task.opened() as opened:
         check_splits(opened, ("train",))
-        model = ready(model, opened.example)
-        # Before it is run: what the model has in evaluation is to stay there.
+        model, edits = prepare_model(ready(model, opened.example), opened.example())
+        # Before it is trained: what the model has in evaluation is to stay there.
         limits = settle(model, exclude, at_least)
         opened = replace(with_varying_sizes(opened), limits=limits)
         check_something_left(model, limits)
         check_suitable(opened, model)
-        return _compressed(model, opened, stages, compress_share, seed)
+        return _compressed(model, opened, stages, edits, compress_share, seed)
 
 
 def _compressed(
-    model: nn.Module, task: Task, stages: Sequence[Method], compress_share: float, seed: int
+    model: nn.Module,
+    task: Task,
+    stages: Sequence[Method],
+    preparing: Sequence[Edit],
+    compress_share: float,
+    seed: int,
 ) -> Compressed:
     seed_everything(seed, task)
     trainer = Trainer(task, max(task.recipe.epochs, len(stages)))
     compressing = compressing_epochs(trainer, compress_share, len(stages))
-    edits: list[Edit] = []
+    edits: list[Edit] = [*preparing]
     difference = 0.0
     for method in stages:
         stage = compress_stage(model, task, method, trainer, compressing / len(stages))

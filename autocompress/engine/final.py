@@ -31,11 +31,11 @@ def settle_front(
     """
     checked: set[int] = set()
     while True:
-        result = build_result(folder, study, prepared.objectives, prepared.task.model)
+        result = build_result(folder, study, prepared.objectives, prepared.fresh_model)
         faults = _measure_latency(prepared, result, study, progress)
         if not faults:
             # What was measured last may have moved points off the front, and others on it.
-            result = build_result(folder, study, prepared.objectives, prepared.task.model)
+            result = build_result(folder, study, prepared.objectives, prepared.fresh_model)
             waiting = [p for p in [result.reference, *result.front] if p.trial not in checked]
             faults = check_front(prepared, waiting)
             checked |= {p.trial for p in waiting}
@@ -47,7 +47,7 @@ def settle_front(
         for number, reason in faults.items():
             progress.note(f"trial {number} left the front: {reason}")
     _score_on_test(prepared, result, study, progress)
-    return build_result(folder, study, prepared.objectives, prepared.task.model)
+    return build_result(folder, study, prepared.objectives, prepared.fresh_model)
 
 
 def _measure_latency(

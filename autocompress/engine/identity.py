@@ -6,7 +6,9 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import asdict
 from types import CodeType, ModuleType
-from typing import Any
+from typing import Any, cast
+
+from torch import Tensor
 
 from autocompress.engine.changes import DIGESTS
 from autocompress.engine.digests import digest, state_digest
@@ -17,7 +19,6 @@ from autocompress.plugins import SearchSpace, load_attribute, search_spaces
 from autocompress.task import Task
 from autocompress.task.criterion import without_values
 from autocompress.task.opening import is_function
-from autocompress.task.pretrained import fit
 
 
 def identity(prepared: Prepared) -> dict[str, Any]:
@@ -47,7 +48,8 @@ def _digests(prepared: Prepared) -> dict[str, str | None]:
     task = prepared.task
     return {
         **_data(task),
-        "weights": None if task.weights is None else state_digest(fit(task.weights, prepared.model).state),
+        # What a prepared search has of weights is by its model's names.
+        "weights": None if task.weights is None else state_digest(cast(Mapping[str, Tensor], task.weights)),
         **{name: digest(own) for name, own in _own(task).items() if own is not None},
         # The default metrics are the package's own.
         **{f"metrics.{name}": digest(metric) for name, metric in (task.metrics or {}).items()},
@@ -60,8 +62,9 @@ def _digests(prepared: Prepared) -> dict[str, str | None]:
 
 
 def _own(task: Task) -> dict[str, Any]:
-    """What trains a model of the task and may be the user's own."""
-    given = {name: getattr(task, name) for name in ("loss", "step", "optimizer", "scheduler", "teacher")}
+    """What trains a model of the task, or prepares it, and may be the user's own."""
+    names = ("loss", "step", "optimizer", "scheduler", "teacher", "prepare")
+    given = {name: getattr(task, name) for name in names}
     if task.weights is None:
         # What they begin with is drawn anew, as the model's weights are.
         given |= {name: without_values(given[name]) for name in ("loss", "step")}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,8 +19,9 @@ from torch.utils import _pytree as pytree
 from autocompress.errors import AutocompressError, DivergedError, TaskError
 from autocompress.graph.exporting import located, plain_attention
 from autocompress.graph.proof import TOLERANCE, relative_difference
+from autocompress.surgery import Edit, apply
 from autocompress.task import Inputs, Task
-from autocompress.task.checks import check_batches_of_one, check_forward, check_labels, make_model
+from autocompress.task.checks import check_batches_of_one, check_forward, check_labels, fresh_model
 from autocompress.task.copying import copied, held_tensors
 from autocompress.task.inputs import call, plain, repeated_rows, rows, runs_over_batch, tensors
 from autocompress.task.random_state import random_state_kept
@@ -56,24 +57,26 @@ def check_suitable(task: Task, model: nn.Module) -> Tensor:
     return outputs
 
 
-def check_made_anew(task: Task, model: nn.Module) -> None:
+def check_made_anew(task: Task, model: nn.Module, edits: Sequence[Edit] = ()) -> None:
     """Refuse a function that makes the same module again, or models that differ by more than their state.
 
     Args:
         task: whose function makes models.
-        model: that it made; in evaluation mode afterwards.
+        model: that it made, prepared; in evaluation mode afterwards.
+        edits: that prepared it beside the task's own function.
 
     Raises:
         TaskError: the new one shares parameters with the model, has other ones, or computes something else
             with the same.
     """
-    other = make_model(task).eval()
+    other = fresh_model(task).eval()
     known = {id(parameter) for parameter in model.parameters()}
     if any(id(parameter) in known for parameter in other.parameters()):
         raise TaskError(
             "model must make a new nn.Module at each call but made one that shares parameters with another: "
             "let it return copy.deepcopy(module)."
         )
+    other = apply(other, edits, task.example())
     states = [{name: tensor.shape for name, tensor in made.state_dict().items()} for made in (model, other)]
     if states[0] != states[1]:
         raise TaskError("model must make modules of the same parameters but made two that differ.")

@@ -28,10 +28,13 @@ from autocompress.measure import (
 )
 from autocompress.measure.latency import LatencySettings
 from autocompress.plugins import SearchSpace, Suggest
+from autocompress.surgery.preparation import described, prepare_model
 from autocompress.task import Inputs, Limits, ModelProfile, Task
 from autocompress.task.checks import (
+    apply_prepare,
     check_splits,
     check_teacher,
+    fresh_model,
     make_model,
 )
 from autocompress.task.limits import check_something_left, settle
@@ -45,8 +48,8 @@ _MOST_SHOWN = 5  # layers of a line
 
 @dataclass(frozen=True)
 class Prepared:
-    """A search that can start; trials may learn from a teacher where `distill`; `notes` are what its user
-    should know of it."""
+    """A search that can start; its model is as trials find it, which may learn from a teacher where
+    `distill`; `notes` are what its user should know of it."""
 
     settings: Settings
     task: Task
@@ -62,6 +65,10 @@ class Prepared:
     out: Path
     distill: bool = True
     notes: tuple[str, ...] = ()
+
+    def fresh_model(self) -> nn.Module:
+        """Make a new model of the task, prepared by the user's own function."""
+        return fresh_model(self.task)
 
 
 def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> Prepared:
@@ -91,12 +98,12 @@ def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> 
     task = with_varying_sizes(task)
     if settings.epochs is not None:
         task = task.with_recipe(epochs=settings.epochs)
-    task, model, weights_note = _with_model(task, settings)
+    task, model, made = _with_model(task, settings)
     example = task.example()
     analysis = within(analyse(model, example), task.limits_of(model))
     _check_export(model, example, settings.artifact)
     tried = try_training(task, model, analysis)
-    notes = (weights_note, origin, _staying(analysis), _untaught(tried, settings))
+    notes = (*made, origin, _staying(analysis), _untaught(tried, settings))
     model_profile = profile(model, example, analysis)
     latency = LatencySettings(settings.latency_batch_size, settings.latency_threads)
     spaces = _spaces(settings, model_profile, analysis.limits) if proposing else {}
@@ -179,23 +186,28 @@ def _resolved(
     )
 
 
-def _with_model(task: Task, settings: Settings) -> tuple[Task, nn.Module, str | None]:
-    """The task, with limits, whose weights are under its model's names; its model, which has them; and what
-    was made of them. The task suits the model."""
+def _with_model(task: Task, settings: Settings) -> tuple[Task, nn.Module, list[str]]:
+    """The task, with limits, whose weights are under its model's names; its model, which has them and is
+    prepared; and what was made of both. The task suits the model."""
     model = make_model(task)
     # Before it is run: what a new model has in evaluation is to stay there.
-    limits = settle(model, settings.exclude, settings.at_least)
-    task = replace(task, limits=limits)
-    check_something_left(model, limits)
-    note = None
+    frozen = settle(model)
+    notes = []
     if task.weights is not None:
         fitted = load_weights(model, task.weights)
-        task, note = replace(task, weights=fitted.state), fitted.note
+        task = replace(task, weights=fitted.state)
+        notes += [] if fitted.note is None else [fitted.note]
     with task.opened() as opened:
+        model, edits = prepare_model(apply_prepare(opened, model), opened.example())
+        # Layers go by the names that trials find them by.
+        limits = settle(model, settings.exclude, settings.at_least).joined(frozen)
+        check_something_left(model, limits)
         check_teacher(opened, check_suitable(opened, model))
-        check_made_anew(opened, model)
+        check_made_anew(opened, model, edits)
         check_metrics(opened, model)
-    return task, model, note
+    if edits:
+        notes.append(f"before compressing, {described(edits)}; trials train the model as it is then")
+    return replace(task, limits=limits), model, notes
 
 
 def _bounds(settings: Settings, objectives: Sequence[Objective]) -> tuple[str, ...]:

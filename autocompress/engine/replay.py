@@ -16,6 +16,7 @@ from autocompress.engine.results import open_study
 from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError
 from autocompress.task import Task
+from autocompress.task.checks import fresh_model
 from autocompress.trial import Reference, TrialConfig, TrialResult, run_trial
 
 
@@ -48,7 +49,7 @@ def replay(
     settings = Settings.from_json(folder.read()["settings"])
     prepared = prepare(task or settings.task, settings, proposing=False)
     folder.refuse_other_settings(identity(prepared), replayed=True)
-    reference = Reference.of(open_checkpoint(folder.reference), prepared.model, settings.artifact)
+    reference = Reference.of(open_checkpoint(folder.reference), fresh_model(prepared.task), settings.artifact)
     torch.set_num_threads(max(1, int(settings.cpus_per_trial)))
     replays = folder.path / "replays"
     configs = {n: TrialConfig.from_json(t.user_attrs["details"]["config"]) for n, t in stored.items()}

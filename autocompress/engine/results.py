@@ -20,6 +20,7 @@ from autocompress.measure import Constraint, Objective
 from autocompress.report import history_picture, write_report
 from autocompress.result import LEAST_PROBABILITY, ParetoModel, SearchResult, ratios
 from autocompress.study import STUDY_NAME, SearchStudy, sqlite_url
+from autocompress.task.checks import fresh_model
 
 
 def study_name(folder: RunFolder, settings: Settings) -> str:
@@ -41,7 +42,7 @@ def build_result(
         folder: of the run.
         study: of the run.
         objectives: of the search, primary first.
-        make_model: makes a new model of the task; None where it is not known.
+        make_model: makes a new model of the task, prepared as it says; None where it is not known.
     """
     trials = {t.number: t for t in study.complete_trials()}
     tested, final = study.test_metrics(), study.final_metrics()
@@ -145,7 +146,7 @@ def _model_maker(folder: RunFolder) -> Callable[[], nn.Module] | None:
         task = load_task(
             settings.task, model=settings.model, root=settings.data_root, image_size=settings.image_size
         )
-        return task.model()
+        return fresh_model(task)
 
     return make
 

@@ -235,7 +235,7 @@ class _Search:
             result = settle_front(self.prepared, self.folder, study, self.progress)
         else:
             # Estimates stand until the run is continued, and the test split is for what then is the front.
-            result = build_result(self.folder, study, self.prepared.objectives, self.prepared.task.model)
+            result = build_result(self.folder, study, self.prepared.objectives, self.prepared.fresh_model)
         measured, outside = driver.overhead(self.workers), driver.outside()
         result = replace(
             result,

@@ -15,18 +15,17 @@ from typing import Any
 
 from autocompress import plugins
 from autocompress.checkpoint import Checkpoint, open_checkpoint
+from autocompress.checkpoint.rebuilding import rebuild_from
 from autocompress.checkpoint.store import EDITS, LOSS, MANIFEST, WEIGHTS, kept_trials, trial_folder
-from autocompress.checkpoint.weights import load_weights_into
 from autocompress.engine.changes import DIGESTS
 from autocompress.engine.family import stored_as_codes
 from autocompress.engine.folder import RunFolder
 from autocompress.engine.prepare import Prepared
 from autocompress.engine.results import build_result, open_study
-from autocompress.errors import AutocompressError, SettingsError, one_line
+from autocompress.errors import AutocompressError, CheckpointError, SettingsError, one_line
 from autocompress.lineage import Family, Parent
 from autocompress.result import SearchResult
 from autocompress.study import SearchStudy
-from autocompress.task.checks import make_model
 from autocompress.task.limits import owner_of, settle
 
 
@@ -115,8 +114,8 @@ def _checkpoint(folder: RunFolder, number: int) -> Checkpoint:
 def _not_the_same_model(prepared: Prepared, folder: RunFolder) -> str | None:
     """Why weights of the other run's models are none of this one's, None where they are."""
     try:
-        load_weights_into(make_model(prepared.task), folder.reference / WEIGHTS)
-    except (RuntimeError, OSError):
+        rebuild_from(prepared.fresh_model(), folder.reference, prepared.task.example())
+    except CheckpointError:
         return "its model has parameters of other names or shapes"
     return None
 
@@ -144,7 +143,7 @@ def _looser(prepared: Prepared, made: Mapping[str, Any], entries: Mapping[str, A
     if made[DIGESTS].get("frozen", frozen) != frozen:
         return "other parameters were frozen in it"
     ours = prepared.task.limits_of(prepared.model)
-    theirs = settle(make_model(prepared.task), made.get("exclude", ()), made.get("at_least", {}))
+    theirs = settle(prepared.model, made.get("exclude", ()), made.get("at_least", {}))
     for name, _ in prepared.model.named_parameters(remove_duplicate=False):
         layer = owner_of(name)
         if ours.why_tensor(name) is not None and theirs.why_tensor(name) is None:

@@ -42,6 +42,45 @@ def make_model(task: Task) -> nn.Module:
     return ready(model, task.example)
 
 
+def apply_prepare(task: Task, model: nn.Module) -> nn.Module:
+    """What the task's `prepare` makes of a model, in the mode that the model was in.
+
+    Args:
+        task: which need not have one.
+        model: with its weights; may be changed in place.
+
+    Raises:
+        TaskError: `prepare` fails, or gives no module.
+    """
+    if task.prepare is None:
+        return model
+    training = model.training
+    try:
+        result = task.prepare(model)
+    except Exception as error:
+        raise TaskError(
+            f"prepare must take the model and return it prepared but: {one_line(error)}"
+        ) from error
+    if not isinstance(result, nn.Module):
+        raise TaskError(f"prepare must return an nn.Module but returned {type(result).__name__}.")
+    return result.train(training)
+
+
+def called(function: Any) -> str:
+    """What a user's function is called."""
+    name: str = getattr(function, "__qualname__", type(function).__name__)
+    return name
+
+
+def fresh_model(task: Task) -> nn.Module:
+    """A new model of the task, prepared by the user's own function: what checkpoints are rebuilt on.
+
+    Raises:
+        TaskError: `prepare` fails, or gives no module.
+    """
+    return apply_prepare(task, make_model(task))
+
+
 def make_teacher(task: Task) -> nn.Module:
     """The task's own teacher in evaluation mode: a copy, or one that its function makes.
 

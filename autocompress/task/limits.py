@@ -40,6 +40,16 @@ class Limits:
     steady: frozenset[str] = frozenset()
     excluded: frozenset[str] = frozenset()
 
+    def joined(self, others: Limits) -> Limits:
+        """These limits and those of the model that this one was prepared from, some of whose names it has."""
+        return Limits(
+            {**others.modules, **self.modules},
+            {**others.tensors, **self.tensors},
+            {**others.at_least, **self.at_least},
+            {**others.shapes, **self.shapes},
+            self.steady | others.steady,
+        )
+
     def why_tensor(self, name: str) -> str | None:
         """Why a parameter or buffer stays as it is; None where it need not."""
         return self.tensors.get(name) or self._why_inside(name)

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from autocompress.errors import TaskError, one_line
 from autocompress.task.inputs import Inputs, call, moved
+from autocompress.task.modes import modes_kept
 
 
 def ready(model: nn.Module, example: Callable[[], Inputs]) -> nn.Module:
@@ -28,16 +29,13 @@ def ready(model: nn.Module, example: Callable[[], Inputs]) -> nn.Module:
     """
     model = unwrapped(model)
     if any(map(is_lazy, itertools.chain(model.parameters(), model.buffers()))):
-        modes = {module: module.training for module in model.modules()}
         try:
-            with torch.no_grad():
+            with torch.no_grad(), modes_kept(model):
                 call(model.eval(), moved(example(), next(model.parameters()).device))
         except Exception as error:  # of the user's forward
             raise TaskError(
                 f"lazy layers must get their parameters from the first training inputs but: {one_line(error)}"
             ) from error
-        for module, mode in modes.items():
-            module.training = mode
         left = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
         if left:
             raise TaskError(f"lazy layers must be called by forward but that of '{left[0]}' was not.")

@@ -226,6 +226,10 @@ class Task:
         targets: `fn(batch)`, what loss and metrics compare with.
         outputs: `fn(what the model returned)`, what metrics see in place of the model's answer; what has
             several tensors is a tuple, or a mapping whose names are attributes as well.
+        prepare: `fn(model) -> model`, what becomes of a trained model before it is compressed, measured and
+            stored, such as the fusing of its branches; it goes by the model's structure, not by its numbers.
+            Reference and trials are what it gives. Norms of weights are folded, and blocks switched by their
+            own `reparameterize`, `switch_to_deploy` or `fuse`, without it.
         dynamic: sizes that vary beside the batch, as in `torch.export`: `{1: "length"}` for one input, a
             tuple of such for several, a mapping of such for keyword arguments. None finds those that differ
             between the first batches of the splits.
@@ -251,6 +255,7 @@ class Task:
     inputs: Callable[[Batch], Any] | None = None
     targets: Callable[[Batch], Any] | None = None
     outputs: Callable[[Any], Any] | None = None
+    prepare: Callable[[nn.Module], nn.Module] | None = None
     dynamic: Any = None
     limits: Limits | None = None
     # Not to be given: `replace` hands it on.

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from autocompress.checkpoint import Checkpoint
 from autocompress.checkpoint.archive import least_tensor_bytes
+from autocompress.checkpoint.rebuilding import read_edits, rebuild_on
 from autocompress.checkpoint.store import LOSS
-from autocompress.checkpoint.weights import load_loss, load_weights_into
+from autocompress.checkpoint.weights import load_loss
 from autocompress.measure import Measured, Subject, measure
 from autocompress.measure.latency import LatencySettings
 from autocompress.score import TAU
+from autocompress.surgery import Edit
 from autocompress.task import Task
 from autocompress.task.inputs import call, moved
 from autocompress.training.loop import Clock, device_of
@@ -31,12 +33,14 @@ class Reference:
         program: its program file.
         metrics: of it.
         loss: what training changed of the loss beside it.
+        edits: that lead to it from the user's model, where it was prepared.
     """
 
     state: Mapping[str, NDArray[Any]]
     program: Path
     metrics: Mapping[str, float]
     loss: Mapping[str, Tensor] = field(default_factory=dict)
+    edits: tuple[Edit, ...] = ()
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, model: nn.Module, artifact: str = "pt2") -> Reference:
@@ -44,13 +48,18 @@ class Reference:
 
         Args:
             checkpoint: of the reference.
-            model: one of its architecture on the CPU, which receives its weights.
+            model: a new one of the task, prepared by the user's own function.
             artifact: the file that counts.
         """
-        load_weights_into(model, checkpoint.path / "weights.safetensors")
-        state = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
-        program = checkpoint.artifact_file(artifact).resolve()
-        return cls(state, program, checkpoint.manifest["metrics"], load_loss(checkpoint.path / LOSS))
+        rebuilt = rebuild_on(model, checkpoint)
+        state = {name: tensor.detach().numpy() for name, tensor in rebuilt.state_dict().items()}
+        return cls(
+            state,
+            checkpoint.artifact_file(artifact).resolve(),
+            checkpoint.manifest["metrics"],
+            load_loss(checkpoint.path / LOSS),
+            tuple(read_edits(checkpoint.path)),
+        )
 
 
 @dataclass(frozen=True)

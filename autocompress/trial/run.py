@@ -30,9 +30,10 @@ from autocompress.errors import CheckpointError, TaskError
 from autocompress.graph import analyse, within
 from autocompress.graph.costs import profile
 from autocompress.measure import Measured, Subject, measure
-from autocompress.surgery import Edit, Encode, absorb_biases, check_equal, joined
+from autocompress.surgery import Edit, Encode, absorb_biases, apply, check_equal, joined
+from autocompress.surgery.preparation import prepare_model
 from autocompress.task import Task, on_device
-from autocompress.task.checks import make_model, make_teacher
+from autocompress.task.checks import apply_prepare, called, fresh_model, make_model, make_teacher
 from autocompress.task.criterion import changed_tensors, load_changed
 from autocompress.task.inputs import moved
 from autocompress.task.limits import settle
@@ -122,7 +123,7 @@ def run_trial(
         TrialError: the model cannot be exported.
     """
     start = time.perf_counter()
-    task = _limited(task)
+    task = _limited(task, reference)
     seed_everything(config.seed, task)
     origin = _Origin(task, reference, trials)
     model, edits = origin.start(config)
@@ -186,9 +187,9 @@ class _Origin:
     def model(self, number: int) -> tuple[nn.Module, list[Edit]]:
         """A trial's model, in evaluation mode, and the edits that lead to it from the user's."""
         if number == 0:
-            model = make_model(self.task)
+            model = apply(fresh_model(self.task), self.reference.edits, self.task.example())
             load_state(model, self.reference.state)
-            return model, []
+            return model, [*self.reference.edits]
         return self._rebuilt(trial_folder, number)
 
     def loss(self, config: TrialConfig) -> Mapping[str, Tensor]:
@@ -203,7 +204,7 @@ class _Origin:
         if self.trials is None:
             raise CheckpointError(f"trial {number} must have a checkpoint but no folder of trials is given.")
         folder = folder_of(self.trials, number)
-        return rebuild_from(make_model(self.task), folder, self.task.example()).eval(), read_edits(folder)
+        return rebuild_from(fresh_model(self.task), folder, self.task.example()).eval(), read_edits(folder)
 
 
 def _distillation(
@@ -228,30 +229,37 @@ def train_reference(
     report: Callable[[Mapping[str, float]], None] = lambda entry: None,
     device: str = "cpu",
 ) -> Checkpoint:
-    """Train the reference (or take the task's weights), store it like any checkpoint and measure it.
+    """Train the reference (or take the task's weights), prepare it, store it like any checkpoint and measure
+    it.
 
     Raises:
-        TaskError: the task's weights do not fit its model.
+        TaskError: the task's weights do not fit its model, or its `prepare` fails.
         DivergedError: the loss or a metric became NaN or infinite.
     """
-    task = _limited(task)
+    given = task.limits
     seed_everything(seed, task)
     model = make_model(task).to(device)
+    task = task if given is not None else replace(task, limits=settle(model))
     epochs = task.recipe.reference_epochs or task.recipe.epochs
     trainer = Trainer(task, epochs, report=report, reference=True)
     if task.weights is not None:
         load_weights(model, task.weights)
     else:
         trainer.fit(model, epochs)
+    model, edits = prepare_model(apply_prepare(task, model), task.example())
+    task = task if given is not None else replace(task, limits=settle(model))
     config = TrialConfig(epochs=epochs, seed=seed)
     plain = UNQUANTISED.get(measuring.artifact, measuring.artifact)
     measuring = replace(measuring, artifact=plain)
-    return _store(folder, model, task, measuring, trainer, _Stored(config), torch.device(device))[0]
+    stored = _Stored(config, edits=edits)
+    return _store(folder, model, task, measuring, trainer, stored, torch.device(device))[0]
 
 
-def _limited(task: Task) -> Task:
+def _limited(task: Task, reference: Reference) -> Task:
     """The task with what is frozen as its limits, where it has none: methods may freeze more for a while."""
-    return task if task.limits is not None else replace(task, limits=settle(make_model(task)))
+    if task.limits is not None:
+        return task
+    return replace(task, limits=settle(apply(fresh_model(task), reference.edits, task.example())))
 
 
 @dataclass(frozen=True)
@@ -287,6 +295,7 @@ def _store(
                 "replicates": measured.replicates,
                 "validation_rows": measured.rows,
                 "input": task.input_json(),
+                "prepare": None if task.prepare is None else called(task.prepare),
                 "profile": _profile(model, task, writer, stored, device),
                 "check": {"max_relative_difference": stored.difference},
                 "artifact": measuring.artifact,
@@ -332,7 +341,7 @@ def _measured(
     checkpoint = writer.write(
         model, example, measuring.artifact, calibration, stored.edits, loss, task.limits
     )
-    rebuilt = rebuild_from(make_model(task), checkpoint.path, example)
+    rebuilt = rebuild_from(fresh_model(task), checkpoint.path, example)
     check_equal(rebuilt, model, example, "rebuilding the model from edits and weights")
     reference = stored.reference
     file = checkpoint.artifact_file(measuring.artifact)

@@ -64,6 +64,10 @@ def all_wrong(outputs: Tensor, targets: Tensor) -> float:
     return 1.0
 
 
+def unchanged(model: nn.Module) -> nn.Module:
+    return model
+
+
 @pytest.fixture(scope="module")
 def task() -> ac.Task:
     torch.manual_seed(0)
@@ -113,6 +117,7 @@ def heavier(state: dict[str, Tensor]) -> dict[str, Tensor]:
         (lambda t: {"loss": nn.CrossEntropyLoss()}, "the loss", "loss"),
         (lambda t: {"metrics": {"error": all_wrong}}, "the metric 'error'", "metrics"),
         (lambda t: {"teacher": Dropped}, "the teacher", "teacher"),
+        (lambda t: {"prepare": unchanged}, "the preparation", "prepare"),
         (lambda t: {"model": Dropped}, "the model's code", "model"),
         (
             lambda t: {"val": altered(t.val), "train": altered(t.train), "loss": absolute},

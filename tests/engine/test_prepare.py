@@ -91,6 +91,11 @@ def regression() -> DataLoader[object]:
         ({"model": BurnedBatch}, "its code fixes a size that must stay free"),
         ({"train": bad_labels()}, r"labels of the train split must be in \[0, 4\]"),
         ({"weights": {"stem.weight": torch.zeros(1)}}, "weights must fit the model"),
+        ({"prepare": lambda model: None}, "prepare must return an nn.Module but returned NoneType"),
+        (
+            {"prepare": lambda model: model.fuse()},
+            "prepare must take the model and return it prepared but: ",
+        ),
         ({"teacher": "resnet"}, "teacher must be or make an nn.Module but got a str"),
         ({"teacher": nn.Linear(3, 5)}, r"teacher must accept inputs of shape \(2, 3, 8, 8\) as the model"),
         ({"teacher": one_logit}, r"teacher must return what the model does, \(2, 5\), but returned \(2, 1\)"),

@@ -27,6 +27,7 @@ from autocompress.measure import measure_split
 from autocompress.pareto import dominates
 from autocompress.report.progress import TrialEnd
 from autocompress.training.loop import Trainer
+from tests.test_trial import Branched, without_auxiliary
 
 pytestmark = pytest.mark.usefixtures("shared_ray")
 
@@ -364,3 +365,22 @@ def test_early_stopping_records_pruned_trials_with_their_values_and_goes_on(tmp_
         f"of the {last.number - 1} others" in last.user_attrs["reason"]
         or "rung 3" in (last.user_attrs["reason"])
     )
+
+
+def test_a_search_measures_and_compresses_the_prepared_model(
+    tmp_path: Path, residual_task: ac.Task, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = replace(
+        residual_task, model=Branched, weights=Branched().state_dict(), prepare=without_auxiliary
+    ).with_recipe(epochs=1)
+    result = ac.search(task, methods=["alcn"], trials=1, constraints=[], workers=1, out=tmp_path / "run")
+    said = "weight norm folded into 1 weight, 1 block merged by reparameterize(); trials train the model"
+    assert said in " ".join(capsys.readouterr().err.split())
+    # The convolution that is entered, the one that two were merged to, and the head.
+    plain = (3 * 9 + 1) * 8 + (8 * 9 + 1) * 8 + 9 * 5
+    assert result.reference.metrics["params"] == plain
+    x = task.example(8)
+    for point in [result.reference, *result.front]:
+        module = point.module().eval()
+        assert isinstance(module, Branched)
+        assert torch.allclose(module(x), point.load()(x), atol=1e-5)
