@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         TrialError,
         UsageError,
     )
+    from autocompress.frameworks.huggingface import from_transformers
     from autocompress.frameworks.lightning import from_lightning
     from autocompress.lineage import Attempt, Family, Parent, Running, Target
     from autocompress.methods.alcn import Alcn
@@ -94,6 +95,7 @@ _HOME = {
     "UsageError": "errors",
     "compress": "engine.compress",
     "from_lightning": "frameworks.lightning",
+    "from_transformers": "frameworks.huggingface",
     "rebuild": "checkpoint",
     "load_run": "engine.results",
     "search": "engine.run",
@@ -141,6 +143,7 @@ __all__ = [
     "UsageError",
     "compress",
     "from_lightning",
+    "from_transformers",
     "load_run",
     "rebuild",
     "search",

@@ -46,6 +46,7 @@ task = ac.from_lightning(
     val=DataLoader(rings(256, 1), batch_size=64),
     test=DataLoader(rings(256, 2), batch_size=64),
     recipe=ac.Recipe(epochs=8),
+    trained=False,  # the module is new: the reference is trained first
 )
 result = ac.search(
     task,

@@ -13,7 +13,8 @@ from torch import nn
 from autocompress.checkpoint import Checkpoint, export_onnx, export_program
 from autocompress.checkpoint.store import Writer
 from autocompress.engine.model_checks import check_suitable
-from autocompress.errors import SettingsError
+from autocompress.errors import SettingsError, TaskError
+from autocompress.graph import analyse, within
 from autocompress.methods.base import Method
 from autocompress.surgery import Edit, absorb_biases
 from autocompress.surgery.preparation import prepare_model
@@ -24,6 +25,7 @@ from autocompress.task.limits import check_limits, check_something_left, settle
 from autocompress.task.ready import ready
 from autocompress.task.sizes import with_varying_sizes
 from autocompress.training.loop import Trainer, device_of
+from autocompress.training.trying import has_own_training, try_training, within_class
 from autocompress.trial import compress_stage, compressing_epochs, seed_everything
 
 
@@ -115,7 +117,8 @@ def compress(
         SettingsError: `compress_share` or a share is out of range, no method is given, a pattern names no
             layer, or nothing is left to compress.
         TaskError: all parameters are frozen, the model cannot be analysed, copied or deployed, the task
-            cannot train it, or `train` cannot be drawn from or has no length that says what an epoch is.
+            cannot train it, or what a method makes of it, or `train` cannot be drawn from or has no length
+            that says what an epoch is.
         TraceError: `torch.export` cannot trace the model.
         DivergedError: the loss became NaN or infinite.
         ProofError: the compact model does not equal the one that was trained.
@@ -134,6 +137,7 @@ def compress(
         opened = replace(with_varying_sizes(opened), limits=limits)
         check_something_left(model, limits)
         check_suitable(opened, model)
+        opened = _within_own_training(opened, model, stages)
         return _compressed(model, opened, stages, edits, compress_share, seed)
 
 
@@ -159,3 +163,18 @@ def _compressed(
     example = task.example()
     absorb_biases(model.eval(), moved(example, device_of(model)), task.limits)
     return Compressed(model.eval(), trainer.history, tuple(edits), difference, example, task.input_json())
+
+
+def _within_own_training(task: Task, model: nn.Module, stages: Sequence[Method]) -> Task:
+    """The task within what its own training can do; raises TaskError where a method cannot be."""
+    if not has_own_training(task):
+        return task
+    analysis = within(analyse(model, task.example()), task.limits_of(model))
+    tried = try_training(task, model, analysis)
+    for method in stages:
+        if tried.on_graphs is not None and method.needs_graph(model, analysis):
+            raise TaskError(
+                f"step must train what {type(method).__name__} leaves of the model, its graph without the "
+                f"methods of its class, but: {tried.on_graphs}"
+            )
+    return replace(task, limits=within_class(task, model, analysis, tried))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,7 +40,7 @@ from autocompress.task.checks import (
 from autocompress.task.limits import check_something_left, settle
 from autocompress.task.pretrained import load_weights
 from autocompress.task.sizes import with_varying_sizes
-from autocompress.training.trying import Tried, try_training
+from autocompress.training.trying import Tried, try_training, within_class
 from autocompress.trial import Measuring
 
 _MOST_SHOWN = 5  # layers of a line
@@ -103,10 +103,14 @@ def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> 
     analysis = within(analyse(model, example), task.limits_of(model))
     _check_export(model, example, settings.artifact)
     tried = try_training(task, model, analysis)
-    notes = (*made, origin, _staying(analysis), _untaught(tried, settings))
+    task = replace(task, limits=within_class(task, model, analysis, tried))
+    analysis = within(analysis, task.limits_of(model))
+    graphs = _needing_graphs(tried, model, analysis)
+    taught, graphed = _untaught(tried, settings), _without_graphs(tried, analysis, graphs)
+    notes = (*made, origin, _staying(analysis), taught, graphed)
     model_profile = profile(model, example, analysis)
     latency = LatencySettings(settings.latency_batch_size, settings.latency_threads)
-    spaces = _spaces(settings, model_profile, analysis.limits) if proposing else {}
+    spaces = _spaces(settings, model_profile, analysis.limits, graphs) if proposing else {}
     bounds = (*constraints, *(() if target is None else (target,)))
     measured = [o.metric for o in objectives] + [m for c in bounds for m in c.metrics]
     return Prepared(
@@ -147,6 +151,27 @@ def _staying(analysis: Analysis) -> str | None:
     shown = ", ".join(name or "(the model itself)" for name in staying[:_MOST_SHOWN])
     more = ", …" if len(staying) > _MOST_SHOWN else ""
     return f"{len(staying)} of {len(analysis.layers)} layers stay as they are: {shown}{more}"
+
+
+def _needing_graphs(tried: Tried, model: nn.Module, analysis: Analysis) -> dict[str, str]:
+    """Method → why it cannot train, of those that leave of the model its graph, where steps fail on that."""
+    if tried.on_graphs is None:
+        return {}
+    reason = f"it leaves of the model its graph, on which the task's own step fails: {tried.on_graphs}"
+    methods = plugins.compressors()
+    return {name: reason for name, cls in methods.items() if cls.needs_graph(model, analysis)}
+
+
+def _without_graphs(tried: Tried, analysis: Analysis, graphs: Collection[str]) -> str | None:
+    """What is not tried where the task's own step does not train the model's graph."""
+    if tried.on_graphs is None:
+        return None
+    whole = analysis.limits.whole
+    channels = f"; all channels of {len(whole)} layers stay, as the model's code fixes them" if whole else ""
+    return (
+        "the task's own step does not train the model's graph, without the methods of its class, so "
+        f"{', '.join(graphs)} are not tried{channels}: {tried.on_graphs}"
+    )
 
 
 def _loaded(task: Task | str, settings: Settings) -> Task:
@@ -196,7 +221,7 @@ def _with_model(task: Task, settings: Settings) -> tuple[Task, nn.Module, list[s
     if task.weights is not None:
         fitted = load_weights(model, task.weights)
         task = replace(task, weights=fitted.state)
-        notes += [] if fitted.note is None else [fitted.note]
+        notes.append(fitted.note or "the reference has the weights that were given, and is not trained")
     with task.opened() as opened:
         model, edits = prepare_model(apply_prepare(opened, model), opened.example())
         # Layers go by the names that trials find them by.
@@ -238,19 +263,32 @@ def _check_names(settings: Settings) -> None:
         plugins.search_space(location)
 
 
-def _spaces(settings: Settings, model_profile: ModelProfile, limits: Limits) -> dict[str, SearchSpace]:
-    """Label → every search space that a trial may use."""
+def _spaces(
+    settings: Settings, model_profile: ModelProfile, limits: Limits, unusable: Mapping[str, str]
+) -> dict[str, SearchSpace]:
+    """Label → every search space that a trial may use.
+
+    Args:
+        settings: of the search.
+        model_profile: that methods must suit.
+        limits: that it is within.
+        unusable: method → why it cannot be used, whatever the profile.
+    """
+
+    def unsupported(method: str) -> str | None:
+        return unusable.get(method) or plugins.compressor(method).unsupported(model_profile)
+
     hint = "" if limits == Limits() else " (autocompress inspect says which layers stay, and why)"
     spaces: dict[str, SearchSpace] = {}
     chosen: Sequence[str] = settings.methods or ()
     if settings.methods is None and not settings.spaces:
         # What brings no space is searched by a space of the user's own alone.
-        known = {m: cls for m, cls in plugins.compressors().items() if m in plugins.search_spaces()}
-        chosen = [method for method, cls in known.items() if not cls.unsupported(model_profile)]
+        known = [method for method in plugins.compressors() if method in plugins.search_spaces()]
+        chosen = [method for method in known if unsupported(method) is None]
         if not chosen:
             raise SettingsError(f"methods must include one that fits the model but none does{hint}.")
     for method in chosen:
-        reason = plugins.compressor(method).unsupported(model_profile)
+        reason = unsupported(method)
         if reason is not None:
             raise SettingsError(f"methods must fit the model but {method!r} does not: {reason}{hint}.")
         spaces[method] = plugins.search_space(method)

@@ -48,7 +48,8 @@ def within(analysis: Analysis, limits: Limits) -> Analysis:
 def _why_whole(group: Group, limits: Limits) -> str | None:
     """Why a group stays whole; None where units of it may go."""
     for member in group.members:
-        reason = limits.why_tensor(member.tensor)
+        made = limits.why_whole(member.layer) if member.role != "in" else None
+        reason = limits.why_tensor(member.tensor) or made
         if reason is not None:
             return f"its channels are coupled with {member.layer or member.tensor!r}: {reason}"
     least, layer = _least(group, limits)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import SettingsError, refuse_unknown
+from autocompress.graph import Analysis
 from autocompress.surgery import Edit
 from autocompress.task import ModelProfile, Task
 
@@ -154,6 +155,17 @@ class Method(ABC):
     def unsupported(cls, profile: ModelProfile) -> str | None:
         """Why this method can do nothing for such a model; None where it can."""
         return None
+
+    @classmethod
+    def needs_graph(cls, model: nn.Module, analysis: Analysis) -> bool:
+        """Whether this method leaves of a model its graph, which has its layers but not its class; cutting
+        channels that the class's code does not fix the number of is no reason.
+
+        Args:
+            model: not changed.
+            analysis: of the model.
+        """
+        return False
 
     @abstractmethod
     def start(self, model: nn.Module, task: Task) -> Session:

@@ -3,7 +3,7 @@
 from autocompress.surgery.biases import absorb_biases
 from autocompress.surgery.branches import AddAttention, DropBranches, GateBranches, RemoveGates
 from autocompress.surgery.bridges import BridgeEnds, BridgeLayers
-from autocompress.surgery.channels import KeepChannels, KeptPositions, keep_units
+from autocompress.surgery.channels import KeepChannels, KeptPositions, groups_to_rewrite, keep_units
 from autocompress.surgery.codecs import Encode
 from autocompress.surgery.edits import Edit, apply, edits_from_json, joined
 from autocompress.surgery.equivalence import check_equal
@@ -27,6 +27,7 @@ __all__ = [
     "apply",
     "check_equal",
     "edits_from_json",
+    "groups_to_rewrite",
     "joined",
     "keep_units",
 ]

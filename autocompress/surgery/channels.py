@@ -175,6 +175,23 @@ def keep_units(model: nn.Module, analysis: Analysis, keep: Keep, probe: Inputs) 
     return Cut(smaller, (edit,), masked)
 
 
+def groups_to_rewrite(model: nn.Module, analysis: Analysis, probe: Inputs) -> list[str]:
+    """Names of the groups that cannot be cut in half within the model's own class.
+
+    Args:
+        model: not changed.
+        analysis: of this model.
+        probe: inputs to run the model on, `(B, ...)`.
+    """
+    rewritten = []
+    for group in analysis.groups:
+        keep = {group.name: list(range(-(-group.width // 2)))}
+        cuts = cuts_of(analysis, keep)
+        if _cut_modules(model, cuts, mask_channels(model, analysis, keep).eval(), probe) is None:
+            rewritten.append(group.name)
+    return rewritten
+
+
 def _check(analysis: Analysis, keep: Keep) -> None:
     widths = {group.name: group.width for group in analysis.groups}
     for name, units in keep.items():

@@ -155,6 +155,8 @@ def check_forward(task: Task, model: nn.Module) -> Tensor:
     criterion = own_copy(task.loss)
     # A copy, because what `torch.inference_mode` made can have no gradient.
     seen = outputs.detach().clone().requires_grad_(outputs.is_floating_point())
+    if isinstance(criterion, nn.Module):
+        criterion.to(seen.device)
     try:
         loss = criterion(seen, targets)
     except Exception as error:

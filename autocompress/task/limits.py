@@ -31,6 +31,7 @@ class Limits:
         shapes: name of each tensor of these layers → its shape in the model that the share is of.
         steady: names of normalisations whose statistics stay as they are.
         excluded: names of the modules and tensors that were excluded by name, and are not only frozen.
+        whole: name of a layer → why all of its units stay; its weight may be stored otherwise.
     """
 
     modules: Mapping[str, str] = field(default_factory=dict)
@@ -39,6 +40,7 @@ class Limits:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     steady: frozenset[str] = frozenset()
     excluded: frozenset[str] = frozenset()
+    whole: Mapping[str, str] = field(default_factory=dict)
 
     def joined(self, others: Limits) -> Limits:
         """These limits and those of the model that this one was prepared from, some of whose names it has."""
@@ -58,6 +60,10 @@ class Limits:
         """Why a layer, or a tensor of its own, stays as it is; None where it need not."""
         own = (reason for tensor, reason in self.tensors.items() if owner_of(tensor) == name)
         return self._why_inside(name) or next(own, None)
+
+    def why_whole(self, layer: str) -> str | None:
+        """Why all units of a layer stay, or of what stands in its place; None where some may go."""
+        return next((self.whole[name] for name in _enclosing(layer) if name in self.whole), None)
 
     def why_there(self, name: str) -> str | None:
         """Why a layer may not be deleted; None where it may."""

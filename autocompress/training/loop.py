@@ -26,7 +26,7 @@ from autocompress.training.averaging import Averaging
 from autocompress.training.clipping import backward, greatest_norm
 from autocompress.training.distillation import Distillation
 from autocompress.training.optimization import Optimization, begin
-from autocompress.training.own_step import taken
+from autocompress.training.own_step import carried, taken
 
 # Batches that the statistics of batch norm are averages over, where they are estimated anew.
 BATCH_NORM_BATCHES = 50
@@ -261,7 +261,7 @@ class Step:
 
     def _loss_of_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Of a batch by the task's own step: with what is learned from the teacher, and without."""
-        own, calls = taken(self.criterion, self.forward, moved(batch, self.device))
+        own, calls = taken(self.criterion, self.forward, carried(batch, self.device))
         loss = own if self.distillation is None else self.distillation.of_calls(self.task, calls, own)
         return loss, own
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from autocompress.errors import AutocompressError, TaskError, one_line
 
@@ -36,6 +37,18 @@ def recorded(model: nn.Module) -> Iterator[list[Call]]:
         yield calls
     finally:
         handle.remove()
+
+
+def carried(batch: Any, device: torch.device) -> Any:
+    """A batch on a device: its tensors, and what knows itself how to get there by `to(device)`, as packed
+    sequences and the batches of other libraries do; what else there is stays."""
+
+    def movable(node: Any) -> bool:
+        return callable(getattr(node, "to", None))
+
+    return tree_map(
+        lambda leaf: leaf.to(device, non_blocking=True) if movable(leaf) else leaf, batch, is_leaf=movable
+    )
 
 
 def loss_of(returned: Any) -> Tensor:

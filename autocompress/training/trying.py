@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -12,13 +12,14 @@ from autocompress.errors import TaskError, TrialError, one_line
 from autocompress.graph import Analysis
 from autocompress.graph.bridging import bridge
 from autocompress.methods.base import ParamGroup
-from autocompress.task import Batch, Task
+from autocompress.surgery import groups_to_rewrite
+from autocompress.task import Batch, Limits, Task, moved
 from autocompress.task.checks import refuse_untrained
 from autocompress.task.criterion import leaves_of, own_copy, trained_parameters
 from autocompress.task.random_state import random_state_kept
 from autocompress.training.distillation import Distillation
 from autocompress.training.optimization import begin
-from autocompress.training.own_step import Call, taken
+from autocompress.training.own_step import Call, carried, taken
 
 
 @dataclass(frozen=True)
@@ -35,34 +36,60 @@ class Tried:
     taught: str | None = None
 
 
+def has_own_training(task: Task) -> bool:
+    """Whether a task brings more to train with than a loss."""
+    return any(own is not None for own in (task.step, task.optimizer, task.scheduler))
+
+
 def try_training(task: Task, model: nn.Module, analysis: Analysis) -> Tried:
     """Take one step with the optimiser, the schedule and the step of a task's own, as far as there are any.
 
     Args:
         task: of the model.
-        model: on the CPU; not changed.
+        model: on any device; not changed.
         analysis: of the model.
 
     Raises:
         TaskError: the step, the optimiser or the schedule fails on the model itself.
     """
-    if task.step is None and task.optimizer is None and task.scheduler is None:
+    if not has_own_training(task):
         return Tried()
     with random_state_kept():
         own = copy.deepcopy(model).train()
         if task.step is None:
             _try_optimizer(task, own)
             return Tried()
-        batch = copy.deepcopy(task.first_batch())  # which a step may change
+        batch = carried(task.first_batch(), next(model.parameters()).device)
         calls = _try_step(task, own, batch)
         _try_optimizer(task, own)
         return Tried(_on_graphs(task, model, analysis, batch), _taught(task, own, calls))
 
 
+def within_class(task: Task, model: nn.Module, analysis: Analysis, tried: Tried) -> Limits:
+    """The limits of a task's model; where its step does not train the model's graph, all channels stay that
+    cannot be cut within the model's class.
+
+    Args:
+        task: of the model.
+        model: not changed.
+        analysis: of the model.
+        tried: what its training cannot do.
+    """
+    limits = task.limits_of(model)
+    if tried.on_graphs is None:
+        return limits
+    example = moved(task.example(), next(model.parameters()).device)
+    rewritten = groups_to_rewrite(model, analysis, example)
+    layers = {m.layer for name in rewritten for m in analysis.group(name).members if m.role != "in"}
+    reason = "the model's code fixes their number, and the task's own step does not train its graph"
+    return replace(limits, whole=dict.fromkeys(sorted(layers), reason))
+
+
 def _try_step(task: Task, model: nn.Module, batch: Batch) -> list[Call]:
     """The calls of the model that a step makes; it leaves gradients."""
     criterion = own_copy(task.step)
-    loss, calls = taken(criterion, model, batch)
+    # A step may change its batch.
+    loss, calls = taken(criterion, model, copy.deepcopy(batch))
     if not calls:
         raise TaskError(
             "step must call the model that it is given, as model(...), but called none or only parts of it, "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -263,7 +264,8 @@ def test_a_search_says_where_validation_comes_from(residual_task: ac.Task) -> No
     weights = residual_task.model().state_dict()
     test = residual_task.val
     halved = prepare(replace(residual_task, val=None, test=test, weights=weights), Settings(seed=3))
-    assert halved.notes[0].startswith("validation is half of test, 48 rows")
+    assert halved.notes[0] == "the reference has the weights that were given, and is not trained"
+    assert halved.notes[1].startswith("validation is half of test, 48 rows")
     assert prepare(residual_task, Settings()).notes == ()
 
 
@@ -282,3 +284,96 @@ def test_a_loader_whose_last_row_cannot_be_trained_on_is_refused_before_training
         prepare(ac.Task(model, loader, val=loader), Settings())
     # Carved, the rows that stay are other ones.
     prepare(ac.Task(model, loader), Settings())
+
+
+class Encoder(Residual):
+    """A model whose class has more than `forward`."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.stem(x).mean((2, 3))
+
+
+def contrast(model: nn.Module, batch: Any) -> Tensor:
+    loss = nn.functional.cross_entropy(model(batch[0]), batch[1])
+    return loss + model.encode(batch[0]).square().mean()
+
+
+def test_methods_that_leave_a_graph_are_not_tried_where_the_step_needs_the_class(
+    residual_task: ac.Task,
+) -> None:
+    task = replace(residual_task, model=Encoder, step=contrast)
+    prepared = prepare(task, Settings())
+    assert set(prepared.spaces) == {"alcn", "alds", "lc"}
+    (note,) = [note for note in prepared.notes if "encode" in note]
+    assert note.startswith("the task's own step does not train the model's graph, without the methods of its")
+    assert ", so autoplastic, depth are not tried: step must take each batch but failed on one" in note
+    assert "\n" not in note
+    with pytest.raises(
+        ac.UsageError, match=r"methods must fit the model but 'depth' does not: it leaves of t"
+    ):
+        prepare(task, Settings(methods=("depth",)))
+    assert set(prepare(replace(task, step=None), Settings()).spaces) >= {"autoplastic", "depth"}
+    # What is left trains.
+    ac.compress(Encoder(), task.with_recipe(epochs=1), ac.Alcn(initial_ratio=0.5))
+    with pytest.raises(
+        ac.UsageError, match=r"^step must train what Depth leaves of the model, its graph with"
+    ):
+        ac.compress(Encoder(), task, ac.Depth(cuts=[(0, 1)]))
+
+
+def test_a_teacher_is_left_out_where_training_calls_the_model_otherwise(residual_task: ac.Task) -> None:
+    class Reporting(Residual):
+        """Gives its own loss in training, as detectors do."""
+
+        def forward(self, x: Tensor, targets: Tensor | None = None) -> Any:
+            outputs = super().forward(x)
+            if targets is None:
+                return outputs
+            return {"loss": nn.functional.cross_entropy(outputs, targets)}
+
+    def step(model: nn.Module, batch: Any) -> Any:
+        return model(batch[0], batch[1])
+
+    task = replace(residual_task, model=Reporting, step=step)
+    prepared = prepare(task, Settings())
+    assert not prepared.distill
+    assert [note for note in prepared.notes if note.startswith("no trial learns from a teacher beside")]
+    assert prepare(residual_task, Settings()).distill
+    silent = prepare(task, Settings(distill=False))
+    assert not silent.distill
+    assert not [note for note in silent.notes if "teacher" in note]
+
+
+class FixedWidth(nn.Module):
+    """The code fixes the width of one of its groups of channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free, self.fixed, self.head = nn.Linear(6, 16), nn.Linear(16, 12), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.halves(x).sum(1)))
+
+    def halves(self, x: Tensor) -> Tensor:
+        return self.fixed(torch.relu(self.free(x))).view(-1, 2, 6)
+
+
+def smooth(model: nn.Module, batch: Any) -> Tensor:
+    loss = nn.functional.cross_entropy(model(batch[0]), batch[1])
+    return loss + model.halves(batch[0]).square().mean()
+
+
+def test_channels_whose_number_the_code_fixes_stay_where_the_step_needs_the_class() -> None:
+    rows = TensorDataset(torch.randn(32, 6), torch.randint(0, 3, (32,)))
+    task = ac.Task(FixedWidth, DataLoader(rows, 8), DataLoader(rows, 8), recipe=ac.Recipe(epochs=1))
+    assert [group.name for group in prepare(task, Settings()).profile.groups] == ["free", "fixed"]
+    task = replace(task, step=smooth)
+    prepared = prepare(task, Settings())
+    assert [group.name for group in prepared.profile.groups] == ["free"]
+    assert "the task's own step does not train its graph" in prepared.analysis.frozen["fixed"]
+    assert any("; all channels of 1 layers stay" in note for note in prepared.notes)
+    done = ac.compress(
+        FixedWidth(), task, [ac.Alcn(initial_ratio=0.5), ac.Lc(schemes={"*": ac.Codebook(k=4)})]
+    )
+    assert isinstance(done.model, FixedWidth)
+    assert done.model.free.out_features < 16

@@ -17,7 +17,7 @@ from autocompress.errors import TaskError
 from autocompress.graph import analyse
 from autocompress.training.distillation import Distillation
 from autocompress.training.loop import Trainer
-from autocompress.training.own_step import loss_of, recorded, taken
+from autocompress.training.own_step import carried, loss_of, recorded, taken
 from autocompress.training.trying import try_training
 from tests.conftest import Residual
 
@@ -77,6 +77,26 @@ def test_a_step_gets_batches_as_they_are_and_keeps_what_is_no_tensor(residual_ta
     assert seen[0]["names"] == ["a"] * 32
     assert seen[0]["sizes"] == (8, 8)
     assert isinstance(seen[0]["pictures"], list)
+
+
+def test_a_batch_that_knows_how_gets_to_the_device_itself() -> None:
+    class Graphs:
+        """A batch of another library."""
+
+        device = "cpu"
+
+        def to(self, device: torch.device, non_blocking: bool = False) -> Graphs:
+            moved = Graphs()
+            moved.device = str(device)
+            return moved
+
+    meta = torch.device("meta")
+    packed = nn.utils.rnn.pack_sequence([torch.ones(3, 2), torch.ones(2, 2)])
+    moved = carried({"graphs": [Graphs()], "packed": packed, "x": torch.ones(2), "name": "a", "n": 3}, meta)
+    assert moved["graphs"][0].device == "meta"
+    assert (moved["packed"].data.device, moved["packed"].batch_sizes.device.type) == (meta, "cpu")
+    assert moved["x"].device == meta
+    assert (moved["name"], moved["n"]) == ("a", 3)
 
 
 def test_a_step_runs_under_autocast_and_its_parameters_are_trained_along(residual_task: ac.Task) -> None:

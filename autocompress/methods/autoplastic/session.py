@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import TrialError
-from autocompress.graph import analyse
+from autocompress.graph import Analysis, analyse
 from autocompress.methods.autoplastic.config import Config
 from autocompress.methods.autoplastic.install import add_attention, install
 from autocompress.methods.autoplastic.learned_gates import Learned
@@ -20,6 +20,7 @@ from autocompress.methods.autoplastic.memory import Memory
 from autocompress.methods.autoplastic.plasticity import Plasticity
 from autocompress.methods.autoplastic.switches import Switches, Values
 from autocompress.methods.base import Finished, Method, ParamGroup, Session
+from autocompress.models.mixing import Mixing
 from autocompress.surgery import DropBranches, Edit, GateBranches, RemoveGates, keep_units
 from autocompress.surgery.branches import drop_branches
 from autocompress.task import ModelProfile, Task
@@ -43,6 +44,11 @@ class Autoplastic(Method):
     def unsupported(cls, profile: ModelProfile) -> str | None:
         """Refuse a model without a channel group."""
         return None if profile.groups else "no channel group of the model can be removed"
+
+    @classmethod
+    def needs_graph(cls, model: nn.Module, analysis: Analysis) -> bool:
+        """Whether there are branches or mixing blocks to gate."""
+        return bool(analysis.residuals) or any(isinstance(module, Mixing) for module in model.modules())
 
     def start(self, model: nn.Module, task: Task) -> AutoplasticSession:
         """Put the three kinds of gates, P, C and α, on the model.

@@ -44,6 +44,11 @@ class Depth(Method):
         legal = any(cut.partners for cut in profile.cut_points)
         return None if legal else "the model has no two cut points that a translator can bridge"
 
+    @classmethod
+    def needs_graph(cls, model: nn.Module, analysis: Analysis) -> bool:
+        """Bridges are put into the graph."""
+        return True
+
     def start(self, model: nn.Module, task: Task) -> DepthSession:
         """Bridge the model's cut points by translators that are fitted to the layers they replace.
 
