@@ -6,7 +6,6 @@ import copy
 import itertools
 import math
 from collections import defaultdict
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,14 +18,13 @@ from autocompress.graph.exporting import plain_attention
 from autocompress.graph.limits import CutPairs
 from autocompress.graph.structure import Analysis
 from autocompress.graph.tracing import shape_of
-from autocompress.graph.weights import Weight, weights_of
+from autocompress.graph.weights import Weight, staying_weights, weights_of
 from autocompress.task import (
     CostTerm,
     CutProfile,
     GroupProfile,
     Inputs,
     LayerProfile,
-    Limits,
     ModelProfile,
     call,
     moved,
@@ -124,16 +122,17 @@ def profile(model: nn.Module, example: Inputs, analysis: Analysis) -> ModelProfi
         )
     pairs = CutPairs(analysis)
     weights = weights_of(model, analysis, macs)
-    staying = set(weights_of(model, replace(analysis, limits=Limits()), macs)) - set(weights)
+    layers = tuple(_layer_profile(weight, analysis) for weight in weights)
+    staying = staying_weights(model, analysis, macs)
     return ModelProfile(
         params=count_params(model),
         macs=macs.get("", 0),
         groups=tuple(groups),
         cut_points=_cut_profiles(model, example, analysis, pairs),
-        layers=tuple(_layer_profile(weight, analysis) for weight in weights),
+        layers=layers,
         outputs=_output_shape(analysis),
-        staying_params=sum(weight.params for weight in staying),
-        staying_macs=sum(weight.macs for weight in staying),
+        staying_params=round(sum(w.params for w in staying) + sum(w.params * w.least for w in layers)),
+        staying_macs=round(sum(w.macs for w in staying) + sum(w.macs * w.least for w in layers)),
         new_head=bool(pairs.cuts) and pairs.why_illegal(len(pairs.cuts) - 1, None) is None,
         mixing_blocks=sum(isinstance(m, BranchGate) and m.complement for m in model.modules()),
         cost_terms=_cost_terms(model, analysis, macs),

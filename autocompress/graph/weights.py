@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -119,6 +119,21 @@ def weights_of(model: nn.Module, analysis: Analysis, macs: Mapping[str, int]) ->
         _describe(parameter, names[parameter], modules, nodes, macs, products, limits)
         for parameter, nodes in readers.items()
     )
+
+
+def staying_weights(model: nn.Module, analysis: Analysis, macs: Mapping[str, int]) -> tuple[Weight, ...]:
+    """The weights that `weights_of` leaves out, for they stay as they are.
+
+    Args:
+        model: not changed.
+        analysis: of this model, within limits.
+        macs: multiply-accumulates of one input by module, from `layer_macs`.
+    """
+    if analysis.limits == Limits():
+        return ()
+    changing = {weight.parameter for weight in weights_of(model, analysis, macs)}
+    every = weights_of(model, replace(analysis, limits=Limits()), macs)
+    return tuple(weight for weight in every if weight.parameter not in changing)
 
 
 def _is_weight(parameter: nn.Parameter, names: list[str], modules: Mapping[str, nn.Module]) -> bool:

@@ -564,7 +564,8 @@ class ModelProfile:
         cost_terms: what `params` and `macs` are the sums of, by the groups that they shrink with; empty in a
             profile that was stored before there were any.
         new_head: whether a new head may stand for what follows the last cut point.
-        staying_params: of linear and convolution layers that stay as they are, which are none of `layers`.
+        staying_params: of weights that stay as they are, which are none of `layers`, and of the least ranks
+            of others.
         staying_macs: of them.
     """
 

@@ -138,11 +138,11 @@ def test_a_profile_leaves_out_what_stays() -> None:
     whole = profile(model, X, analyse(model, X))
     assert [(group.name, group.least) for group in seen.groups] == [("0", 4)]
     assert [layer.name for layer in seen.layers] == ["0", "2"]
-    assert seen.staying_params == 12 * 12 * 9 + 12 * 5
+    # What is excluded; of 0, four of eight ranks; of 2, nine of twelve.
+    assert seen.staying_params == 12 * 12 * 9 + 12 * 5 + 4 * (8 + 27) + 9 * (12 + 72)
     assert (seen.params, seen.macs) == (whole.params, whole.macs)
     assert not any(cut.partners for cut in seen.cut_points)
     assert not seen.new_head
-    # Of 0, four of eight ranks: 4 · (8 + 27) of 216; of 2, nine of twelve cost more than it has.
     assert [layer.least for layer in seen.layers] == pytest.approx([4 * 35 / 216, 9 * 84 / 864])
     assert ac.ModelProfile.from_json(seen.to_json()) == seen
 

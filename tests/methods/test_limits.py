@@ -180,6 +180,23 @@ def test_a_share_of_the_rank_stays(task: ac.Task) -> None:
     assert rank(at_least={"narrow": 0.95}) == 12
 
 
+def test_a_budget_is_of_what_may_change(task: ac.Task) -> None:
+    """What must stay would else have to be paid for by the rest, or be too much by itself."""
+
+    def params(model: nn.Module, *names: str) -> int:
+        return sum(p.numel() for n, p in model.named_parameters() if n.startswith(names))
+
+    method = ac.Alds(keep=0.5, cost="params", max_slices=1, schemes="first")
+    whole = params(task.model(), "")
+    excluded = compress(task, method, exclude=["wide", "narrow"])
+    staying = params(task.model(), "wide.w", "narrow.w")
+    assert 0.4 * (whole - staying) < params(excluded, "") - staying <= 0.5 * (whole - staying)
+    kept = compress(task, method, at_least={"wide": 0.6, "narrow": 0.6})
+    ranks = 10 * (16 + 12 * 9) + 8 * (12 + 16 * 9)
+    assert params(kept, "wide.0", "wide.1.w", "narrow.0", "narrow.1.w") >= ranks
+    assert 0.4 * (whole - ranks) < params(kept, "") - ranks <= 0.5 * (whole - ranks)
+
+
 def test_factors_of_a_layer_of_which_a_share_stays_are_not_cut_further(task: ac.Task) -> None:
     methods = [ac.Alds(keep=0.4, cost="params"), ac.Alcn(initial_ratio=0.2)]
     model = compress(task, methods, at_least={"narrow": 0.1})  # type: ignore[arg-type]

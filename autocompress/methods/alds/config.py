@@ -18,8 +18,8 @@ class Config:
     """Settings of ALDS.
 
     Args:
-        keep: share of the model's cost that is left, without the layers that stay as they are (excluded or
-            frozen), in (0, 1).
+        keep: share of the model's cost that is left, without what must stay of it (layers that are excluded
+            or frozen, least ranks), in (0, 1).
         cost: in which cost is counted, "macs" or "params". Embeddings, and weights in whose layer's place no
             two others can stand, such as those of recurrent layers, are factorised for "params" alone.
         epsilon: greatest relative error of any layer, in place of `keep`; 0 goes by `keep`.

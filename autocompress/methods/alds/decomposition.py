@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from autocompress.errors import TrialError
 from autocompress.graph import analyse, within
 from autocompress.graph.costs import count_params, layer_macs
-from autocompress.graph.weights import Weight, weights_of
+from autocompress.graph.weights import Weight, staying_weights, weights_of
 from autocompress.methods.alds.allocation import (
     Allocation,
     Choice,
@@ -67,10 +67,10 @@ class Decomposer:
     def __init__(self, model: nn.Module, task: Task, settings: Config) -> None:
         self.model, self.settings = model, settings
         example = task.example()
-        analysis = analyse(model, example)
-        self.limits = task.limits_of(model)
+        analysis = within(analyse(model, example), task.limits_of(model))
+        self.limits = analysis.limits
         macs = layer_macs(model, example)
-        every = list(weights_of(model, within(analysis, self.limits), macs))
+        every = list(weights_of(model, analysis, macs))
         nearby = moved(example, next(model.parameters()).device)
         self.paired = frozenset(replaceable(model, every, nearby))
         others = [layer for layer in every if layer.name not in self.paired and layer.groups == 1]
@@ -79,10 +79,10 @@ class Decomposer:
         layers = [layer for layer in every if layer.name in allowed and self._dense(layer)]
         self.layers = {layer.name: layer for layer in layers}
         total = macs[""] if settings.cost == "macs" else count_params(model)
-        staying = set(weights_of(model, analysis, macs)) - set(every)
-        # What stays as it is does not count: the rest would pay for it.
-        self.total = total - sum(map(self._dense, staying))
-        self.fixed = self.total - sum(self._dense(layer) for layer in layers)
+        staying = staying_weights(model, analysis, macs)
+        # What must stay does not count: the rest would pay for it.
+        self.total = total - sum(map(self._dense, staying)) - sum(map(self._least, layers))
+        self.fixed = self.total - sum(map(self._dense, layers))
         self.inputs: Inputs = moved(
             task.calibration_rows(settings.calibration), next(model.parameters()).device
         )
@@ -229,6 +229,14 @@ class Decomposer:
 
     def _dense(self, layer: Weight) -> int:
         return layer.macs if self.settings.cost == "macs" else layer.params
+
+    def _least(self, layer: Weight) -> int:
+        """What a layer costs with the least ranks that it must have; 0 where any will do."""
+        if not self.limits.share(layer.layer):
+            return 0
+        full = self._folding(layer, 0, 1).full_rank
+        ranks = self.limits.least_rank(layer.parameter, layer.shape, full)
+        return min(self._dense(layer), ranks * self._unit_cost(layer, 0, 1))
 
     def _unit_cost(self, layer: Weight, scheme: int, slices: int) -> int:
         """Cost of one unit of rank in both factors."""
