@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from autocompress.checkpoint import rebuild
     from autocompress.engine.compress import Compressed, compress
+    from autocompress.engine.inspection import Inspection, inspect
     from autocompress.engine.results import load_run
     from autocompress.engine.run import search
     from autocompress.engine.settings import Settings
@@ -69,6 +70,7 @@ _HOME = {
     "FixedPoint": "methods.lc",
     "GroupProfile": "task",
     "HalfPrecision": "methods.lc",
+    "Inspection": "engine.inspection",
     "Lc": "methods.lc",
     "LowRank": "methods.lc",
     "MixedPrecision": "methods.lc",
@@ -96,6 +98,7 @@ _HOME = {
     "compress": "engine.compress",
     "from_lightning": "frameworks.lightning",
     "from_transformers": "frameworks.huggingface",
+    "inspect": "engine.inspection",
     "rebuild": "checkpoint",
     "load_run": "engine.results",
     "search": "engine.run",
@@ -117,6 +120,7 @@ __all__ = [
     "FixedPoint",
     "GroupProfile",
     "HalfPrecision",
+    "Inspection",
     "Lc",
     "LowRank",
     "MixedPrecision",
@@ -144,6 +148,7 @@ __all__ = [
     "compress",
     "from_lightning",
     "from_transformers",
+    "inspect",
     "load_run",
     "rebuild",
     "search",

@@ -96,6 +96,7 @@ def inspect(
 ) -> None:
     """What can be compressed in the model of TASK, and what cannot, and why."""
     from autocompress.engine.prepare import prepare
+    from autocompress.graph.reach import reach
     from autocompress.report.inspection import inspection_json, inspection_tables
 
     settings = Settings(
@@ -107,10 +108,11 @@ def inspect(
         at_least=parse_shares(_patterns(at_least)),
     )
     prepared = prepare(task, settings)
+    shares = reach(prepared.model, prepared.analysis, prepared.profile)
     if as_json:
-        print(json.dumps(inspection_json(prepared.analysis, prepared.profile), indent=2))
+        print(json.dumps(inspection_json(prepared.analysis, prepared.profile, shares), indent=2))
     else:
-        console().print(inspection_tables(prepared.analysis, prepared.profile))
+        console().print(inspection_tables(prepared.analysis, prepared.profile, shares))
 
 
 def _options(context: typer.Context, config: str | None) -> dict[str, Any]:

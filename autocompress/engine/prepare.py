@@ -18,6 +18,7 @@ from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError, TaskError, TrialError, one_line
 from autocompress.graph import Analysis, analyse, within
 from autocompress.graph.costs import profile
+from autocompress.graph.reach import reach
 from autocompress.measure import (
     STATIC,
     Constraint,
@@ -107,8 +108,9 @@ def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> 
     analysis = within(analysis, task.limits_of(model))
     graphs = _needing_graphs(tried, model, analysis)
     taught, graphed = _untaught(tried, settings), _without_graphs(tried, analysis, graphs)
-    notes = (*made, origin, _staying(analysis), taught, graphed)
     model_profile = profile(model, example, analysis)
+    shares = _reach(model, analysis, model_profile)
+    notes = (*made, origin, _staying(analysis), taught, graphed, shares)
     latency = LatencySettings(settings.latency_batch_size, settings.latency_threads)
     spaces = _spaces(settings, model_profile, analysis.limits, graphs) if proposing else {}
     bounds = (*constraints, *(() if target is None else (target,)))
@@ -134,6 +136,13 @@ def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> 
         distill=settings.distill and tried.taught is None,
         notes=tuple(note for note in notes if note is not None),
     )
+
+
+def _reach(model: nn.Module, analysis: Analysis, model_profile: ModelProfile) -> str:
+    """Which share of the model each method can make smaller, in one line."""
+    shares = reach(model, analysis, model_profile)
+    parts = ", ".join(f"{method} {share.params:.0%}" for method, share in shares.items())
+    return f"of {model_profile.params:,} parameters can be reached by {parts} (autocompress inspect says why)"
 
 
 def _untaught(tried: Tried, settings: Settings) -> str | None:

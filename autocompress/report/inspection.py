@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -9,12 +11,13 @@ from rich.console import Group as Renderables
 from rich.table import Table
 
 from autocompress.graph import Analysis
+from autocompress.graph.reach import Reach
 from autocompress.report.console import metric_text
 from autocompress.task import ModelProfile
 
 
-def inspection_json(analysis: Analysis, profile: ModelProfile) -> dict[str, Any]:
-    """Groups, cut points, branches and frozen layers as JSON-able data."""
+def inspection_json(analysis: Analysis, profile: ModelProfile, reach: Mapping[str, Reach]) -> dict[str, Any]:
+    """Groups, cut points, branches, frozen layers and what each method reaches, as JSON-able data."""
     return {
         "params": profile.params,
         "macs": profile.macs,
@@ -39,6 +42,7 @@ def inspection_json(analysis: Analysis, profile: ModelProfile) -> dict[str, Any]
         ],
         "frozen": dict(analysis.frozen),
         "layers": list(analysis.layers),
+        "reach": {method: asdict(share) for method, share in reach.items()},
     }
 
 
@@ -60,10 +64,14 @@ def _groups_json(analysis: Analysis, profile: ModelProfile) -> list[dict[str, An
     ]
 
 
-def inspection_tables(analysis: Analysis, profile: ModelProfile) -> Renderables:
-    """Groups, cut points, branches and frozen layers as tables."""
+def inspection_tables(analysis: Analysis, profile: ModelProfile, reach: Mapping[str, Reach]) -> Renderables:
+    """Groups, cut points, branches, frozen layers and what each method reaches, as tables."""
     return Renderables(
-        _groups(analysis, profile), _cut_points(profile), _residuals(analysis), _frozen(analysis)
+        _groups(analysis, profile),
+        _cut_points(profile),
+        _residuals(analysis),
+        _frozen(analysis),
+        _reach(reach),
     )
 
 
@@ -130,9 +138,17 @@ def _frozen(analysis: Analysis) -> Table:
     return table
 
 
+def _reach(reach: Mapping[str, Reach]) -> Table:
+    table = _table("what each method can reach", ("method", "of params", "of MACs", "leaves alone"))
+    for method, share in reach.items():
+        left = "; ".join(f"{part:.0%} as {reason}" for reason, part in share.why_not.items() if part >= 0.005)
+        table.add_row(method, f"{share.params:.0%}", f"{share.macs:.0%}", left or "-")
+    return table
+
+
 def _table(title: str, columns: tuple[str, ...]) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    numbers = ("#", "width", "params", "MACs", "MACs before", "share")
+    numbers = ("#", "width", "params", "MACs", "MACs before", "share", "of params", "of MACs")
     for name in columns:
         table.add_column(name, justify="right" if name in numbers else "left")
     return table

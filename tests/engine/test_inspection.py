@@ -1,0 +1,88 @@
+"""What `ac.inspect` says of a model without a task."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import autocompress as ac
+from autocompress.errors import SettingsError, UsageError
+
+
+class Recurrent(nn.Module):
+    """An LSTM between an embedding and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.lstm = nn.Embedding(50, 8), nn.LSTM(8, 16, batch_first=True)
+        self.hidden, self.head = nn.Linear(16, 12), nn.Linear(12, 4)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.hidden(self.lstm(self.embedding(tokens))[0][:, -1]).relu())
+
+
+TOKENS = torch.randint(0, 50, (2, 6), generator=torch.Generator().manual_seed(0))
+WEIGHTS = 50 * 8 + 4 * 16 * (8 + 16) + 16 * 12 + 12 * 4
+VECTORS = 2 * 4 * 16 + 12 + 4
+
+
+def test_every_parameter_is_reached_or_there_is_a_reason() -> None:
+    seen = ac.inspect(Recurrent(), TOKENS)
+    assert [group.name for group in seen.groups] == ["hidden"]
+    assert seen.reach.keys() == {"alcn", "depth", "autoplastic", "alds", "lc"}
+    total = WEIGHTS + VECTORS
+    assert seen.reach["lc"].params == pytest.approx(WEIGHTS / total)
+    assert sum(seen.reach["lc"].why_not.values()) == pytest.approx(VECTORS / total)
+    # Of the group: what makes its units, and what reads them.
+    assert seen.reach["alcn"].params == pytest.approx((16 * 12 + 12 + 12 * 4) / total)
+    lstm = 4 * 16 * (8 + 16) + 2 * 4 * 16
+    assert seen.reach["alcn"].why_not["operator lstm is not analysed"] == pytest.approx(
+        (lstm + 50 * 8) / total
+    )
+
+
+def test_what_is_excluded_is_a_reason() -> None:
+    seen = ac.inspect(Recurrent(), TOKENS, exclude=["lstm", "hidden"])
+    assert seen.groups == ()
+    assert seen.reach["alcn"].params == 0.0
+    excluded = (4 * 16 * (8 + 16) + 16 * 12) / (WEIGHTS + VECTORS)
+    assert seen.reach["lc"].why_not["it is excluded or frozen"] == pytest.approx(excluded)
+    with pytest.raises(SettingsError, match="exclude must name layers of the model but 'lsmt' names none"):
+        ac.inspect(Recurrent(), TOKENS, exclude=["lsmt"])
+
+
+def test_several_inputs_are_passed_as_arguments() -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head = nn.Linear(3, 8), nn.Linear(5, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return self.head((self.a(x) + self.b(y)).relu())
+
+    inputs = torch.randn(2, 3), torch.randn(2, 5)
+    (group,) = ac.inspect(Pair(), inputs).groups
+    assert set(group.layers) == {"a", "b", "head"}
+    (named,) = ac.inspect(Pair(), {"y": inputs[1], "x": inputs[0]}).groups
+    assert set(named.layers) == {"a", "b", "head"}
+
+
+def test_the_model_stays_as_it_is_and_what_cannot_be_analysed_is_one_line() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 2))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    ac.inspect(model, torch.randn(1, 3))
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) + torch.randn(2)
+
+    with pytest.raises(UsageError) as caught:
+        ac.inspect(Noisy(), torch.randn(2, 3))
+    assert "\n" not in str(caught.value)
