@@ -18,7 +18,6 @@ from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError, TaskError, TrialError, one_line
 from autocompress.graph import Analysis, analyse, within
 from autocompress.graph.costs import profile
-from autocompress.graph.reach import reach
 from autocompress.measure import (
     STATIC,
     Constraint,
@@ -109,8 +108,7 @@ def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> 
     graphs = _needing_graphs(tried, model, analysis)
     taught, graphed = _untaught(tried, settings), _without_graphs(tried, analysis, graphs)
     model_profile = profile(model, example, analysis)
-    shares = _reach(model, analysis, model_profile)
-    notes = (*made, origin, _staying(analysis), taught, graphed, shares)
+    notes = (*made, origin, _staying(analysis), taught, graphed)
     latency = LatencySettings(settings.latency_batch_size, settings.latency_threads)
     spaces = _spaces(settings, model_profile, analysis.limits, graphs) if proposing else {}
     bounds = (*constraints, *(() if target is None else (target,)))
@@ -136,13 +134,6 @@ def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> 
         distill=settings.distill and tried.taught is None,
         notes=tuple(note for note in notes if note is not None),
     )
-
-
-def _reach(model: nn.Module, analysis: Analysis, model_profile: ModelProfile) -> str:
-    """Which share of the model each method can make smaller, in one line."""
-    shares = reach(model, analysis, model_profile)
-    parts = ", ".join(f"{method} {share.params:.0%}" for method, share in shares.items())
-    return f"of {model_profile.params:,} parameters can be reached by {parts} (autocompress inspect says why)"
 
 
 def _untaught(tried: Tried, settings: Settings) -> str | None:

@@ -26,6 +26,7 @@ from autocompress.engine.results import build_result, draw_histories, report, st
 from autocompress.engine.settings import Settings
 from autocompress.engine.warm_start import WarmStart, plan_warm_start
 from autocompress.errors import SearchFailedError, refuse_unknown
+from autocompress.graph.reach import reach
 from autocompress.report import ConsoleProgress, Progress
 from autocompress.result import Z95, SearchResult
 from autocompress.study import SearchStudy, check_storage, sqlite_url
@@ -76,6 +77,13 @@ def search(
             shown.close()
 
 
+def _reached(prepared: Prepared) -> str:
+    """Which share of the model each method can make smaller, in one line."""
+    shares = reach(prepared.model, prepared.analysis, prepared.profile)
+    parts = ", ".join(f"{method} {share.params:.0%}" for method, share in shares.items())
+    return f"methods can reach of the model's parameters: {parts} (autocompress inspect says why not all)"
+
+
 # What the study records of the reference's manifest.
 _REFERENCE_DETAILS = ("config", "errors", "replicates", "validation_rows")
 
@@ -102,7 +110,7 @@ class _Search:
             self.progress.note(f"continuing the run in {folder.path}")
         else:
             folder.write(settings, self.identity, {})
-        for note in self.prepared.notes:
+        for note in (*self.prepared.notes, _reached(self.prepared)):
             self.progress.note(note)
         for place in (folder.trials, folder.artifacts):
             place.mkdir(exist_ok=True)
