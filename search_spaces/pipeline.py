@@ -53,10 +53,10 @@ _MANY_BITS = 16.0
 _OF_CODES = ("bytes", "weight_bytes")
 # How guided trials are trained; what the sampler proposes varies it. Short trials train too little at the
 # recipe's own rate: hypervolumes over MACs of 12 trials of 5 epochs (search_efficiency.py) are 0.83 on digits
-# (6 seeds) and 0.90 on a table (4) at 8 times that rate, on the table 0.82 at 4 times. Where these and 2 were
-# tried on the first three trials, which lose nothing at any, noise chose among them: 0.81 and 0.86. With a
-# teacher of weight 0.5 and temperature 2 they were then 0.81 and 0.86, at 4 0.79 and 0.83; of weight 0.25
-# 0.77 and 0.86, and 0.78 and 0.86.
+# (6 seeds) and 0.90 on a table (4, in steps of equal ratios) at 8 times that rate, on the table 0.82 at 4
+# times. Where these and 2 were tried on the first three trials, which lose nothing at any, noise chose among
+# them: 0.81 and 0.86. With a teacher of weight 0.5 and temperature 2 they were then 0.81 and 0.86, at 4 0.79
+# and 0.83; of weight 0.25 0.77 and 0.86, and 0.78 and 0.86.
 _SHARE, _LR_SCALES, _TEMPERATURE = 0.2, (8.0, 4.0, 2.0), 2.0
 _DISTILL = {"teacher": "best", "distill_weight": 0.5, "distill_temperature": _TEMPERATURE}
 
