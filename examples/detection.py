@@ -72,7 +72,7 @@ def step(model: nn.Module, batch: Any) -> Tensor:
     """The loss of a batch: cells that hold a centre are to say so, and where the sides are."""
     images, targets = batch
     seen = model(images)
-    wanted, sides, held = torch.zeros_like(seen["scores"]), torch.zeros_like(seen["sides"]), []
+    wanted, sides = torch.zeros_like(seen["scores"]), torch.zeros_like(seen["sides"])
     for row, target in enumerate(targets):
         boxes = target["boxes"].to(images.device)
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -81,20 +81,20 @@ def step(model: nn.Module, batch: Any) -> Tensor:
         grid = GRID.to(images.device)[cells]
         wanted[row, cells] = 1.0
         sides[row, cells] = torch.cat([grid - boxes[:, :2], boxes[:, 2:] - grid], 1) / STRIDE
-    held = wanted > 0
+    centred = wanted > 0
     scored = nn.functional.binary_cross_entropy_with_logits(seen["scores"], wanted)
-    return scored + nn.functional.l1_loss(seen["sides"][held], sides[held])
+    return scored + nn.functional.l1_loss(seen["sides"][centred], sides[centred])
 
 
 def detections(seen: Any) -> list[dict[str, Tensor]]:
     """Boxes of each image, those that overlap a better one left out."""
-    found = []
+    images = []
     for scores, sides in zip(seen["scores"].sigmoid(), seen["sides"] * STRIDE, strict=True):
         boxes = torch.cat([GRID - sides[:, :2], GRID + sides[:, 2:]], 1)
         kept = nms(boxes, scores, 0.5)
         kept = kept[scores[kept] > 0.05]
-        found.append({"boxes": boxes[kept], "scores": scores[kept], "labels": torch.zeros_like(kept)})
-    return found
+        images.append({"boxes": boxes[kept], "scores": scores[kept], "labels": torch.zeros_like(kept)})
+    return images
 
 
 class AveragePrecision(Metric):

@@ -166,8 +166,8 @@ def _without_graphs(tried: Tried, analysis: Analysis, graphs: Collection[str]) -
     """What is not tried where the task's own step does not train the model's graph."""
     if tried.on_graphs is None:
         return None
-    whole = analysis.limits.whole
-    channels = f"; all channels of {len(whole)} layers stay, as the model's code fixes them" if whole else ""
+    fixed = len(analysis.limits.whole)
+    channels = f"; all channels of {fixed} layers stay, as the model's code fixes them" if fixed else ""
     return (
         "the task's own step does not train the model's graph, without the methods of its class, so "
         f"{', '.join(graphs)} are not tried{channels}: {tried.on_graphs}"

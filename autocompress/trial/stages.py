@@ -75,9 +75,8 @@ def _session(method: Method, model: nn.Module, task: Task, limits: Limits) -> Se
     if limits != Limits():
         example = task.example()
         analysis = analyse(model, example)
-        left, whole = (profile(model, example, seen) for seen in (within(analysis, limits), analysis))
-        reason = method.unsupported(left)
-        if reason is not None and method.unsupported(whole) is None:
+        reason = method.unsupported(profile(model, example, within(analysis, limits)))
+        if reason is not None and method.unsupported(profile(model, example, analysis)) is None:
             warnings.warn(
                 f"{type(method).__name__} changes nothing: without what is excluded or frozen, {reason}.",
                 stacklevel=3,
