@@ -91,10 +91,12 @@ def _own_params(model: nn.Module, name: str) -> int:
 
 
 def _left_alone(model: nn.Module, analysis: Analysis, params: int) -> dict[str, float]:
-    """Reason → share of the parameters that layers own whose output channels stay for it."""
+    """Reason → share of the parameters that layers own through which no group runs."""
+    reached = {layer for group in analysis.groups for layer in group.layers}
     shares: dict[str, float] = defaultdict(float)
     for name, reason in analysis.frozen.items():
-        shares[reason] += _own_params(model, name) / params
+        if name not in reached:
+            shares[reason] += _own_params(model, name) / params
     return shares
 
 

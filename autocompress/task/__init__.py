@@ -4,17 +4,13 @@ from autocompress.task.first_batches import FirstBatches
 from autocompress.task.inputs import Inputs, call, moved
 from autocompress.task.limits import Limits
 from autocompress.task.opening import Batches, Split
+from autocompress.task.profile import CostTerm, CutProfile, GroupProfile, LayerProfile, ModelProfile
 from autocompress.task.task import (
     AUGMENTATIONS,
     Batch,
-    CostTerm,
-    CutProfile,
-    GroupProfile,
     InputSpec,
-    LayerProfile,
     LossFn,
     MetricFn,
-    ModelProfile,
     Recipe,
     Task,
     on_device,
