@@ -16,6 +16,7 @@ from autocompress.trial.stages import (
     compressing_epochs,
     make_method,
 )
+from autocompress.trial.wording import changed_settings, move_text, trial_name
 
 __all__ = [
     "CompressedStage",
@@ -24,12 +25,15 @@ __all__ = [
     "Stage",
     "TrialConfig",
     "TrialResult",
+    "changed_settings",
     "compress_stage",
     "compressing_epochs",
     "load_state",
     "make_method",
+    "move_text",
     "run_trial",
     "rung_metrics",
     "seed_everything",
     "train_reference",
+    "trial_name",
 ]
