@@ -67,6 +67,10 @@ def test_stored_metrics_are_those_of_the_loaded_program(
     assert checkpoint.manifest["errors"] == result.errors == scores.errors
     assert checkpoint.manifest["replicates"] == result.replicates == scores.replicates
     assert checkpoint.manifest["validation_rows"] == scores.rows == 96
+    assert checkpoint.manifest["class_counts"] == [list(counts) for counts in scores.classes]
+    layers = checkpoint.manifest["layers"]
+    assert [layer["name"] for layer in layers] == ["stem", "branch", "depthwise", "side", "head"]
+    assert all(layer["params"] <= result.metrics["params"] for layer in layers)
     assert result.metrics["bytes"] == (tmp_path / "0001" / "model.pt2").stat().st_size
     assert result.metrics["params"] < 0.7 * reference.metrics["params"]
     assert checkpoint.manifest["check"]["max_relative_difference"] == result.difference < 1e-4

@@ -23,8 +23,8 @@ def image_spec(size: int) -> InputSpec:
 
 def image_folder(
     folder: str | Path, size: int, batch_size: int = 64
-) -> tuple[Batches, Batches | None, Batches, int]:
-    """Train, validation (None to carve it), test and the number of classes of a folder of images.
+) -> tuple[Batches, Batches | None, Batches, list[str]]:
+    """Train, validation (None to carve it), test and the classes' names of a folder of images.
 
     `DIR/train` and `DIR/test` (or `DIR/val` alone, which is then the test split) are used where
     they are there; otherwise `DIR` holds the classes and a fixed fifth is the test split. Batches have
@@ -51,7 +51,7 @@ def image_folder(
             order = np.random.default_rng(0).permutation(len(images)).tolist()
             cut = max(1, len(order) // 5)
             train, test = Subset(images, order[cut:]), Subset(images, order[:cut])
-            return loader(train, True), None, loader(test), len(images.classes)
+            return loader(train, True), None, loader(test), images.classes
         held = "test" if (root / "test").is_dir() else "val"
         train_set = ImageFolder(str(root / "train"), evaluation)
         test_set = ImageFolder(str(root / held), evaluation)
@@ -66,7 +66,7 @@ def image_folder(
                     f"imagefolder '{folder}' must hold the same classes in every split but train has "
                     f"{train_set.classes} and '{other.root}' has {other.classes}."
                 )
-        return loader(train_set, True), val, loader(test_set), len(train_set.classes)
+        return loader(train_set, True), val, loader(test_set), train_set.classes
     except FileNotFoundError as error:
         raise TaskError(
             f"imagefolder '{folder}' must hold one folder of images per class but: {one_line(error)}"

@@ -27,18 +27,29 @@ from autocompress.task.pretrained import read_weights
 
 @dataclass(frozen=True)
 class _BuiltIn:
-    """Default model, recipe and batch size of a data set."""
+    """Default model, recipe, batch size and names of the classes of a data set."""
 
     model: str
     recipe: Recipe
     batch_size: int = 128
+    classes: tuple[str, ...] | None = None
 
+
+_DIGITS = tuple("0123456789")
+_CLOTHES = (
+    "T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
+_CIFAR10 = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
 
 BUILT_IN = {
-    "digits": _BuiltIn("small_cnn", Recipe(epochs=12, reference_epochs=30, lr=3e-3), 64),
-    "mnist": _BuiltIn("small_cnn", Recipe(epochs=3, reference_epochs=6, lr=2e-3)),
-    "fashion_mnist": _BuiltIn("small_cnn", Recipe(epochs=3, reference_epochs=6, lr=2e-3)),
-    "cifar10": _BuiltIn("resnet20", Recipe(epochs=3, reference_epochs=20, lr=2e-3, augment="crop-flip")),
+    "digits": _BuiltIn("small_cnn", Recipe(epochs=12, reference_epochs=30, lr=3e-3), 64, _DIGITS),
+    "mnist": _BuiltIn("small_cnn", Recipe(epochs=3, reference_epochs=6, lr=2e-3), classes=_DIGITS),
+    "fashion_mnist": _BuiltIn("small_cnn", Recipe(epochs=3, reference_epochs=6, lr=2e-3), classes=_CLOTHES),
+    "cifar10": _BuiltIn(
+        "resnet20", Recipe(epochs=3, reference_epochs=20, lr=2e-3, augment="crop-flip"), classes=_CIFAR10
+    ),
     "npz": _BuiltIn("mlp", Recipe(epochs=10, reference_epochs=20)),
     "imagefolder": _BuiltIn("resnet18", Recipe(epochs=10, reference_epochs=20), 64),
     "random": _BuiltIn("mlp", Recipe(epochs=1), 8),
@@ -128,6 +139,7 @@ def _array_task(kind: str, arrays: Arrays, model: str | None, name: str) -> Task
         name=name,
         model_name=model_name,
         input=spec,
+        classes=defaults.classes,
     )
 
 
@@ -136,7 +148,7 @@ def _folder_task(folder: str, model: str | None, size: int) -> Task:
     train, val, test, classes = image_folder(folder, size, defaults.batch_size)
     model_name = model or defaults.model
     return Task(
-        model=model_factory(model_name, (3, size, size), classes),
+        model=model_factory(model_name, (3, size, size), len(classes)),
         train=train,
         val=val,
         test=test,
@@ -144,6 +156,7 @@ def _folder_task(folder: str, model: str | None, size: int) -> Task:
         name=Path(folder).name,
         model_name=model_name,
         input=image_spec(size),
+        classes=classes,
     )
 
 

@@ -91,7 +91,14 @@ def _judged_by(model: Any) -> dict[str, Any]:
         return {"loss": nn.BCEWithLogitsLoss()}
     if problem == "regression" or config.num_labels == 1:
         return {"loss": NumberLoss()}
-    return {"loss": LabelLoss()}
+    return {"loss": LabelLoss(), "classes": _class_names(config)}
+
+
+def _class_names(config: Any) -> list[str] | None:
+    """The names that a configuration has of its labels; None where it has none of its own."""
+    names = [str(config.id2label.get(label, "")) for label in range(config.num_labels)]
+    placeholders = [f"LABEL_{label}" for label in range(config.num_labels)]
+    return None if names == placeholders or "" in names else names
 
 
 def _collator(tokenizer: Any) -> Callable[[list[Any]], Any]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from autocompress.errors import DivergedError, TaskError, one_line
 from autocompress.measure.accuracy import Accuracy, ignored_target
+from autocompress.measure.per_class import ClassCounts
 from autocompress.measure.predictions import joined, predictions, row_count, selected
 from autocompress.measure.resampling import REPLICATES, Resamples, Score, repeated, score_of
 from autocompress.task import Inputs, MetricFn, Split, Task
@@ -31,12 +32,14 @@ class SplitScores:
         errors: standard error of each; NaN where it is not known, see `score_of`.
         replicates: each metric's values over resamples, see `Score`; empty where there are none.
         rows: of the split.
+        classes: of each class of a classifier, the targets that are right and all of them; else empty.
     """
 
     values: dict[str, float]
     errors: dict[str, float]
     replicates: dict[str, list[float]]
     rows: int
+    classes: list[tuple[int, int]] = field(default_factory=list)
 
 
 def task_metrics(task: Task) -> Mapping[str, MetricFn | Metric | Accuracy]:
@@ -89,10 +92,13 @@ def score_split(
     updated = {name: _updated(name, m, resampled) for name, m in metrics.items() if not _is_function(m)}
     functions = {name: metric for name, metric in metrics.items() if _is_function(metric)}
     resamples, rows, kept = Resamples(), 0, _Kept()
+    by_class = ClassCounts(ignored_target(task.loss)) if task.cross_entropy else None
     for outputs, targets, count in predictions(program, batches, task, name):
         resampled = resampled and row_count(outputs) == row_count(targets) == count
         weights = resamples.draw(count) if resampled else None
         rows += count
+        if by_class is not None:
+            by_class.update(outputs, targets)
         for metric in updated.values():
             metric.update(outputs, targets, weights)
         if functions:
@@ -107,6 +113,7 @@ def score_split(
         {name: scores[name].error if resampled else math.nan for name in metrics},
         {name: scores[name].replicates if resampled else [] for name in metrics},
         rows,
+        [] if by_class is None else by_class.counts(),
     )
 
 

@@ -62,12 +62,14 @@ class Measured:
         errors: standard errors of task metrics and `acc_comp`; NaN where one is not known.
         replicates: of the same metrics, over resamples of the split's rows; see `Score`.
         rows: of the split.
+        classes: see `SplitScores`.
     """
 
     metrics: dict[str, float]
     errors: dict[str, float]
     replicates: dict[str, list[float]]
     rows: int
+    classes: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def known_errors(self) -> dict[str, float]:
@@ -136,4 +138,4 @@ def measure(
         values[SCORE] = score(values["accuracy"])
         errors[SCORE] = subject.tau * errors["accuracy"]
         replicates[SCORE] = rounded(map(score, replicates["accuracy"]))
-    return Measured(values, errors, replicates, scores.rows)
+    return Measured(values, errors, replicates, scores.rows, scores.classes)

@@ -150,6 +150,11 @@ def check_forward(task: Task, model: nn.Module) -> Tensor:
             f"but its forward failed: {one_line(error)}"
         ) from error
     outputs = task.answer(returned)
+    if task.classes is not None and (outputs.dim() < 2 or outputs.shape[1] < len(task.classes)):
+        raise TaskError(
+            f"classes must name outputs of the model, which are of shape {tuple(outputs.shape)}, but are "
+            f"{len(task.classes)} names."
+        )
     if task.loss is None:
         return outputs
     criterion = own_copy(task.loss)

@@ -147,6 +147,13 @@ class Recipe:
             raise SettingsError(f"ema must be in [0, 1) but got {self.ema}.")
 
 
+def _names(classes: Any) -> tuple[str, ...]:
+    """The classes' names as they are kept; raises TaskError."""
+    if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
+        raise TaskError(f"classes must be a list of names, one for each output, but got {classes!r}.")
+    return tuple(classes)
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """What the program takes: `(raw · scale − mean) / std`, of this shape without the batch."""
@@ -233,6 +240,7 @@ class Task:
         dynamic: sizes that vary beside the batch, as in `torch.export`: `{1: "length"}` for one input, a
             tuple of such for several, a mapping of such for keyword arguments. None finds those that differ
             between the first batches of the splits.
+        classes: names of a classifier's classes, in the order of its outputs, for people to read.
         limits: what methods may not change of the model, as `search` and `compress` find it by `exclude` and
             `at_least`; None is what is frozen alone.
     """
@@ -257,6 +265,7 @@ class Task:
     outputs: Callable[[Any], Any] | None = None
     prepare: Callable[[nn.Module], nn.Module] | None = None
     dynamic: Any = None
+    classes: Sequence[str] | None = None
     limits: Limits | None = None
     # Not to be given: `replace` hands it on.
     _splits: Splits | None = field(default=None, repr=False, compare=False)
@@ -265,6 +274,8 @@ class Task:
         current = {name: getattr(self, name) for name in SPLITS}
         splits = Splits(current) if self._splits is None else self._splits.replaced(current)
         object.__setattr__(self, "_splits", splits)
+        if self.classes is not None:
+            object.__setattr__(self, "classes", _names(self.classes))
         if self.loss is None and self.step is None:
             object.__setattr__(self, "loss", nn.CrossEntropyLoss())
         if self.step is not None:

@@ -28,7 +28,8 @@ from autocompress.checkpoint.store import (
 from autocompress.checkpoint.weights import load_loss
 from autocompress.errors import CheckpointError, TaskError
 from autocompress.graph import analyse, within
-from autocompress.graph.costs import profile
+from autocompress.graph.costs import layer_macs, profile
+from autocompress.graph.layers import layer_summaries
 from autocompress.measure import Measured, Subject, measure
 from autocompress.surgery import Edit, Encode, absorb_biases, apply, check_equal, joined
 from autocompress.surgery.preparation import prepare_model
@@ -294,6 +295,11 @@ def _store(
                 "errors": measured.known_errors,
                 "replicates": measured.replicates,
                 "validation_rows": measured.rows,
+                "class_names": None if task.classes is None else list(task.classes),
+                "class_counts": measured.classes,
+                "layers": [
+                    layer.to_json() for layer in layer_summaries(model, layer_macs(model, task.example()))
+                ],
                 "input": task.input_json(),
                 "prepare": None if task.prepare is None else called(task.prepare),
                 "profile": _profile(model, task, writer, stored, device),

@@ -74,6 +74,7 @@ def test_image_folders_are_read_by_class(tmp_path: Path) -> None:
     assert inputs.shape == (12, 3, 16, 16)
     assert sorted(targets.tolist()) == [0] * 6 + [1] * 6
     assert task.input_spec().shape == (3, 16, 16)
+    assert task.classes == ("cat", "dog")
 
 
 def test_image_folders_leave_no_batch_of_one_to_train_on(tmp_path: Path) -> None:

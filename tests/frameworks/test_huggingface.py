@@ -138,6 +138,13 @@ def test_its_weights_are_the_references_unless_it_is_to_be_trained() -> None:
     assert (task.name, task.model_name) == ("bertforsequenceclassification", "BertForSequenceClassification")
 
 
+def test_names_of_its_labels_are_the_classes_unless_they_are_placeholders() -> None:
+    rows = Rows(CLASSES)
+    named = bert(id2label={0: "good", 1: "bad", 2: "ugly"}, label2id={"good": 0, "bad": 1, "ugly": 2})
+    assert ac.from_transformers(named, rows, rows).classes == ("good", "bad", "ugly")
+    assert ac.from_transformers(bert(num_labels=3), rows, rows).classes is None
+
+
 def test_what_is_not_known_of_a_model_is_asked_for() -> None:
     rows = Rows(CLASSES)
     with pytest.raises(TaskError, match="loss must be given for a BertForQuestionAnswering"):

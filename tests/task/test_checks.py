@@ -19,6 +19,7 @@ from autocompress.methods.alcn import Alcn, Config
 from autocompress.task import InputSpec
 from autocompress.task.checks import (
     check_batches_of_one,
+    check_forward,
     check_labels,
     check_splits,
     has_batch_of_one,
@@ -150,3 +151,16 @@ def test_labels_under_a_name_that_promises_no_classes_are_not_refused() -> None:
     check_labels(ac.Task(over_features, train), over_features())
     named = DataLoader(Labelled(targets=["cat", "dog", "cat", "dog"]), batch_size=4)
     check_labels(ac.Task(over_features, named), over_features())
+
+
+def test_classes_are_names_of_outputs() -> None:
+    def named(classes: Any) -> ac.Task:
+        return ac.Task(model=no_norm, train=DataLoader(data(8), 4), classes=classes)
+
+    assert named(["a", "b", "c"]).classes == ("a", "b", "c")
+    check_forward(named(["a", "b"]), no_norm())
+    with pytest.raises(TaskError, match=r"classes must name outputs of the model, which are of shape \(2, 3\)"):
+        check_forward(named(["a", "b", "c", "d"]), no_norm())
+    for wrong in ("abc", [1, 2, 3]):
+        with pytest.raises(TaskError, match="classes must be a list of names, one for each output"):
+            named(wrong)

@@ -155,13 +155,18 @@ class AlcnSession(Session):
         detach_gates(self.sites)
 
     def after_epoch(self, progress: float) -> Mapping[str, float]:
-        """Calibrate anew while the gates are still soft, and log the ratio of each group."""
+        """Calibrate anew while the gates are still soft; log the ratio of each group and the mean survival of
+        its units."""
         if progress < self.config.ramp:
             # Later the gates are nearly hard, and ungated channels say nothing any more.
             self._calibrate()
-        ratios = self.gates.ratio.tolist()
-        named = zip(self.analysis.groups, ratios, strict=True)
-        return {f"ratio/{group.name}": ratio for group, ratio in named}
+        names = [group.name for group in self.analysis.groups]
+        logged = {"ratio": self.gates.ratio, "survival": self.gates.means(self.survival)}
+        return {
+            f"{what}/{name}": value
+            for what, values in logged.items()
+            for name, value in zip(names, values.tolist(), strict=True)
+        }
 
     def keep(self) -> dict[str, list[int]]:
         """The ⌈ρ·C⌉ units of highest survival of each group, or the nearest multiple of `round_to` that is

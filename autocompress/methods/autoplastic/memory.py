@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ class Memory:
         gradients: accumulated gradient norm of each unit since the last epoch, `(U,)`.
         open: whether each mixing block's α is trained, `(M,)`.
         alpha: each α after the last step, `(M,)`.
+        stability: of each residual branch in the last epoch, by its gate's name.
     """
 
     makers: list[Maker]
@@ -30,6 +31,7 @@ class Memory:
     gradients: Tensor
     open: Tensor
     alpha: Tensor
+    stability: dict[str, float] = field(default_factory=dict)
 
     @staticmethod
     def of(switches: Switches) -> Memory:
@@ -57,7 +59,9 @@ class Memory:
         weights = {name: parameters[name].detach() for name in self.averages}
         inclusion = gates.p
         if switches.branches:
-            inclusion = rule.inclusion(gates.p, self._stability(weights, switches.branches.values(), rule))
+            s = self._stability(weights, switches.branches.values(), rule)
+            inclusion = rule.inclusion(gates.p, s)
+            self.stability = dict(zip(switches.branches, s.tolist(), strict=True))
         if switches.mixings:
             s = self._stability(weights, switches.mixings.values(), rule)
             self.open = rule.trains_mixing(s)

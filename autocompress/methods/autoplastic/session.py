@@ -174,13 +174,16 @@ class AutoplasticSession(Session):
         self.switches.let_go()
 
     def after_epoch(self, progress: float) -> Mapping[str, float]:
-        """The paper's log line: L_eff, share of active channels, P, α, mean C, share of MACs pruned."""
+        """The paper's log line: L_eff, share of active channels, P, α, mean C, share of MACs pruned; and the
+        stability of each block where gates follow it."""
+        stability: dict[str, float] = {}
         if self.memory is not None:
             self.raw = self.memory.epoch(self.raw, self.switches, self._plasticity)
+            stability = {f"stability/{name}": s for name, s in self.memory.stability.items()}
         with torch.no_grad():
             # A copy of the model is without the hook, and runs with the gates that it finds.
             self.refresh()
-            return self.switches.line(self.values(), self.final())
+            return self.switches.line(self.values(), self.final()) | stability
 
     def finish(self) -> Finished:
         """What ends shut is taken out of the graph; what stays is folded into the layers."""
