@@ -159,7 +159,7 @@ def test_classes_are_names_of_outputs() -> None:
 
     assert named(["a", "b", "c"]).classes == ("a", "b", "c")
     check_forward(named(["a", "b"]), no_norm())
-    with pytest.raises(TaskError, match=r"classes must name outputs of the model, which are of shape \(2, 3\)"):
+    with pytest.raises(TaskError, match=r"name outputs of the model, which are of shape \(2, 3\)"):
         check_forward(named(["a", "b", "c", "d"]), no_norm())
     for wrong in ("abc", [1, 2, 3]):
         with pytest.raises(TaskError, match="classes must be a list of names, one for each output"):
