@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from autocompress.plugins import SearchSpace
     from autocompress.report import Progress
     from autocompress.result import ParetoModel, SearchResult
-    from autocompress.task import FirstBatches, GroupProfile, ModelProfile, Recipe, Task
+    from autocompress.task import FirstBatches, GroupProfile, InputSpec, ModelProfile, Recipe, Task
 
 __version__ = "0.1.0"
 
@@ -70,6 +70,7 @@ _HOME = {
     "FixedPoint": "methods.lc",
     "GroupProfile": "task",
     "HalfPrecision": "methods.lc",
+    "InputSpec": "task",
     "Inspection": "engine.inspection",
     "Lc": "methods.lc",
     "LowRank": "methods.lc",
@@ -120,6 +121,7 @@ __all__ = [
     "FixedPoint",
     "GroupProfile",
     "HalfPrecision",
+    "InputSpec",
     "Inspection",
     "Lc",
     "LowRank",

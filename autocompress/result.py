@@ -6,8 +6,9 @@ import csv
 import io
 import math
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ import numpy as np
 from torch import nn
 
 from autocompress.checkpoint import Checkpoint, export_onnx, open_checkpoint
+from autocompress.checkpoint.onnx_options import OnnxOptions, adapt_onnx, name_free_sizes, with_free_size
 from autocompress.checkpoint.rebuilding import rebuild_on
 from autocompress.checkpoint.store import ONNX, PROGRAM, UNQUANTISED, WEIGHTS
 from autocompress.errors import SettingsError
@@ -23,7 +25,15 @@ from autocompress.measure.resampling import REPLICATES
 from autocompress.pareto import knee
 from autocompress.task.inputs import from_json
 
-FORMATS = ("pt2", "onnx", "safetensors")
+# What takes each format.
+RUNTIMES = {
+    "pt2": "PyTorch 2.9 or newer: torch.export.load(FILE).module() in Python; for C++ compile it there with "
+    "torch._inductor.aoti_compile_and_package, or take onnx",
+    "onnx": "ONNX Runtime: onnxruntime.InferenceSession(FILE) in Python, Ort::Session in C++, and C, C#, "
+    "Java, JavaScript; other runtimes that read ONNX, as OpenVINO, TensorRT and OpenCV's DNN",
+    "safetensors": "ac.rebuild(MyModel(), CHECKPOINT), which needs the edits beside them: tensors alone",
+}
+FORMATS = tuple(RUNTIMES)
 # Quantiles of the standard normal distribution: two-sided 95 %, and one-sided.
 Z95, Z95_ONE_SIDED = 1.95996, 1.64485
 # A trial that would be on the front with fewer resamples of the validation rows than this share is dominated
@@ -38,7 +48,7 @@ class ParetoModel:
     Args:
         trial: number of the trial; 0 is the reference.
         path: its checkpoint folder.
-        metrics: on the validation split; bytes, params, macs and latency of the artefact.
+        metrics: on the validation split; bytes, params, macs, latency and memory of the artefact.
         test_metrics: task metrics on the test split; empty where the task has none.
         config: the trial's configuration.
         ratios: each metric's value over the reference's.
@@ -105,17 +115,22 @@ class ParetoModel:
             )
         return rebuild_on(self.make_model(), self.checkpoint())
 
-    def export(self, path: str | Path, format: str | None = None) -> Path:
+    def export(self, path: str | Path, format: str | None = None, **onnx: Any) -> Path:
         """Copy the model out as `.pt2`, `.onnx` or `.safetensors`.
 
         Args:
             path: where to.
-            format: "pt2", "onnx" or "safetensors"; None reads it off the path's ending.
+            format: "pt2", "onnx" or "safetensors"; None reads it off the path's ending. `RUNTIMES` says what
+                takes each.
+            onnx: of an ONNX file: `opset`, `input_names`, `output_names`, `class_names` (the task's, where
+                not given), `embed_preprocessing` and `dynamic_size`, see `OnnxOptions`.
 
         Raises:
-            SettingsError: the format is unknown, or is not the quantised file that was measured.
+            SettingsError: the format or an option is unknown, does not suit the model, or the format is not
+                that of the quantised file that was measured.
             CheckpointError: the checkpoint is damaged.
             TrialError: the model cannot be exported as ONNX.
+            TraceError: height and width cannot be left free.
         """
         target = Path(path)
         chosen = format or target.suffix.removeprefix(".")
@@ -127,16 +142,34 @@ class ParetoModel:
                 f"format must be onnx where int8 was measured, which the others are not, but got {chosen!r}."
             )
         target.parent.mkdir(parents=True, exist_ok=True)
-        folder = checkpoint.path
-        if chosen == "onnx" and not (folder / ONNX).is_file():
-            self._export_onnx(target)
+        options = OnnxOptions.of(onnx, chosen)
+        if chosen == "onnx":
+            self._export_onnx(target, options)
         else:
-            source = {"pt2": PROGRAM, "onnx": ONNX, "safetensors": WEIGHTS}[chosen]
-            shutil.copyfile(folder / source, target)
+            shutil.copyfile(checkpoint.path / {"pt2": PROGRAM, "safetensors": WEIGHTS}[chosen], target)
         return target
 
-    def _export_onnx(self, target: Path) -> None:
-        export_onnx(self.load(), from_json(self.checkpoint().manifest["input"]), target)
+    def _export_onnx(self, target: Path, options: OnnxOptions) -> None:
+        """Write the ONNX file aside, so that there is none where an option does not suit it."""
+        checkpoint = self.checkpoint()
+        described, stored = checkpoint.manifest["input"], checkpoint.path / ONNX
+        classes = options.class_names or tuple(checkpoint.manifest.get("class_names") or ())
+        with tempfile.TemporaryDirectory() as scratch:
+            made = Path(scratch) / ONNX
+            if options.dynamic_size:
+                if checkpoint.manifest["artifact"] in UNQUANTISED:
+                    raise SettingsError(
+                        "dynamic_size must be asked of the task where int8 was measured, as it is calibrated "
+                        "with the sizes of its data: give Task(dynamic={2: 'height', 3: 'width'})."
+                    )
+                export_onnx(self.module().eval(), with_free_size(described), made)
+                name_free_sizes(made)
+            elif stored.is_file():
+                shutil.copyfile(stored, made)
+            else:
+                export_onnx(self.load(), from_json(described), made)
+            adapt_onnx(made, replace(options, class_names=classes), described)
+            shutil.copyfile(made, target)
 
 
 @dataclass(frozen=True)

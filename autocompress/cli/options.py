@@ -66,8 +66,8 @@ Space = Annotated[
 Objectives = Annotated[
     str,
     typer.Option(
-        help="At most 3 of accuracy, bytes, params, macs, latency, acc_comp (tau·accuracy + "
-        "(1 − tau)·share of params saved), the task's own metrics; ':max'/':min'."
+        help="At most 3 of accuracy, bytes, params, macs, latency, memory (peak of a call), acc_comp "
+        "(tau·accuracy + (1 − tau)·share of params saved), the task's own metrics; ':max'/':min'."
     ),
 ]
 Constraints = Annotated[
@@ -112,7 +112,15 @@ Artifact = Annotated[
     str, typer.Option(help="What bytes, accuracy and latency are those of: pt2, onnx or onnx-int8.")
 ]
 LatencyBatchSize = Annotated[int, Whole(help="Inputs per measured call.")]
-LatencyThreads = Annotated[int, Whole(help="Threads of the measured process.")]
+LatencyThreads = Annotated[int, Whole(help="Threads of the measured process, at most.")]
+LatencyBy = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODULE:FUNCTION",
+        help="Your own function of an artefact's path that returns the milliseconds of a call, on a board, a "
+        "GPU or a server; it gets batch_size and threads too where it takes arguments of these names.",
+    ),
+]
 Tau = Annotated[float, Number(help="Weight of accuracy in acc_comp, 0 to 1.")]
 WarmStart = Annotated[
     str | None,

@@ -56,6 +56,7 @@ def search(
     artifact: opt.Artifact = Settings.artifact,
     latency_batch_size: opt.LatencyBatchSize = Settings.latency_batch_size,
     latency_threads: opt.LatencyThreads = Settings.latency_threads,
+    latency_by: opt.LatencyBy = None,
     tau: opt.Tau = Settings.tau,
     warm_start: opt.WarmStart = None,
     exclude: opt.Exclude = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -52,6 +53,7 @@ def pick(
     bytes: Annotated[float | None, Number(help="At most.")] = None,
     params: Annotated[float | None, Number(help="At most.")] = None,
     macs: Annotated[float | None, Number(help="At most.")] = None,
+    memory: Annotated[float | None, Number(help="Bytes of a call, at most.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """One point of RUN's front, by need; by default what answers the search's target, else the knee."""
@@ -61,7 +63,13 @@ def pick(
         raise SettingsError("only one of --knee, --max-drop and --tau must be given.")
     if sure and max_drop is None:
         raise SettingsError("--sure must be given with --max-drop.")
-    limits = {"bytes": bytes, "params": params, "macs": macs, "latency": _milliseconds(latency)}
+    limits = {
+        "bytes": bytes,
+        "params": params,
+        "macs": macs,
+        "memory": memory,
+        "latency": _milliseconds(latency),
+    }
     budgets = {name: most for name, most in limits.items() if most is not None}
     result = load_run(run)
     point = result.pick("knee" if knee else None, max_drop=max_drop, sure=sure, tau=tau, budgets=budgets)
@@ -82,11 +90,36 @@ def export(
     trial: Annotated[int | None, Whole(help="Number of a trial of the front.")] = None,
     pick_rule: Annotated[str | None, typer.Option("--pick", help="knee or target")] = None,
     format: Annotated[
-        str | None, typer.Option(help="pt2, onnx or safetensors. [default: by the file's ending]")
+        str | None,
+        typer.Option(
+            help="pt2 (PyTorch, in Python), onnx (ONNX Runtime and others, in C++ and more) or safetensors "
+            "(tensors for ac.rebuild). [default: by the file's ending]"
+        ),
     ] = None,
+    opset: Annotated[int | None, Whole(help="Of ONNX's operators. [default: 18 to 20]")] = None,
+    input_names: Annotated[str | None, typer.Option(help="Of an ONNX file, comma-separated.")] = None,
+    output_names: Annotated[str | None, typer.Option(help="Of an ONNX file, comma-separated.")] = None,
+    class_names: Annotated[
+        str | None,
+        typer.Option(help="In an ONNX file's metadata, comma-separated. [default: the task's]"),
+    ] = None,
+    embed_preprocessing: Annotated[
+        bool,
+        typer.Option(
+            "--embed-preprocessing",
+            help="Normalise inputs inside of an ONNX file: it takes them as the data have them, such as "
+            "pixels of 0 to 255, as floats.",
+        ),
+    ] = False,
+    dynamic_size: Annotated[
+        bool,
+        typer.Option("--dynamic-size", help="Leave height and width of an ONNX file's images free."),
+    ] = False,
 ) -> None:
-    """Write one model of RUN to a file."""
+    """Write one model of RUN to a file, and say what runs it."""
     from autocompress.engine.results import load_run
+    from autocompress.engine.settings import parse_list
+    from autocompress.result import RUNTIMES
 
     if (trial is None) == (pick_rule is None):
         raise SettingsError("one of --trial and --pick must be given.")
@@ -102,7 +135,19 @@ def export(
         if trial not in points:
             raise SettingsError(f"trial must be on the front ({sorted(points)}) but got {trial}.")
         point = points[trial]
-    print(point.export(output, format))
+    written = point.export(
+        output,
+        format,
+        opset=opset,
+        input_names=parse_list(input_names or ""),
+        output_names=parse_list(output_names or ""),
+        class_names=parse_list(class_names or ""),
+        embed_preprocessing=embed_preprocessing,
+        dynamic_size=dynamic_size,
+    )
+    print(written)
+    # Beside the path, which scripts read.
+    print(f"runs with {RUNTIMES[format or written.suffix.removeprefix('.')]}", file=sys.stderr)
 
 
 @app.command()

@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,12 +104,22 @@ def execute(driver: Driver, shared: Shared, cluster: Cluster) -> bool:
         return searcher.exhausted and not searcher.numbers
 
 
-def check_sendable(task: Task) -> None:
-    """Refuse a task that cannot be sent to worker processes, before anything is trained.
+def check_sendable(task: Task, latency_by: Callable[..., float] | None = None) -> None:
+    """Refuse what cannot be sent to worker processes, before anything is trained.
+
+    Args:
+        task: of the search.
+        latency_by: the user's own function that measures latency.
 
     Raises:
-        TaskError: it cannot be pickled.
+        TaskError: the task cannot be pickled.
+        SettingsError: the function cannot be pickled.
     """
+    of_function = _not_picklable(latency_by)
+    if of_function is not None:
+        raise SettingsError(
+            f"latency_by must be picklable, to be sent to worker processes, but: {of_function}."
+        )
     reason = _not_picklable(task)
     if reason is None:
         return

@@ -20,6 +20,7 @@ _NAMES = {
     "architecture": ("the model's architecture", "model"),
     "frozen": ("which parameters are frozen", "frozen parameters"),
     "model": ("the model's code", "model"),
+    "latency_by": ("the function that measures latency", "latency_by"),
     "spaces": ("the search space '{}'", "search space"),
 }
 

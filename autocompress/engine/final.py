@@ -68,13 +68,16 @@ def _measure_latency(
         progress.final(position, len(waiting))
         try:
             measured = measure_latency(
-                point.path / name, reference.path / name, prepared.task.example(), prepared.latency
+                point.path / name,
+                reference.path / name,
+                prepared.task.example(),
+                prepared.latency,
+                reference.metrics["latency"],
             )
         except TrialError as error:
             faults[point.trial] = one_line(error)
             continue
-        milliseconds = measured.ratio * reference.metrics["latency"]
-        final[point.trial] = {"latency": milliseconds, "latency_spread": measured.spread}
+        final[point.trial] = {"latency": measured.milliseconds, "latency_spread": measured.spread}
     progress.final(len(waiting), len(waiting))
     if final:
         study.set_final_metrics(final)

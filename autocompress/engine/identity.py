@@ -52,6 +52,7 @@ def _digests(prepared: Prepared) -> dict[str, str | None]:
         "weights": None if task.weights is None else state_digest(cast(Mapping[str, Tensor], task.weights)),
         **{name: digest(own) for name, own in _own(task).items() if own is not None},
         # The default metrics are the package's own.
+        **({} if prepared.latency.by is None else {"latency_by": digest(prepared.latency.by)}),
         **{f"metrics.{name}": digest(metric) for name, metric in (task.metrics or {}).items()},
         "architecture": _architecture(prepared),
         "frozen": digest(sorted(n for n, p in prepared.model.named_parameters() if not p.requires_grad)),

@@ -14,6 +14,8 @@ from autocompress.study import SearchStudy
 
 # The paper's η, and a first rung after one epoch.
 REDUCTION, FIRST_RUNG = 3, 1
+# What is compared at rungs in the place of what only files have.
+_INSTEAD = {"latency": "macs", "memory": "weight_bytes"}
 
 
 def rungs(epochs: int) -> tuple[int, ...]:
@@ -29,7 +31,8 @@ class MoAsha:
     """Compares what trials would give if they ended now. All that it knows is in the study, so that it goes
     on after a resume, and where other processes search in the same study.
 
-    Latency is not measured at rungs: where it is an objective, MACs are compared in its place.
+    What only files have is not measured at rungs: MACs are compared in the place of latency, bytes of weights
+    in that of memory.
 
     Args:
         study: where rungs are recorded.
@@ -38,7 +41,7 @@ class MoAsha:
 
     def __init__(self, study: SearchStudy, objectives: Sequence[Objective]) -> None:
         self.study = study
-        # A metric once, where both latency and MACs are objectives.
+        # A metric once, where it is an objective and stands for another one as well.
         self.signs = {_compared(o.metric): -1.0 if o.maximised else 1.0 for o in objectives}
 
     def stops(self, number: int, epoch: int, metrics: Mapping[str, float]) -> str | None:
@@ -78,4 +81,4 @@ def goes_on(better: int, trials: int) -> bool:
 
 
 def _compared(metric: str) -> str:
-    return "macs" if metric == "latency" else metric
+    return _INSTEAD.get(metric, metric)

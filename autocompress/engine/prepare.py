@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -26,7 +27,7 @@ from autocompress.measure import (
     known_metrics,
     parse_objectives,
 )
-from autocompress.measure.latency import LatencySettings
+from autocompress.measure.latency import LatencySettings, own_latency
 from autocompress.plugins import SearchSpace, Suggest
 from autocompress.surgery.preparation import described, prepare_model
 from autocompress.task import Inputs, Limits, ModelProfile, Task
@@ -100,8 +101,11 @@ def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> 
         task = task.with_recipe(epochs=settings.epochs)
     task, model, made = _with_model(task, settings)
     example = task.example()
+    bounds = (*constraints, *(() if target is None else (target,)))
+    measured = [o.metric for o in objectives] + [m for c in bounds for m in c.metrics]
+    latency = _latency(settings, measured)
     analysis = within(analyse(model, example), task.limits_of(model))
-    _check_export(model, example, settings.artifact)
+    _check_export(model, example, settings.artifact, latency)
     tried = try_training(task, model, analysis)
     task = replace(task, limits=within_class(task, model, analysis, tried))
     analysis = within(analysis, task.limits_of(model))
@@ -109,10 +113,7 @@ def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> 
     taught, graphed = _untaught(tried, settings), _without_graphs(tried, analysis, graphs)
     model_profile = profile(model, example, analysis)
     notes = (*made, origin, _staying(analysis), taught, graphed)
-    latency = LatencySettings(settings.latency_batch_size, settings.latency_threads)
     spaces = _spaces(settings, model_profile, analysis.limits, graphs) if proposing else {}
-    bounds = (*constraints, *(() if target is None else (target,)))
-    measured = [o.metric for o in objectives] + [m for c in bounds for m in c.metrics]
     return Prepared(
         settings=_resolved(settings, task, named, spaces, constraints),
         task=task,
@@ -245,14 +246,45 @@ def _bounds(settings: Settings, objectives: Sequence[Objective]) -> tuple[str, .
     return (*accuracy, f"{costs}<=ref") if costs else tuple(accuracy)
 
 
-def _check_export(model: nn.Module, example: Inputs, artifact: str) -> None:
-    """Export the untrained model once: what cannot be stored is not worth training."""
+def _latency(settings: Settings, measured: Collection[str]) -> LatencySettings:
+    """How latency is measured; a user's own function that does it is loaded.
+
+    Args:
+        settings: of the search.
+        measured: metrics that are objectives or bounded.
+    """
+    by: Any = settings.latency_by
+    if by is not None and "latency" not in measured:
+        raise SettingsError(
+            f"latency_by must be given where latency is an objective or bounded but that is "
+            f"{', '.join(dict.fromkeys(measured))} (add latency to objectives)."
+        )
+    if isinstance(by, str):
+        if ":" not in by:
+            raise SettingsError(f"latency_by must read like 'module:function' but got {by!r}.")
+        by = plugins.load_attribute(by)
+        if not callable(by):
+            raise SettingsError(
+                f"latency_by must name a function of a path but {settings.latency_by!r} is a "
+                f"{type(by).__name__}."
+            )
+    return LatencySettings(settings.latency_batch_size, settings.latency_threads, by=by)
+
+
+def _check_export(model: nn.Module, example: Inputs, artifact: str, latency: LatencySettings) -> None:
+    """Export the untrained model once, and let a user's own function measure it: what cannot be stored, or
+    not be measured, is not worth training."""
     with tempfile.TemporaryDirectory() as scratch:
         writer = Writer(Path(scratch) / "dry-run")
         try:
-            writer.write(model, example, artifact, [example])
+            checkpoint = writer.write(model, example, artifact, [example])
         except TrialError as error:
             raise TaskError(f"the model must be exportable with a free batch size but: {error}") from error
+        if latency.by is not None:
+            try:
+                own_latency(latency.by, checkpoint.artifact_file(artifact), latency)
+            except TrialError as error:
+                raise SettingsError(one_line(error)) from error
 
 
 def _check_names(settings: Settings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ def replay(
     number: int,
     task: Task | None = None,
     report: Callable[[Mapping[str, float]], None] = lambda entry: None,
+    latency_by: Callable[..., float] | None = None,
 ) -> tuple[Mapping[str, float], TrialResult, Path]:
     """Run a complete trial again, after those that it started from or learned from, into `RUN/replays/`.
 
@@ -33,6 +35,7 @@ def replay(
         number: of the trial.
         task: where the run was made with a `Task` object instead of a name.
         report: receives each epoch's entry, of one trial after the other.
+        latency_by: where the run measured latency by a function that it was not given the place of.
 
     Returns:
         The stored metrics, the new result and the new checkpoint's folder.
@@ -47,6 +50,8 @@ def replay(
     if number not in stored:
         raise SettingsError(f"trial must be one of the complete trials {sorted(stored)} but got {number}.")
     settings = Settings.from_json(folder.read()["settings"])
+    if latency_by is not None:
+        settings = replace(settings, latency_by=latency_by)
     prepared = prepare(task or settings.task, settings, proposing=False)
     folder.refuse_other_settings(identity(prepared), replayed=True)
     reference = Reference.of(open_checkpoint(folder.reference), fresh_model(prepared.task), settings.artifact)

@@ -105,7 +105,7 @@ class _Search:
 
     def run(self) -> SearchResult:
         folder, settings = self.folder, self.settings
-        check_sendable(self.prepared.task)
+        check_sendable(self.prepared.task, self.prepared.latency.by)
         if folder.exists:
             self.progress.note(f"continuing the run in {folder.path}")
         else:

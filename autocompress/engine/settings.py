@@ -7,7 +7,7 @@ needs them: `--help` does not wait for them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -48,6 +48,10 @@ class Settings:
     or of its rank, that stays. A layer is named by its module, which stands for all inside of it, by a
     pattern as "layer1.*", or by its class as "Conv2d".
 
+    `latency_by` is a function `by(path)` of the user's own, or "module:function", which returns the
+    milliseconds of a call of a file, on whatever it is to run on; it is given `batch_size` and `threads` too
+    where it takes arguments of these names. It is stored by name.
+
     Raises:
         SettingsError: a value is out of range or unknown.
     """
@@ -74,6 +78,7 @@ class Settings:
     artifact: str = "pt2"
     latency_batch_size: int = 1
     latency_threads: int = 1
+    latency_by: str | Callable[..., float] | None = None
     tau: float = TAU
     out: str | None = None
     storage: str | None = None
@@ -119,8 +124,12 @@ class Settings:
             raise SettingsError(
                 f"spaces must be modules, files or functions suggest(trial, profile) but got {self.spaces!r}."
             )
+        if not (self.latency_by is None or isinstance(self.latency_by, str) or callable(self.latency_by)):
+            raise SettingsError(
+                f"latency_by must be 'module:function' or a function of a path but got {self.latency_by!r}."
+            )
         for option in fields(self):
-            if option.name == "spaces":
+            if option.name in ("spaces", "latency_by"):
                 continue
             value = getattr(self, option.name)
             allowed = [_TYPES[name.strip()] for name in str(option.type).split("|")]
@@ -161,9 +170,10 @@ class Settings:
         return {name: value for name, value in self.to_json().items() if name not in skipped}
 
     def to_json(self) -> dict[str, Any]:
-        """All settings; a search space that is a function by its name alone."""
+        """All settings; what is a function by its name alone."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values["spaces"] = [space if isinstance(space, str) else space_name(space) for space in self.spaces]
+        values["spaces"] = [_name(space) for space in self.spaces]
+        values["latency_by"] = None if self.latency_by is None else _name(self.latency_by)
         values["at_least"] = dict(self.at_least)
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
@@ -179,6 +189,10 @@ class Settings:
             return Settings(**values)
         except TypeError as error:
             raise SettingsError(f"settings of the run must be known but: {one_line(error)}") from error
+
+
+def _name(function: str | Suggest) -> str:
+    return function if isinstance(function, str) else space_name(function)
 
 
 def _is(value: object, kind: type) -> bool:

@@ -4,10 +4,11 @@ from autocompress.measure.constraints import Constraint
 from autocompress.measure.evaluation import SplitScores, measure_split
 from autocompress.measure.objectives import Objective, parse_objectives
 from autocompress.measure.resampling import REPLICATES
-from autocompress.measure.subject import STATIC, Measured, Subject, known_metrics, measure
+from autocompress.measure.subject import OF_FILES, STATIC, Measured, Subject, known_metrics, measure
 from autocompress.measure.trying import check_metrics
 
 __all__ = [
+    "OF_FILES",
     "REPLICATES",
     "STATIC",
     "Constraint",

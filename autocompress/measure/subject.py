@@ -11,19 +11,23 @@ from typing import Any
 from torch import nn
 
 from autocompress.graph.costs import count_params, layer_macs
+from autocompress.measure.artifact import peak_memory
 from autocompress.measure.evaluation import measure_split, task_metrics
 from autocompress.measure.latency import LatencySettings, measure_latency
 from autocompress.measure.resampling import rounded
 from autocompress.score import SCORE, TAU, acc_comp
 from autocompress.task import Inputs, Task
+from autocompress.task.inputs import repeated_rows
 from autocompress.training.loop import Clock
 
+STATIC = ("bytes", "weight_bytes", "latency", "memory", "macs", "params")
+# Of these, those that only a file has: they are measured by running it, where they are wanted.
+OF_FILES = ("latency", "memory")
 MINIMISED = (
-    *("bytes", "weight_bytes", "latency", "macs", "params"),
+    *STATIC,
     *("loss", "error", "mse", "mae", "rmse", "perplexity", "wer", "cer"),
 )
 MAXIMISED = ("accuracy", "top5", "f1", "precision", "recall", "auc", "auroc", "map", "iou", "r2", "psnr")
-STATIC = ("bytes", "weight_bytes", "latency", "macs", "params")
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Subject:
 
     Args:
         program: the artefact, loaded from its file; the model itself where it has none.
-        program_file: that file; None where only latency would need it.
+        program_file: that file; None where only what is measured of files would need it.
         model: the compact module it was exported from, for counts.
         bytes: size of that file.
         weight_bytes: what tensors take of it.
@@ -63,6 +67,7 @@ class Measured:
         replicates: of the same metrics, over resamples of the split's rows; see `Score`.
         rows: of the split.
         classes: see `SplitScores`.
+        session: settings of the runtime that latency was least with; empty where it was not measured.
     """
 
     metrics: dict[str, float]
@@ -70,6 +75,7 @@ class Measured:
     replicates: dict[str, list[float]]
     rows: int
     classes: list[tuple[int, int]] = field(default_factory=list)
+    session: dict[str, Any] = field(default_factory=dict)
 
     @property
     def known_errors(self) -> dict[str, float]:
@@ -98,7 +104,7 @@ def measure(
     clock: Clock,
     resampled: bool = True,
 ) -> Measured:
-    """All cheap metrics, latency where it is wanted, task metrics on the validation split.
+    """All cheap metrics, latency and memory where they are wanted, task metrics on the validation split.
 
     Args:
         subject: what is measured.
@@ -120,15 +126,9 @@ def measure(
     values["weight_bytes"] = subject.weight_bytes
     values["params"] = count_params(subject.model)
     values["macs"] = layer_macs(subject.model, subject.example).get("", 0)
-    if "latency" in wanted:
-        assert subject.program_file is not None
-        with clock.running():
-            timing = measure_latency(subject.program_file, subject.reference, subject.example, latency)
-        if subject.reference is None:
-            values["latency"] = timing.milliseconds
-        else:
-            values["latency"] = timing.ratio * subject.reference_metrics["latency"]
-        values["latency_spread"] = timing.spread
+    with clock.running():
+        of_file, session = _of_file(subject, wanted, latency)
+    values |= of_file
     if SCORE in wanted:
         base = subject.reference_metrics.get("params", values["params"])
 
@@ -138,4 +138,23 @@ def measure(
         values[SCORE] = score(values["accuracy"])
         errors[SCORE] = subject.tau * errors["accuracy"]
         replicates[SCORE] = rounded(map(score, replicates["accuracy"]))
-    return Measured(values, errors, replicates, scores.rows, scores.classes)
+    return Measured(values, errors, replicates, scores.rows, scores.classes, session)
+
+
+def _of_file(
+    subject: Subject, wanted: Iterable[str], latency: LatencySettings
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """What is measured by running the subject's file, and the settings of the runtime."""
+    values: dict[str, float] = {}
+    session: dict[str, Any] = {}
+    file = subject.program_file
+    if "latency" in wanted:
+        assert file is not None
+        base = subject.reference_metrics.get("latency")
+        timing = measure_latency(file, subject.reference, subject.example, latency, base)
+        values |= {"latency": timing.milliseconds, "latency_spread": timing.spread}
+        session = dict(timing.session)
+    if "memory" in wanted:
+        assert file is not None
+        values["memory"] = peak_memory(file, repeated_rows(subject.example, latency.batch_size))
+    return values, session

@@ -13,7 +13,7 @@ from rich.table import Table
 from autocompress.report.progress import Progress, TrialEnd
 from autocompress.result import ParetoModel, SearchResult
 
-_SHOWN = ("bytes", "weight_bytes", "params", "macs", "latency")
+_SHOWN = ("bytes", "weight_bytes", "params", "macs", "latency", "memory")
 
 
 # `bytes` is the size of the file that runs, `weight_bytes` what its tensors take of it.
@@ -22,7 +22,7 @@ HEADINGS = {"bytes": "file bytes", "weight_bytes": "of weights"}
 
 def metric_text(name: str, value: float) -> str:
     """A metric as people read it: bytes with a unit, counts shortened, latency in ms."""
-    if name in ("bytes", "weight_bytes"):
+    if name in ("bytes", "weight_bytes", "memory"):
         return _scaled(value, (" B", " kB", " MB", " GB"))
     if name in ("params", "macs"):
         return _scaled(value, ("", " k", " M", " G"))

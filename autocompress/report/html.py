@@ -15,7 +15,7 @@ from autocompress.report.console import HEADINGS, metric_text
 from autocompress.report.plots import front_figure
 from autocompress.result import SearchResult
 
-_SIZES = ("bytes", "weight_bytes", "params", "macs", "latency")
+_SIZES = ("bytes", "weight_bytes", "params", "macs", "latency", "memory")
 
 
 def write_report(

@@ -15,7 +15,7 @@ from autocompress.checkpoint.archive import least_tensor_bytes
 from autocompress.checkpoint.rebuilding import read_edits, rebuild_on
 from autocompress.checkpoint.store import LOSS
 from autocompress.checkpoint.weights import load_loss
-from autocompress.measure import Measured, Subject, measure
+from autocompress.measure import OF_FILES, Measured, Subject, measure
 from autocompress.measure.latency import LatencySettings
 from autocompress.score import TAU
 from autocompress.surgery import Edit
@@ -76,7 +76,7 @@ class Measuring:
     @property
     def without_file(self) -> bool:
         """Whether all that is wanted can be measured, or told within bounds, of a model without a file."""
-        return self.artifact == "pt2" and "latency" not in self.metrics
+        return self.artifact == "pt2" and not {*OF_FILES} & {*self.metrics}
 
 
 def measure_unexported(
@@ -93,7 +93,7 @@ def measure_unexported(
         model: in evaluation mode, on any device.
         task: whose validation split and metrics count.
         reference: what costs are relative to.
-        measuring: what is wanted; latency cannot be.
+        measuring: what is wanted; what is measured by running a file cannot be.
         clock: counts the seconds.
         resampled: whether standard errors and replicates are wanted too.
     """
@@ -109,7 +109,7 @@ def measure_unexported(
         reference_metrics=reference.metrics,
         tau=measuring.tau,
     )
-    wanted = [name for name in measuring.metrics if name != "latency"]
+    wanted = [name for name in measuring.metrics if name not in OF_FILES]
     return measure(subject, task, wanted, measuring.latency, clock, resampled)
 
 

@@ -305,6 +305,7 @@ def _store(
                 "profile": _profile(model, task, writer, stored, device),
                 "check": {"max_relative_difference": stored.difference},
                 "artifact": measuring.artifact,
+                "session": measured.session or None,
                 "history": trainer.history,
             }
         )

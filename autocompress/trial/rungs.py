@@ -28,9 +28,9 @@ def rung_metrics(entry: Mapping[str, float]) -> dict[str, float]:
 class RungMeter:
     """Measures a copy of what trains, made small, and leaves no trace in the training.
 
-    Metrics are those of the validation split and the static costs of the model, without latency. Bytes are
-    estimated, as of every model that is not exported; of weights as they train, also where the artefact is
-    int8.
+    Metrics are those of the validation split and the static costs of the model, without those of a file.
+    Bytes are estimated, as of every model that is not exported; of weights as they train, also where the
+    artefact is int8.
 
     Args:
         task: with a validation split.

@@ -1,0 +1,269 @@
+"""An ONNX file made for the runtime at hand: its opset, names, metadata, and normalisation inside of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autocompress.checkpoint.program import load_program
+from autocompress.errors import SettingsError, TrialError, one_line, refuse_unknown
+from autocompress.graph.proof import relative_difference
+from autocompress.task import InputSpec
+from autocompress.task.inputs import Varying, from_json, tensors
+
+# Keys of the file's metadata, whose values are JSON.
+CLASS_NAMES, NORMALIZATION = "class_names", "normalization"
+_SIZES = {2: "height", 3: "width"}
+# Operators of another opset may compute in another order, and a product of two factors rounds as one.
+_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class OnnxOptions:
+    """What an ONNX file is made with.
+
+    Args:
+        opset: version of ONNX's operators; None is that of the exporter.
+        input_names: of all inputs in order, or none to leave them.
+        output_names: of all outputs in order, or none to leave them.
+        class_names: what outputs stand for, which the file's metadata tell.
+        embed_preprocessing: take inputs as the data have them, and normalise them in the file.
+        dynamic_size: leave height and width of images free.
+    """
+
+    opset: int | None = None
+    input_names: tuple[str, ...] = ()
+    output_names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+    embed_preprocessing: bool = False
+    dynamic_size: bool = False
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], format: str) -> OnnxOptions:
+        """Options as they were given by name, lists for tuples; None is the default.
+
+        Args:
+            options: by name.
+            format: of the file that is to be written.
+
+        Raises:
+            SettingsError: one is unknown, or the file is not ONNX.
+        """
+        refuse_unknown("export", options, cls.__dataclass_fields__)
+        given = {name: value for name, value in options.items() if value not in (None, False, (), [])}
+        if given and format != "onnx":
+            raise SettingsError(
+                f"{next(iter(given))} must be given with the format onnx but that is {format}."
+            )
+        lists = ("input_names", "output_names", "class_names")
+        values: dict[str, Any] = {
+            name: tuple(value) if name in lists else value for name, value in given.items()
+        }
+        return cls(**values)
+
+
+def adapt_onnx(path: Path, options: OnnxOptions, described: Mapping[str, Any]) -> None:
+    """Change a file as options say, in place, and check that it still computes the same.
+
+    Args:
+        path: of the file.
+        options: opset, names, class names, normalisation.
+        described: what the model takes, as in a manifest.
+
+    Raises:
+        SettingsError: an option does not suit the model.
+        TrialError: the file computes something else then.
+    """
+    import onnx
+
+    model = onnx.load(str(path), load_external_data=False)
+    spec = _normalising(described)
+    example = from_json(described)
+    if spec is not None:
+        example = torch.rand(example.shape, generator=torch.Generator().manual_seed(0))
+    before = tensors(load_program(path)(example))
+    if options.opset is not None:
+        model = _converted(model, options.opset)
+    if options.embed_preprocessing:
+        if spec is None:
+            raise SettingsError(
+                "embed_preprocessing must be of a model whose only input are floats and whose task says how "
+                "they are normalised, but this does not: give "
+                "Task(input=ac.InputSpec(shape, scale=, mean=, std=))."
+            )
+        _embed(model.graph, spec)
+        example = _raw(example, spec)
+    _rename(model.graph, "input_names", model.graph.input, options.input_names)
+    _rename(model.graph, "output_names", model.graph.output, options.output_names)
+    _describe(model, options, spec)
+    path.write_bytes(model.SerializeToString())
+    try:
+        after = tensors(load_program(path)(example))
+    except Exception as error:  # of the runtime, whatever it is
+        raise TrialError(f"the ONNX file does not run as these options make it: {one_line(error)}") from error
+    difference = relative_difference(before, after)
+    if difference > _TOLERANCE:
+        raise TrialError(f"the ONNX file's outputs differ by {difference:.1e} as these options make it.")
+
+
+def _normalising(described: Mapping[str, Any]) -> InputSpec | None:
+    """How a model's only input is normalised; None where that is not known, or does nothing."""
+    if "shape" not in described or described["dtype"] != "float32":
+        return None
+    mean, std = tuple(described["mean"]), tuple(described["std"])
+    spec = InputSpec(tuple(described["shape"][1:]), "float32", described["scale"], mean, std)
+    plain = spec.scale == 1 and {*spec.mean} == {0.0} and {*spec.std} == {1.0}
+    return None if plain else spec
+
+
+def _converted(model: Any, opset: int) -> Any:
+    """The model in another opset, marked as of the earliest format that has it."""
+    import onnx
+
+    try:
+        converted = onnx.version_converter.convert_version(model, opset)
+        _drop_unknown_attributes(converted.graph, opset)
+        converted.ir_version = onnx.helper.find_min_ir_version_for(
+            converted.opset_import, ignore_unknown=True
+        )
+    except Exception as error:  # RuntimeError of the converter, ConvertError, ValueError
+        now = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+        raise SettingsError(
+            f"opset must be one that the model can be converted to from {now} but got {opset}: "
+            f"{one_line(error)}"
+        ) from error
+    return converted
+
+
+def _drop_unknown_attributes(graph: Any, opset: int) -> None:
+    """Take away the attributes that an operator did not have yet, as ReduceMean had no `noop_with_empty_axes`,
+    which the converter leaves; that outputs are the same is checked."""
+    import onnx
+
+    for node in _nodes(graph):
+        if node.domain in ("", "ai.onnx"):
+            known = onnx.defs.get_schema(node.op_type, opset, "").attributes
+            for attribute in [own for own in node.attribute if own.name not in known]:
+                node.attribute.remove(attribute)
+
+
+def _embed(graph: Any, spec: InputSpec) -> None:
+    """Put normalisation before the only input: `(raw · scale − mean) / std`."""
+    import onnx
+
+    (given,) = graph.input
+    factor, shift = _affine(spec)
+    normalised = f"{given.name}_normalised"
+    for node in _nodes(graph):
+        node.input[:] = [normalised if name == given.name else name for name in node.input]
+    scaled = f"{given.name}_scaled"
+    made = [
+        onnx.helper.make_node("Mul", [given.name, f"{scaled}.factor"], [scaled], name=scaled),
+        onnx.helper.make_node("Sub", [scaled, f"{scaled}.shift"], [normalised], name=normalised),
+    ]
+    graph.initializer.extend(
+        [
+            onnx.numpy_helper.from_array(factor, f"{scaled}.factor"),
+            onnx.numpy_helper.from_array(shift, f"{scaled}.shift"),
+        ]
+    )
+    nodes = [*made, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _affine(spec: InputSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Factor and shift of the normalisation, for each channel or feature."""
+    channels = spec.shape[0] if spec.shape else 1
+    mean, std = (np.resize(np.asarray(values, np.float64), channels) for values in (spec.mean, spec.std))
+    shape = (1, channels, *[1] * (len(spec.shape) - 1))
+    factor, shift = spec.scale / std, mean / std
+    return factor.reshape(shape).astype(np.float32), shift.reshape(shape).astype(np.float32)
+
+
+def _raw(example: Tensor, spec: InputSpec) -> Tensor:
+    """What an input was before it was normalised."""
+    factor, shift = (torch.from_numpy(part) for part in _affine(spec))
+    return (example + shift) / factor
+
+
+def _rename(graph: Any, option: str, values: Sequence[Any], names: Sequence[str]) -> None:
+    if not names:
+        return
+    if len(names) != len(values) or len({*names}) != len(names):
+        raise SettingsError(
+            f"{option} must be {len(values)} different names (now {', '.join(v.name for v in values)}) "
+            f"but got {', '.join(names)}."
+        )
+    new = {value.name: name for value, name in zip(values, names, strict=True)}
+    inside = {name for node in _nodes(graph) for name in (*node.input, *node.output)} - {*new}
+    # What else goes by a wanted name steps aside.
+    taken = {name: f"{name}_" for name in {*names} & (inside | {tensor.name for tensor in graph.initializer})}
+    for tensor in graph.initializer:
+        tensor.name = taken.get(tensor.name, tensor.name)
+    for value in values:
+        value.name = new[value.name]
+    for node in _nodes(graph):
+        for part in (node.input, node.output):
+            part[:] = [taken.get(name) or new.get(name, name) for name in part]
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    """All nodes of a graph and of those within its nodes."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _nodes(attribute.g)
+
+
+def _describe(model: Any, options: OnnxOptions, spec: InputSpec | None) -> None:
+    """Class names and normalisation as metadata of the file."""
+    described: dict[str, Any] = {}
+    if options.class_names:
+        described[CLASS_NAMES] = list(options.class_names)
+    if spec is not None:
+        normalization = {"scale": spec.scale, "mean": list(spec.mean), "std": list(spec.std)}
+        described[NORMALIZATION] = {**normalization, "embedded": options.embed_preprocessing}
+    for key, value in described.items():
+        model.metadata_props.add(key=key, value=json.dumps(value))
+
+
+def with_free_size(described: Mapping[str, Any]) -> Varying:
+    """Inputs whose height and width are free.
+
+    Args:
+        described: what the model takes, as in a manifest.
+
+    Raises:
+        SettingsError: it does not take one batch of images.
+    """
+    example = from_json(described)
+    if not isinstance(example, Tensor) or example.dim() != 4:
+        raise SettingsError(
+            "dynamic_size must be of a model that takes images, (N, C, H, W), but this does not, or has "
+            "sizes that are free already."
+        )
+    return Varying(example, _SIZES)
+
+
+def name_free_sizes(path: Path) -> None:
+    """Call the free sizes of a file's only input height and width."""
+    import onnx
+
+    model = onnx.load(str(path), load_external_data=False)
+    (given,) = model.graph.input
+    dimensions = given.type.tensor_type.shape.dim
+    new = {dimensions[place].dim_param: name for place, name in _SIZES.items()}
+    for value in (*model.graph.input, *model.graph.output):
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param in new:
+                dimension.dim_param = new[dimension.dim_param]
+    path.write_bytes(model.SerializeToString())
