@@ -16,7 +16,7 @@ import numpy as np
 from torch import nn
 
 from autocompress.checkpoint import Checkpoint, export_onnx, open_checkpoint
-from autocompress.checkpoint.onnx_options import OnnxOptions, adapt_onnx, name_free_sizes, with_free_size
+from autocompress.checkpoint.onnx_options import OnnxOptions, adapt_onnx, free_size
 from autocompress.checkpoint.rebuilding import rebuild_on
 from autocompress.checkpoint.store import ONNX, PROGRAM, UNQUANTISED, WEIGHTS
 from autocompress.errors import SettingsError
@@ -130,7 +130,6 @@ class ParetoModel:
                 that of the quantised file that was measured.
             CheckpointError: the checkpoint is damaged.
             TrialError: the model cannot be exported as ONNX.
-            TraceError: height and width cannot be left free.
         """
         target = Path(path)
         chosen = format or target.suffix.removeprefix(".")
@@ -143,10 +142,11 @@ class ParetoModel:
             )
         target.parent.mkdir(parents=True, exist_ok=True)
         options = OnnxOptions.of(onnx, chosen)
-        if chosen == "onnx":
-            self._export_onnx(target, options)
+        source = checkpoint.path / {"pt2": PROGRAM, "onnx": ONNX, "safetensors": WEIGHTS}[chosen]
+        if source.is_file() and options == OnnxOptions():
+            shutil.copyfile(source, target)  # as it was measured
         else:
-            shutil.copyfile(checkpoint.path / {"pt2": PROGRAM, "safetensors": WEIGHTS}[chosen], target)
+            self._export_onnx(target, options)
         return target
 
     def _export_onnx(self, target: Path, options: OnnxOptions) -> None:
@@ -162,8 +162,7 @@ class ParetoModel:
                         "dynamic_size must be asked of the task where int8 was measured, as it is calibrated "
                         "with the sizes of its data: give Task(dynamic={2: 'height', 3: 'width'})."
                     )
-                export_onnx(self.module().eval(), with_free_size(described), made)
-                name_free_sizes(made)
+                free_size(made, self.module().eval(), described)
             elif stored.is_file():
                 shutil.copyfile(stored, made)
             else:

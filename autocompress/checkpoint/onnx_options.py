@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from autocompress.checkpoint.program import load_program
+from autocompress.checkpoint.program import export_onnx, load_program
 from autocompress.errors import SettingsError, TrialError, one_line, refuse_unknown
 from autocompress.graph.proof import relative_difference
 from autocompress.task import InputSpec
-from autocompress.task.inputs import Varying, from_json, tensors
+from autocompress.task.inputs import Varying, call, from_json, tensors
 
 # Keys of the file's metadata, whose values are JSON.
 CLASS_NAMES, NORMALIZATION = "class_names", "normalization"
@@ -100,8 +100,7 @@ def adapt_onnx(path: Path, options: OnnxOptions, described: Mapping[str, Any]) -
             )
         _embed(model.graph, spec)
         example = _raw(example, spec)
-    _rename(model.graph, "input_names", model.graph.input, options.input_names)
-    _rename(model.graph, "output_names", model.graph.output, options.output_names)
+    _rename(model.graph, options)
     _describe(model, options, spec)
     path.write_bytes(model.SerializeToString())
     try:
@@ -143,8 +142,8 @@ def _converted(model: Any, opset: int) -> Any:
 
 
 def _drop_unknown_attributes(graph: Any, opset: int) -> None:
-    """Take away the attributes that an operator did not have yet, as ReduceMean had no `noop_with_empty_axes`,
-    which the converter leaves; that outputs are the same is checked."""
+    """Take away what the converter leaves of attributes that operators did not have yet, such as
+    `noop_with_empty_axes` of ReduceMean; that outputs are the same is checked."""
     import onnx
 
     for node in _nodes(graph):
@@ -194,25 +193,31 @@ def _raw(example: Tensor, spec: InputSpec) -> Tensor:
     return (example + shift) / factor
 
 
-def _rename(graph: Any, option: str, values: Sequence[Any], names: Sequence[str]) -> None:
-    if not names:
-        return
-    if len(names) != len(values) or len({*names}) != len(names):
+def _new_names(option: str, values: Sequence[Any], names: Sequence[str]) -> dict[str, str]:
+    """New names by old ones; none where none are given."""
+    if names and (len(names) != len(values) or len({*names}) != len(names)):
         raise SettingsError(
             f"{option} must be {len(values)} different names (now {', '.join(v.name for v in values)}) "
             f"but got {', '.join(names)}."
         )
-    new = {value.name: name for value, name in zip(values, names, strict=True)}
-    inside = {name for node in _nodes(graph) for name in (*node.input, *node.output)} - {*new}
-    # What else goes by a wanted name steps aside.
-    taken = {name: f"{name}_" for name in {*names} & (inside | {tensor.name for tensor in graph.initializer})}
-    for tensor in graph.initializer:
-        tensor.name = taken.get(tensor.name, tensor.name)
-    for value in values:
-        value.name = new[value.name]
+    return {value.name: name for value, name in zip(values, names, strict=bool(names))}
+
+
+def _rename(graph: Any, options: OnnxOptions) -> None:
+    """Call inputs and outputs as options say; what else goes by such a name steps aside."""
+    inputs = _new_names("input_names", graph.input, options.input_names)
+    outputs = _new_names("output_names", graph.output, options.output_names)
+    if both := {*inputs.values()} & {*outputs.values()}:
+        raise SettingsError(f"output_names must not be those of inputs but got {', '.join(sorted(both))}.")
+    new = {**inputs, **outputs}
+    entries = [*graph.input, *graph.output, *graph.initializer]
+    every = {entry.name for entry in entries}.union(*((*n.input, *n.output) for n in _nodes(graph)))
+    new |= {name: f"{name}_" for name in {*new.values()} & every - {*new}}
+    for entry in entries:
+        entry.name = new.get(entry.name, entry.name)
     for node in _nodes(graph):
         for part in (node.input, node.output):
-            part[:] = [taken.get(name) or new.get(name, name) for name in part]
+            part[:] = [new.get(name, name) for name in part]
 
 
 def _nodes(graph: Any) -> Iterator[Any]:
@@ -236,34 +241,52 @@ def _describe(model: Any, options: OnnxOptions, spec: InputSpec | None) -> None:
         model.metadata_props.add(key=key, value=json.dumps(value))
 
 
-def with_free_size(described: Mapping[str, Any]) -> Varying:
-    """Inputs whose height and width are free.
+def free_size(path: Path, model: nn.Module, described: Mapping[str, Any]) -> None:
+    """Write an ONNX file that takes images of any height and width, as far as its model does.
 
     Args:
-        described: what the model takes, as in a manifest.
+        path: of the file.
+        model: in evaluation mode.
+        described: what it takes, as in a manifest.
 
     Raises:
-        SettingsError: it does not take one batch of images.
+        SettingsError: it does not take images, or none of another size.
+        TrialError: it cannot be exported.
     """
+    import onnx
+
     example = from_json(described)
     if not isinstance(example, Tensor) or example.dim() != 4:
         raise SettingsError(
             "dynamic_size must be of a model that takes images, (N, C, H, W), but this does not, or has "
             "sizes that are free already."
         )
-    return Varying(example, _SIZES)
-
-
-def name_free_sizes(path: Path) -> None:
-    """Call the free sizes of a file's only input height and width."""
-    import onnx
-
-    model = onnx.load(str(path), load_external_data=False)
-    (given,) = model.graph.input
+    try:
+        export_onnx(model, Varying(example, _SIZES), path)
+        _check_another_size(path, model, example)
+    except Exception as error:  # of the exporter, the runtime or the user's forward
+        raise SettingsError(
+            f"dynamic_size must be of a model that takes images of any size, but: {one_line(error)}"
+        ) from error
+    proto = onnx.load(str(path), load_external_data=False)
+    (given,) = proto.graph.input
+    names = {0: "batch", **_SIZES}
     dimensions = given.type.tensor_type.shape.dim
-    new = {dimensions[place].dim_param: name for place, name in _SIZES.items()}
-    for value in (*model.graph.input, *model.graph.output):
+    new = {dimensions[place].dim_param: name for place, name in names.items()}
+    for value in (*proto.graph.input, *proto.graph.output):
         for dimension in value.type.tensor_type.shape.dim:
             if dimension.dim_param in new:
                 dimension.dim_param = new[dimension.dim_param]
-    path.write_bytes(model.SerializeToString())
+    path.write_bytes(proto.SerializeToString())
+
+
+def _check_another_size(path: Path, model: nn.Module, example: Tensor) -> None:
+    """Compare the file with the model on images that are larger by half, and not square."""
+    height, width = example.shape[2:]
+    shape = (1, example.shape[1], height + height // 2, 2 * width)
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = tensors(call(model, images))
+    difference = relative_difference(expected, tensors(load_program(path)(images)))
+    if difference > _TOLERANCE:
+        raise TrialError(f"outputs differ by {difference:.1e} on images of {shape[2]} × {shape[3]}.")

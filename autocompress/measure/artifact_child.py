@@ -130,8 +130,8 @@ def _lower_quartile(values: list[float]) -> float:
 def memory(job: dict[str, Any], inputs: Any) -> dict[str, Any]:
     """The bytes that a call of a program takes at most, with what the loaded program holds."""
     (path,) = job["programs"]
-    if path.endswith(".onnx"):
-        import onnxruntime  # noqa: F401  (what it takes is none of the program's)
+    # What the runtime itself needs from its first program on is none of this program's.
+    _loader(path, inputs, job["threads"])()
     before = _resident()
     call = _loader(path, inputs, job["threads"])
     after = _resident()
