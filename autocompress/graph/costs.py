@@ -105,21 +105,7 @@ def count_params(model: nn.Module) -> int:
 def profile(model: nn.Module, example: Inputs, analysis: Analysis) -> ModelProfile:
     """What a search space may know of the model."""
     macs = layer_macs(model, example)
-    shapes = {n: p.shape for n, p in model.named_parameters(remove_duplicate=False)}
-    groups = []
-    for group in analysis.groups:
-        group_params = group_macs = 0.0
-        for member in group.members:
-            shape = shapes.get(member.tensor)
-            if shape is None:
-                continue
-            share = float((member.unit_of >= 0).mean())
-            group_params += share * shape.numel()
-            if len(shape) > 1:
-                group_macs += share * macs.get(member.layer, 0)
-        groups.append(
-            GroupProfile(group.name, group.width, round(group_params), round(group_macs), least=group.least)
-        )
+    groups = _group_profiles(model, analysis, macs)
     pairs = CutPairs(analysis)
     weights = weights_of(model, analysis, macs)
     layers = tuple(_layer_profile(weight, analysis) for weight in weights)
@@ -127,7 +113,7 @@ def profile(model: nn.Module, example: Inputs, analysis: Analysis) -> ModelProfi
     return ModelProfile(
         params=count_params(model),
         macs=macs.get("", 0),
-        groups=tuple(groups),
+        groups=groups,
         cut_points=_cut_profiles(model, example, analysis, pairs),
         layers=layers,
         outputs=_output_shape(analysis),
@@ -137,6 +123,34 @@ def profile(model: nn.Module, example: Inputs, analysis: Analysis) -> ModelProfi
         mixing_blocks=sum(isinstance(m, BranchGate) and m.complement for m in model.modules()),
         cost_terms=_cost_terms(model, analysis, macs),
     )
+
+
+def _group_profiles(model: nn.Module, analysis: Analysis, macs: dict[str, int]) -> tuple[GroupProfile, ...]:
+    shapes = {name: p.shape for name, p in model.named_parameters(remove_duplicate=False)}
+    sizes = _weight_sizes(model)
+    profiles = []
+    for group in analysis.groups:
+        beside: dict[str, float] = defaultdict(lambda: 1.0)
+        for member in group.members:
+            beside[member.tensor] *= 1 - float((member.unit_of >= 0).mean())
+        params = multiplied = 0.0
+        for tensor in [name for name in beside if name in shapes]:
+            layer, numel = tensor.rpartition(".")[0], (1 - beside[tensor]) * shapes[tensor].numel()
+            params += numel
+            if len(shapes[tensor]) > 1:
+                multiplied += macs.get(layer, 0) * numel / sizes[layer]
+        profiles.append(
+            GroupProfile(group.name, group.width, round(params), round(multiplied), least=group.least)
+        )
+    return tuple(profiles)
+
+
+def _weight_sizes(model: nn.Module) -> dict[str, int]:
+    """Numbers in the weights of each module, by which these share its multiply-accumulates."""
+    sizes: dict[str, int] = defaultdict(int)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        sizes[name.rpartition(".")[0]] += parameter.numel() if parameter.dim() > 1 else 0
+    return sizes
 
 
 def _layer_profile(weight: Weight, analysis: Analysis) -> LayerProfile:
@@ -171,10 +185,9 @@ def _cost_terms(model: nn.Module, analysis: Analysis, macs: dict[str, int]) -> t
             along[position] = along.get(position, 0.0) + share
             along[None] = (along[None] or 0.0) - share
     names: dict[nn.Parameter, list[str]] = defaultdict(list)
-    weights: dict[str, int] = defaultdict(int)
+    weights = _weight_sizes(model)
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names[parameter].append(name)
-        weights[name.rpartition(".")[0]] += parameter.numel() if parameter.dim() > 1 else 0
     terms: dict[tuple[int, ...], list[float]] = defaultdict(lambda: [0.0, 0.0])
     for parameter, own in names.items():
         multiplies = parameter.dim() > 1 and parameter.numel() > 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from torch import Tensor, fx, nn
@@ -66,11 +65,10 @@ def _free_groups(
 
 def _member(tracer: Tracer, key: tuple[str, int], unit_of: Ids) -> Member:
     tensor, dim = key
-    role: Any = tracer.roles[key]
     return Member(
         tensor,
         dim,
-        role,
+        tracer.roles[key],
         unit_of,
         normalised=tensor in tracer.normalised,
         whole_groups=tracer.whole_groups.get(tensor, 0) if dim == 0 else 0,

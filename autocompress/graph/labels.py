@@ -79,13 +79,16 @@ class Units:
     """All units of a model: fresh ids, the edges that tie ids together, and what is frozen.
 
     `grids` are labels that a reshape spread over several dimensions: what survives of such a tensor
-    must be a smaller tensor, so its units may in the end depend on one of the dimensions only.
+    must be a smaller tensor, so its units may in the end depend on one of the dimensions only. `products`
+    are grids whose units are those of one of several dimensions of a parameter, each with ids of its own:
+    which one is known when all else is, and the others stay.
     """
 
     size: int = 0
     edges: list[tuple[Ids, Ids]] = field(default_factory=list)
     frozen: list[tuple[Ids, str]] = field(default_factory=list)
     grids: list[Ids] = field(default_factory=list)
+    products: list[tuple[Ids, list[Ids]]] = field(default_factory=list)
 
     def fresh(self, count: int) -> Ids:
         """Make this many new units; their ids, `(count,)`."""
@@ -126,20 +129,47 @@ class Units:
         _, components = connected_components(matrix, directed=False)
         return np.asarray(components, dtype=np.int64)
 
+    def product(self, axes: list[Ids]) -> Ids:
+        """Units that run along one of several dimensions, which is left open; `(size of each,)`."""
+        sizes = [len(ids) for ids in axes]
+        grid = self.fresh(int(np.prod(sizes))).reshape(sizes)
+        self.grids.append(grid)
+        self.products.append((grid, axes))
+        return grid
+
     def resolve(self) -> Ids:
         """Tie what grids ask for until all hold, and give the roots."""
+        open_products = list(self.products)
         while True:
             roots = self.roots()
-            broken = 0
-            for grid in self.grids:
-                labels = compress(rooted(grid, roots))
-                varying = [d for d, size in enumerate(labels.shape) if size > 1]
-                if len(varying) > 1:
-                    longest = max(varying, key=lambda d: labels.shape[d])
-                    self.tie_along(grid, [d for d in range(grid.ndim) if d != longest])
-                    broken += 1
-            if not broken:
+            if self._tie_grids(roots):
+                continue
+            if not open_products:
                 return roots
+            self._decide(*open_products.pop(0), roots)
+
+    def _tie_grids(self, roots: Ids) -> bool:
+        """Tie grids whose units depend on several dimensions along all but the longest; whether any was."""
+        broken = False
+        for grid in self.grids:
+            labels = compress(rooted(grid, roots))
+            varying = [d for d, size in enumerate(labels.shape) if size > 1]
+            if len(varying) > 1:
+                longest = max(varying, key=lambda d: labels.shape[d])
+                self.tie_along(grid, [d for d in range(grid.ndim) if d != longest])
+                broken = True
+        return broken
+
+    def _decide(self, grid: Ids, axes: list[Ids], roots: Ids) -> None:
+        """Make a product's units those of the dimension that they depend on."""
+        labels = compress(rooted(grid, roots))
+        for dim, ids in enumerate(axes):
+            if labels.shape[dim] > 1:
+                self.tie(np.moveaxis(grid, dim, 0).reshape(len(ids), -1)[:, 0], ids)
+            else:
+                self.freeze(ids, "units of another dimension of the parameter go whole, with all of these")
+        if labels.size == 1:
+            self.freeze(grid[..., :1], "all of the parameter would be one unit")
 
 
 def rooted(labels: Ids, roots: Ids) -> Ids:

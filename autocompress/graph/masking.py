@@ -98,7 +98,8 @@ def mask_channels(model: nn.Module, analysis: Analysis, keep: Keep) -> nn.Module
             for member in group.members:
                 tensor = tensors[member.tensor]
                 index = torch.as_tensor(member.positions(removed), device=tensor.device)
-                if member.role == "in":
+                # A weight that reads channels and makes them too, as tied embeddings do, is one that reads.
+                if member.role == "in" or (member.role == "channel" and tensor.dim() > 1):
                     tensor.index_fill_(member.dim, index, 0.0)
                 elif member.statistics:
                     mask = kept_channels.setdefault(member.tensor, torch.ones_like(tensor))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from autocompress.errors import TrialError, one_line
 from autocompress.graph.exporting import plain_attention
 from autocompress.graph.masking import mask_channels
-from autocompress.graph.removal import remove_channels
+from autocompress.graph.removal import Cuts, cut_tensors, cuts_of, sizes_of_enclosing, sizes_of_owners
 from autocompress.graph.rewriting import rewrite_channels
 from autocompress.graph.structure import Analysis, Keep
 from autocompress.task.inputs import Inputs, call, device_of_inputs, repeated_rows, rows
@@ -77,18 +77,61 @@ def compact(model: nn.Module, analysis: Analysis, keep: Keep, probe: Inputs) -> 
     Raises:
         TrialError: neither can be cut.
     """
+    masked = mask_channels(model, analysis, keep).eval()
+    own = cut_modules(model, cuts_of(analysis, keep), masked, probe)
+    if own is not None:
+        return own.model, own.difference
     with torch.no_grad(), plain_attention():
-        expected = call(mask_channels(model, analysis, keep).eval(), probe)
-        try:
-            smaller = remove_channels(model, analysis, keep).eval()
-            difference = relative_difference(expected, call(smaller, probe))
-        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, ArithmeticError):
-            # The model's code fixes a size that changed.
-            difference = float("inf")
-        if difference <= TOLERANCE and runs_in_training(smaller, model, probe):
-            return smaller, difference
         rewritten = rewrite_channels(model, analysis, keep).eval()
-        return rewritten, relative_difference(expected, call(rewritten, probe))
+        return rewritten, relative_difference(call(masked, probe), call(rewritten, probe))
+
+
+@dataclass(frozen=True)
+class CutModules:
+    """A model of the user's own class without what was cut.
+
+    Args:
+        model: in evaluation mode.
+        cuts: that were made, with what modules of the user's own classes say of their sizes.
+        difference: greatest relative difference of its outputs to the masked model's.
+    """
+
+    model: nn.Module
+    cuts: Cuts
+    difference: float
+
+
+def cut_modules(model: nn.Module, cuts: Cuts, masked: nn.Module, probe: Inputs) -> CutModules | None:
+    """The model's own modules without what is cut; None where its code does not run with them, or computes
+    something else.
+
+    Sizes that modules know by attributes are told to those whose parameters are cut, or to none, or to those
+    around them too: whichever makes the model right.
+
+    Args:
+        model: not changed.
+        cuts: out of its tensors.
+        masked: what the smaller model must equal, in evaluation mode.
+        probe: inputs to compare on, `(B, ...)`.
+    """
+    owners = sizes_of_owners(model, cuts)
+    attempts = [owners, {}, {**sizes_of_enclosing(model, cuts), **owners}]
+    with torch.no_grad(), plain_attention():
+        expected = call(masked, probe)
+        for position, sizes in enumerate(attempts):
+            if sizes in attempts[:position]:
+                continue
+            told = replace(cuts, sizes=sizes)
+            smaller = copy.deepcopy(model)
+            cut_tensors(smaller, told)
+            try:
+                difference = relative_difference(expected, call(smaller.eval(), probe))
+            except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, ArithmeticError):
+                # The model's code fixes a size that changed.
+                continue
+            if difference <= TOLERANCE and runs_in_training(smaller, model, probe):
+                return CutModules(smaller, told, difference)
+    return None
 
 
 def runs_in_training(smaller: nn.Module, model: nn.Module, probe: Inputs) -> bool:

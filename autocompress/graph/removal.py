@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,9 @@ import torch
 from torch import nn
 
 from autocompress.graph.structure import Analysis, Keep, Member
+from autocompress.weights.factored import transposed_linear
+
+Sizes = Mapping[tuple[str, str], int]
 
 
 @dataclass(frozen=True)
@@ -20,10 +25,12 @@ class Cuts:
     Args:
         removed: (tensor, dimension) → positions that go, increasing.
         groups: layer → number of groups that its convolution or normalisation is left with.
+        sizes: (module, attribute) → what modules of the user's own classes say of their sizes afterwards.
     """
 
     removed: dict[tuple[str, int], list[int]]
     groups: dict[str, int]
+    sizes: Sizes = field(default_factory=dict)
 
 
 def cuts_of(analysis: Analysis, keep: Keep) -> Cuts:
@@ -49,13 +56,72 @@ def cuts_of(analysis: Analysis, keep: Keep) -> Cuts:
 
 def cut_tensors(model: nn.Module, cuts: Cuts) -> None:
     """Cut positions out of a model's tensors and tell its layers their new sizes, in place."""
-    for (tensor, dim), positions in cuts.removed.items():
-        _cut(model, tensor, dim, set(positions))
+    holders = {
+        id(module): module
+        for (tensor, dim), positions in cuts.removed.items()
+        for module in _cut(model, tensor, dim, set(positions))
+    }
     for layer, count in cuts.groups.items():
         module: Any = model.get_submodule(layer)
         setattr(module, "num_groups" if isinstance(module, nn.GroupNorm) else "groups", count)
-    for layer in {tensor.rpartition(".")[0] for tensor, _ in cuts.removed}:
-        _update_sizes(model.get_submodule(layer))
+    for holder in holders.values():
+        _update_sizes(holder)
+    for (name, attribute), size in cuts.sizes.items():
+        setattr(model.get_submodule(name), attribute, size)
+
+
+def sizes_of_owners(model: nn.Module, cuts: Cuts) -> Sizes:
+    """Attributes by which modules of the user's own classes know sizes of their parameters that are cut, and
+    what these are then: whole numbers that are the size of some of their dimensions, all cut alike.
+
+    Args:
+        model: not cut yet.
+        cuts: out of it.
+    """
+    sizes: dict[tuple[str, str], int] = {}
+    for name in dict.fromkeys(tensor.rpartition(".")[0] for tensor, _ in cuts.removed):
+        module = model.get_submodule(name)
+        after: dict[int, set[int]] = defaultdict(set)
+        own = (*module.named_parameters(name, recurse=False), *module.named_buffers(name, recurse=False))
+        for tensor, held in own:
+            for dim, size in enumerate(held.shape):
+                gone = cuts.removed.get((tensor, dim), ())
+                after[size].add(size - len(gone))
+        sizes |= _attributes(name, module, after)
+    return sizes
+
+
+def sizes_of_enclosing(model: nn.Module, cuts: Cuts) -> Sizes:
+    """The same of the modules around those whose parameters are cut, such as a classifier that makes its
+    recurrent layer's initial state.
+
+    Args:
+        model: not cut yet.
+        cuts: out of it.
+    """
+    after: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
+    for (tensor, dim), positions in cuts.removed.items():
+        owner, _, leaf = tensor.rpartition(".")
+        size = getattr(model.get_submodule(owner), leaf).shape[dim]
+        while owner:
+            owner = owner.rpartition(".")[0]
+            after[owner][size].add(size - len(positions))
+    sizes: dict[tuple[str, str], int] = {}
+    for name, changes in after.items():
+        sizes |= _attributes(name, model.get_submodule(name), changes)
+    return sizes
+
+
+def _attributes(name: str, module: nn.Module, after: Mapping[int, set[int]]) -> dict[tuple[str, str], int]:
+    """(module, attribute) → size, of the attributes that are a size which becomes one other."""
+    if isinstance(module, (*_SIZED, *transposed_linear())):
+        return {}
+    changed = {old: min(new) for old, new in after.items() if len(new) == 1 and old not in new}
+    return {
+        (name, attribute): changed[value]
+        for attribute, value in vars(module).items()
+        if type(value) is int and value in changed
+    }
 
 
 def remove_channels(model: nn.Module, analysis: Analysis, keep: Keep) -> nn.Module:
@@ -78,7 +144,8 @@ def _lost_groups(member: Member, positions: np.ndarray) -> int:
     return len(positions) // per_group
 
 
-def _cut(model: nn.Module, name: str, dim: int, gone: set[int]) -> None:
+def _cut(model: nn.Module, name: str, dim: int, gone: set[int]) -> list[nn.Module]:
+    """Cut positions out of a dimension of a tensor; the modules that hold it."""
     owner_name, _, attribute = name.rpartition(".")
     owner = model.get_submodule(owner_name)
     old = getattr(owner, attribute)
@@ -86,13 +153,23 @@ def _cut(model: nn.Module, name: str, dim: int, gone: set[int]) -> None:
     new = old.detach().index_select(dim, torch.as_tensor(kept, device=old.device)).contiguous()
     if not isinstance(old, nn.Parameter):
         setattr(owner, attribute, new)
-        return
+        return [owner]
     parameter = nn.Parameter(new, requires_grad=old.requires_grad)
     # A shared parameter stays shared: replace it wherever the model refers to it.
+    holders = []
     for module in model.modules():
         for key, value in list(module._parameters.items()):
             if value is old:
                 module._parameters[key] = parameter
+                holders.append(module)
+    return holders
+
+
+# Layers that `_update_sizes` knows.
+_SIZED = (
+    nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm,
+    nn.Embedding, nn.PReLU, nn.RNNBase, nn.RNNCellBase,
+)  # fmt: skip
 
 
 def _update_sizes(module: nn.Module) -> None:
@@ -116,3 +193,11 @@ def _update_sizes(module: nn.Module) -> None:
         layer.embedding_dim = module.weight.shape[1]
     elif isinstance(module, nn.PReLU):
         layer.num_parameters = module.weight.shape[0]
+    elif isinstance(module, nn.RNNBase):
+        layer.input_size, layer.hidden_size = layer.weight_ih_l0.shape[1], layer.weight_hh_l0.shape[1]
+        # The list of its weights that it calls PyTorch with.
+        layer._init_flat_weights()
+    elif isinstance(module, nn.RNNCellBase):
+        layer.input_size, layer.hidden_size = layer.weight_ih.shape[1], layer.weight_hh.shape[1]
+    elif isinstance(module, transposed_linear()):
+        layer.nx, layer.nf = layer.weight.shape

@@ -21,6 +21,7 @@ from autocompress.graph.survival import Survival
 from autocompress.graph.topology import layer_of
 from autocompress.graph.tracing import shape_of
 from autocompress.graph.training_mode import CALLS, STRENGTH, TrainingSwitch, node_arguments
+from autocompress.weights.factored import transposed_linear
 
 
 def rewrite_channels(model: nn.Module, analysis: Analysis, keep: Keep) -> nn.Module:
@@ -108,6 +109,8 @@ def _as_module(old: fx.Node, new: fx.Node, model: nn.Module) -> bool:
     if name == "mul" and isinstance(model.get_submodule(layer_of(old)), BranchGate):
         _call(new, layer_of(old))
         return True
+    if name == "addmm":
+        return _as_transposed_linear(old, new, model)
     # A linear layer has no settings: whoever calls it, its module is as good.
     owner = _owner(old.args[1]) if name == "linear" else layer_of(old)
     if name not in _MODULES or not owner or (name in _SWITCHED and STRENGTH not in old.meta):
@@ -121,6 +124,19 @@ def _as_module(old: fx.Node, new: fx.Node, model: nn.Module) -> bool:
     buffers = [b for b in module.buffers(recurse=False) if b.dim()]
     if any(_owner(t) != owner for t in tensors) or len(tensors) != len(parameters) + len(buffers):
         return False
+    _call(new, owner)
+    return True
+
+
+def _as_transposed_linear(old: fx.Node, new: fx.Node, model: nn.Module) -> bool:
+    """Call the linear layer whose bias and weight, kept as `(inputs, outputs)`, a sum with a product has."""
+    owner = _owner(old.args[0])
+    module = model.get_submodule(owner)
+    if not any(type(module).forward is kind.forward for kind in transposed_linear()):
+        return False
+    if old.kwargs or _owner(old.args[2]) != owner or len(list(module.parameters())) != 2:
+        return False
+    new.args = new.args[1:]
     _call(new, owner)
     return True
 

@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +17,8 @@ from torch import Tensor, fx, nn
 
 from autocompress.graph.labels import Ids
 from autocompress.graph.topology import CutPoint, ResidualBranch
+from autocompress.graph.tracing import Role
 from autocompress.task import Limits
-
-Role = Literal["out", "in", "channel"]
 
 
 @dataclass(frozen=True)

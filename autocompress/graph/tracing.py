@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from autocompress.graph.labels import Ids, Units, Value, compress
 
 Arguments = dict[str, Any]
+Role = Literal["out", "in", "channel"]
 Rule = Callable[["Tracer", Arguments, fx.Node], Any]
 RULES: dict[str, Rule] = {}
 
@@ -46,14 +47,14 @@ class Tracer:
     units: Units = field(default_factory=Units)
     values: dict[str, Any] = field(default_factory=dict)
     axes: dict[tuple[str, int], Ids] = field(default_factory=dict)
-    roles: dict[tuple[str, int], str] = field(default_factory=dict)
+    roles: dict[tuple[str, int], Role] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     whole_groups: dict[str, int] = field(default_factory=dict)
     normalised: set[str] = field(default_factory=set)
     statistics: set[str] = field(default_factory=set)
     producers: dict[str, str] = field(default_factory=dict)
 
-    def axis(self, value: Value, dims: int | Iterable[int], role: str) -> Ids:
+    def axis(self, value: Value, dims: int | Iterable[int], role: Role) -> Ids:
         """Unit ids of the parameter dimension that runs along these dimensions of a view of it.
 
         Returns:
@@ -77,7 +78,7 @@ class Tracer:
             return np.broadcast_to(ids.ravel(), (value.shape[dims],))
         return ids
 
-    def _ids(self, name: str, dim: int, role: str) -> Ids:
+    def _ids(self, name: str, dim: int, role: Role) -> Ids:
         key = (name, dim)
         if key not in self.axes:
             self.axes[key] = self.units.fresh(self.shapes[name][dim])
@@ -94,11 +95,16 @@ class Tracer:
                 self.units.freeze(self._ids(value.parameter, dim, "out"), reason)
 
     def run(self, graph: fx.Graph, states: dict[str, Tensor]) -> None:
-        """Walk a graph from inputs to outputs; `states` are the model's parameters and buffers."""
+        """Walk a graph from inputs to outputs; `states` are the model's parameters and buffers, shared ones
+        under each of their names, of which the first stands for all."""
+        first_names: dict[int, str] = {}
+        for name, tensor in states.items():
+            first_names.setdefault(id(tensor), name)
         for node in graph.nodes:
             if node.op == "get_attr" and node.target in states:
-                self.shapes[node.target] = tuple(states[node.target].shape)
-                self.values[node.name] = Value.parameter_of(node.target, self.shapes[node.target])
+                name = first_names[id(states[node.target])]
+                self.shapes[name] = tuple(states[name].shape)
+                self.values[node.name] = Value.parameter_of(name, self.shapes[name])
             elif node.op in ("placeholder", "get_attr"):
                 self.values[node.name] = like(node)
             elif node.op == "call_function":

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autocompress.errors import CheckpointError, TrialError
 from autocompress.graph import Analysis, Keep, analyse
-from autocompress.graph.exporting import plain_attention
 from autocompress.graph.masking import mask_channels
-from autocompress.graph.proof import TOLERANCE, relative_difference, runs_in_training
+from autocompress.graph.proof import cut_modules
 from autocompress.graph.removal import Cuts, cut_tensors, cuts_of
 from autocompress.graph.rewriting import rewrite_channels
 from autocompress.surgery.edits import Edit
-from autocompress.task import Inputs, call
+from autocompress.task import Inputs
 
 
 @dataclass(frozen=True)
@@ -81,12 +78,14 @@ class KeepChannels(Edit):
         groups: layer → number of groups that its convolution or normalisation is left with.
         rewritten: the model's own code fixes sizes that change, so its exported graph is cut, with its
             layers as modules and those constants corrected.
+        sizes: module, attribute → what modules of the user's own classes say of their sizes.
     """
 
     kind: ClassVar[str] = "keep_channels"
     kept: tuple[KeptPositions, ...]
     groups: tuple[tuple[str, int], ...] = ()
     rewritten: bool = False
+    sizes: tuple[tuple[str, str, int], ...] = ()
 
     def apply(self, model: nn.Module, example: Inputs) -> nn.Module:
         """Cut the tensors in place, or give a cut graph where sizes in the model's own code change.
@@ -107,7 +106,8 @@ class KeepChannels(Edit):
             (entry.tensor, entry.dim): entry.removed(tensors[entry.tensor].shape[entry.dim])
             for entry in self.kept
         }
-        cut_tensors(model, Cuts(removed, dict(self.groups)))
+        sizes = {(module, attribute): size for module, attribute, size in self.sizes}
+        cut_tensors(model, Cuts(removed, dict(self.groups), sizes))
         return model
 
     def then(self, later: Edit) -> Edit | None:
@@ -118,7 +118,9 @@ class KeepChannels(Edit):
         for entry in later.kept:
             before = kept.get((entry.tensor, entry.dim))
             kept[entry.tensor, entry.dim] = entry if before is None else before.then(entry)
-        return KeepChannels(tuple(kept.values()), tuple({**dict(self.groups), **dict(later.groups)}.items()))
+        sizes = {entry[:2]: entry for entry in (*self.sizes, *later.sizes)}
+        groups = {**dict(self.groups), **dict(later.groups)}
+        return KeepChannels(tuple(kept.values()), tuple(groups.items()), sizes=tuple(sizes.values()))
 
     def _keep(self, analysis: Analysis, tensors: dict[str, Tensor]) -> Keep:
         """The units of each group that stay, by the positions of any tensor that they run through."""
@@ -168,10 +170,15 @@ def keep_units(model: nn.Module, analysis: Analysis, keep: Keep, probe: Inputs) 
         KeptPositions.of(tensor, dim, tensors[tensor].shape[dim], positions)
         for (tensor, dim), positions in cuts.removed.items()
     )
-    smaller = _cut_modules(model, cuts, masked, probe)
-    edit = KeepChannels(kept, tuple(cuts.groups.items()), rewritten=smaller is None)
-    if smaller is None:
-        smaller = rewrite_channels(model, analysis, keep)
+    own = cut_modules(model, cuts, masked, probe)
+    sizes = own.cuts.sizes if own is not None else {}
+    edit = KeepChannels(
+        kept,
+        tuple(cuts.groups.items()),
+        rewritten=own is None,
+        sizes=tuple((*place, size) for place, size in sizes.items()),
+    )
+    smaller = rewrite_channels(model, analysis, keep) if own is None else own.model
     return Cut(smaller, (edit,), masked)
 
 
@@ -187,7 +194,7 @@ def groups_to_rewrite(model: nn.Module, analysis: Analysis, probe: Inputs) -> li
     for group in analysis.groups:
         keep = {group.name: list(range(-(-group.width // 2)))}
         cuts = cuts_of(analysis, keep)
-        if _cut_modules(model, cuts, mask_channels(model, analysis, keep).eval(), probe) is None:
+        if cut_modules(model, cuts, mask_channels(model, analysis, keep).eval(), probe) is None:
             rewritten.append(group.name)
     return rewritten
 
@@ -206,17 +213,3 @@ def _check(analysis: Analysis, keep: Keep) -> None:
             )
         if not units:
             raise TrialError(f"at least one unit of group {name!r} must stay but none does.")
-
-
-def _cut_modules(model: nn.Module, cuts: Cuts, masked: nn.Module, probe: Inputs) -> nn.Module | None:
-    """The model's own modules without what is cut; None where its code does not run with them."""
-    smaller = copy.deepcopy(model)
-    cut_tensors(smaller, cuts)
-    with torch.no_grad(), plain_attention():
-        try:
-            difference = relative_difference(call(masked, probe), call(smaller.eval(), probe))
-        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, ArithmeticError):
-            # The user's code fixes a size that changed.
-            return None
-    same = difference <= TOLERANCE and runs_in_training(smaller, model, probe)
-    return smaller if same else None

@@ -23,11 +23,11 @@ _SIZES = (
 def layer_kind(module: nn.Module) -> type[nn.Module] | None:
     """The class of layers, all of which two layers can stand for, that a module is of; None where it is of
     none of them."""
-    kinds = (nn.Linear, nn.Embedding, *CONVOLUTIONS, *TRANSPOSED, *_transposed_linear())
+    kinds = (nn.Linear, nn.Embedding, *CONVOLUTIONS, *TRANSPOSED, *transposed_linear())
     return next((kind for kind in kinds if isinstance(module, kind)), None)
 
 
-def _transposed_linear() -> tuple[type[nn.Module], ...]:
+def transposed_linear() -> tuple[type[nn.Module], ...]:
     """GPT-2's `Conv1D`, a linear layer whose weight is `(inputs, outputs)`, where its library is in use."""
     kind = getattr(sys.modules.get("transformers.pytorch_utils"), "Conv1D", None)
     return () if kind is None else (kind,)
@@ -49,7 +49,7 @@ def outputs_first(kind: type[nn.Module], weight: Tensor, groups: int = 1) -> Ten
         weight: as the layer keeps it, or `(f, c/groups, *kernel)`.
         groups: of a transposed convolution.
     """
-    if issubclass(kind, (nn.Embedding, *_transposed_linear())):
+    if issubclass(kind, (nn.Embedding, *transposed_linear())):
         return weight.mT
     if issubclass(kind, TRANSPOSED):
         split = weight.reshape(groups, -1, *weight.shape[1:])

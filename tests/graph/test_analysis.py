@@ -80,7 +80,8 @@ WIDTHS = {
     "squeeze_excite": {"stem": 8, "down": 4},
     "shared": {"first": 12},
     "functional": {"weight": 6, "matrix": 10},
-    "lstm": {"hidden": 20},
+    "lstm": {"enter": 16, "rnn": 12, "hidden": 20},
+    "projections": {"enter": 16, "wide": 20},
 }
 
 

@@ -177,16 +177,44 @@ class Functional(nn.Module):
 
 
 class Lstm(nn.Module):
-    """A recurrent classifier, whose gates are left alone."""
+    """A recurrent classifier of two layers in both directions, which reads outputs and final states."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.enter, self.rnn = nn.Linear(24, 16), nn.LSTM(16, 12, batch_first=True)
-        self.hidden, self.head = nn.Linear(12, 20), nn.Linear(20, 5)
+        self.enter = nn.Linear(24, 16)
+        self.rnn = nn.LSTM(16, 12, num_layers=2, batch_first=True, bidirectional=True)
+        self.hidden, self.head = nn.Linear(36, 20), nn.Linear(20, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        states, _ = self.rnn(torch.relu(self.enter(x.flatten(2).transpose(1, 2).reshape(-1, 8, 24))))
-        return self.head(torch.relu(self.hidden(states[:, -1])))
+        rows = torch.relu(self.enter(x.flatten(2).transpose(1, 2).reshape(-1, 8, 24)))
+        outputs, (final, _) = self.rnn(rows)
+        return self.head(torch.relu(self.hidden(torch.cat([outputs.mean(1), final[-1]], 1))))
+
+
+class Projection(nn.Module):
+    """A linear layer as GPT-2 has it: weights `(inputs, outputs)`, and sizes of its own."""
+
+    def __init__(self, nx: int, nf: int) -> None:
+        super().__init__()
+        self.nx, self.nf = nx, nf
+        self.weight, self.bias = nn.Parameter(torch.randn(nx, nf) / nx**0.5), nn.Parameter(torch.randn(nf))
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = (*x.shape[:-1], self.nf)
+        return torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight).view(size)
+
+
+class Projections(nn.Module):
+    """Such layers around a skip, on tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.wide, self.narrow = Projection(24, 16), Projection(16, 20), Projection(20, 16)
+        self.head = Projection(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x.flatten(2).transpose(1, 2).reshape(-1, 8, 24))
+        return self.head(x + self.narrow(F.gelu(self.wide(x)))).mean(1)
 
 
 class Branching(nn.Module):
@@ -259,4 +287,5 @@ MODELS = {
     "shared": Shared,
     "functional": Functional,
     "lstm": Lstm,
+    "projections": Projections,
 }

@@ -8,7 +8,7 @@ import numpy as np
 from torch import fx
 
 from autocompress.graph.labels import Ids, Value, compress
-from autocompress.graph.tracing import Arguments, Tracer, freeze_all, like, rule, shape_of
+from autocompress.graph.tracing import Arguments, Role, Tracer, freeze_all, like, rule, shape_of
 
 ELEMENTWISE = """
 relu relu6 gelu silu hardswish hardsigmoid hardtanh leaky_relu elu selu celu mish softplus softsign
@@ -40,18 +40,20 @@ def broadcasted(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Value:
         sizes = (1, slope.shape[0], *[1] * (len(shape) - 2))
         positions = None if slope.elements is None else slope.elements.reshape(sizes)
         operands[1] = Value(sizes, slope.labels.reshape((1,) * len(sizes)), slope.parameter, positions)
-    return _coupled(tracer, operands, shape)
+    return coupled(tracer, operands, shape)
 
 
-def _coupled(tracer: Tracer, operands: list[Value], shape: tuple[int, ...]) -> Value:
+def coupled(tracer: Tracer, operands: list[Value], shape: tuple[int, ...], role: Role = "channel") -> Value:
+    """The value of that shape whose elements depend on the matching elements of aligned operands; dimensions
+    of parameters have the role."""
     if len(operands) == 1:
         return operands[0]
     varying = sorted({d for v in operands for d in v.varies()})
     # An operand of size 1 along every dimension on which units depend is broadcast, not coupled.
-    coupled = [v for v in operands if any(v.shape[d] > 1 for d in varying)]
-    if not coupled:
+    dependent = [v for v in operands if any(v.shape[d] > 1 for d in varying)]
+    if not dependent:
         return Value.untracked(shape)
-    labels = [operand_labels(tracer, v, varying) for v in coupled]
+    labels = [operand_labels(tracer, v, varying, role) for v in dependent]
     result = labels[0]
     for other in labels[1:]:
         tracer.units.tie(result, other)
@@ -68,13 +70,13 @@ def aligned(value: Value, dims: int) -> Value:
     return Value(lead + value.shape, labels, value.parameter, positions)
 
 
-def operand_labels(tracer: Tracer, value: Value, varying: list[int]) -> Ids:
+def operand_labels(tracer: Tracer, value: Value, varying: list[int], role: Role = "channel") -> Ids:
     """Labels of an aligned operand; a parameter is labelled along the dimensions that vary."""
     if value.parameter is None:
         return value.labels
     dims = [d for d in varying if value.shape[d] > 1]
     try:
-        return tracer.axis(value, dims, "channel")
+        return tracer.axis(value, dims, role)
     except ValueError:
         tracer.freeze(value, "its units run across several dimensions of a parameter")
         return value.labels

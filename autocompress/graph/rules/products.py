@@ -1,85 +1,94 @@
-"""Products of two computed tensors: attention scores, and matrix products with parameters."""
+"""Products of tensors: matrix products in all their forms, attention scores."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from torch import fx
 
-from autocompress.graph.labels import Ids, Value
-from autocompress.graph.rules.layers import channels_of, consume, is_parameter, place
+from autocompress.graph.labels import Value, compress
+from autocompress.graph.rules.contractions import Factor, contract, contract_parameter
+from autocompress.graph.rules.elements import aligned, coupled
+from autocompress.graph.rules.layers import is_parameter
 from autocompress.graph.tracing import Arguments, Tracer, freeze_all, rule, shape_of
 
 
-@rule("matmul", "mm", "bmm")
+@rule("matmul", "mm", "bmm", "mv")
 def matmul(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Any:
-    """`x @ y`: with a parameter `(in, out)` a linear layer, else a product of two activations."""
-    x, y = arguments["self"], arguments["other" if "other" in arguments else "mat2"]
-    shape = shape_of(node)
-    if is_parameter(x):
-        return freeze_all(tracer, (x, y), node, "a parameter is the left factor of a product")
-    if is_parameter(y):
-        if len(y.shape) != 2:
-            return freeze_all(tracer, (x, y), node, "a parameter is used as a stack of matrices")
-        consume(tracer, channels_of(tracer, x, -1), tracer.axis(y, 0, "in"))
-        return place(tracer.axis(y, 1, "out"), shape, len(shape) - 1)
-    if min(len(x.shape), len(y.shape)) < 2:
-        return freeze_all(tracer, (x, y), node, "a product with a vector is not analysed")
-    stack = [f"s{d}" for d in range(len(shape) - 2)]
-    left, right = stack[len(shape) - len(x.shape) :], stack[len(shape) - len(y.shape) :]
-    return _contracted(tracer, [(x, [*left, "n", "k"]), (y, [*right, "k", "m"])], [*stack, "n", "m"], shape)
+    """`x @ y`, of which one may be a parameter."""
+    second = next(name for name in ("other", "mat2", "vec") if name in arguments)
+    return _matrix_product(tracer, arguments["self"], arguments[second], node)
+
+
+@rule("addmm", "baddbmm", "addmv")
+def added_product(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Any:
+    """β·b + α·(x @ y), where b is a bias, as in GPT-2's `Conv1D`, or a computed tensor."""
+    bias, x, y = (value for value in arguments.values() if isinstance(value, Value))
+    product = _matrix_product(tracer, x, y, node)
+    return coupled(tracer, [aligned(bias, len(product.shape)), product], product.shape, role="out")
+
+
+def _matrix_product(tracer: Tracer, x: Value, y: Value, node: fx.Node) -> Any:
+    # Dimensions before the last two are stacks of matrices, aligned from the right.
+    depth = max(len(x.shape), len(y.shape), 2) - 2
+    stack = [f"s{d}" for d in range(depth)]
+    left = [*stack[depth + 2 - len(x.shape) :], "n", "k"] if len(x.shape) > 1 else ["k"]
+    right = [*stack[depth + 2 - len(y.shape) :], "k", "m"] if len(y.shape) > 1 else ["k"]
+    result = [*stack, *(name for name in ("n", "m") if name in left or name in right)]
+    return _product(tracer, [Factor(x, left), Factor(y, right)], result, node)
 
 
 @rule("einsum")
 def einsum(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Any:
     """A sum of products, each dimension named by a letter."""
     tensors = arguments["tensors"]
-    given, _, result = arguments["equation"].replace(" ", "").partition("->")
-    names = given.split(",")
-    plain = all(len(set(n)) == len(n) and n.isalpha() for n in (*names, result))
-    if len(tensors) != 2 or not plain or any(is_parameter(v) for v in tensors):
+    names, result = _dimension_names(arguments["equation"], [len(v.shape) for v in tensors])
+    if len(tensors) != 2 or any(len(set(own)) < len(own) for own in (*names, result)):
         return freeze_all(tracer, tensors, node, "this form of einsum is not analysed")
-    factors = [(value, list(letters)) for value, letters in zip(tensors, names, strict=True)]
-    return _contracted(tracer, factors, list(result), shape_of(node))
+    factors = [Factor(value, own) for value, own in zip(tensors, names, strict=True)]
+    return _product(tracer, factors, result, node)
 
 
-def _contracted(
-    tracer: Tracer, factors: list[tuple[Value, list[str]]], result: list[str], shape: tuple[int, ...]
-) -> Value:
-    """A product of tensors whose dimensions are named, summed over the names that `result` lacks.
-
-    What is summed over goes whole where units also run along other dimensions (a head's features go
-    with the head), and unit by unit, the same in both factors, where they do not.
-    """
-    summed = sorted({name for _, names in factors for name in names} - set(result))
-    order = [*result, *summed]
-    sizes = [[_at(v.shape, names, name) for name in order] for v, names in factors]
-    labels = [_ordered(v.labels, names, order) for v, names in factors]
-    over = range(len(result), len(order))
-    varying = [d for d in range(len(order)) if any(ids.shape[d] > 1 for ids in labels)]
-    kept = [d for d in varying if d not in over]
-    if kept:
-        labels = [tracer.units.tie_along(ids, over) for ids in labels]
-    # A factor that has none of the dimensions on which units depend is broadcast, not coupled.
-    along = kept or varying
-    coupled = [ids for ids, own in zip(labels, sizes, strict=True) if any(own[d] > 1 for d in along)]
-    for other in coupled[1:]:
-        tracer.units.tie(coupled[0], other)
-    if not kept:
-        return Value.untracked(shape)
-    widest = max(coupled, key=lambda ids: ids.size)
-    return Value(shape, widest.reshape(widest.shape[: len(result)]))
+def _dimension_names(equation: str, counts: Sequence[int]) -> tuple[list[list[str]], list[str]]:
+    """Names of the dimensions of each operand and of the result; those that `...` stands for are numbered
+    from the right."""
+    given, arrow, result = equation.replace(" ", "").partition("->")
+    operands = given.split(",")
+    names = [_spelled_out(own, count) for own, count in zip(operands, counts, strict=True)]
+    broadcast = sorted({name for own in names for name in own if name.isdigit()}, key=int, reverse=True)
+    if arrow:
+        before, dots, after = result.partition("...")
+        return names, [*before, *(broadcast if dots else ()), *after]
+    seen = Counter(name for own in names for name in own if not name.isdigit())
+    return names, [*broadcast, *sorted(name for name, times in seen.items() if times == 1)]
 
 
-def _at(shape: tuple[int, ...], names: list[str], name: str) -> int:
-    return shape[names.index(name)] if name in names else 1
+def _spelled_out(letters: str, count: int) -> list[str]:
+    before, _, after = letters.partition("...")
+    return [*before, *(str(d) for d in reversed(range(count - len(before) - len(after)))), *after]
 
 
-def _ordered(labels: Ids, names: list[str], order: list[str]) -> Ids:
-    """Labels with a dimension for each name of `order`."""
-    present = [names.index(name) for name in order if name in names]
-    sizes = [_at(labels.shape, names, name) for name in order]
-    return labels.transpose(present).reshape(sizes)
+def _product(tracer: Tracer, factors: list[Factor], result: list[str], node: fx.Node) -> Any:
+    shape = shape_of(node)
+    parameters = [factor for factor in factors if is_parameter(factor.value)]
+    if not parameters:
+        return contract(tracer, factors, result, shape)
+    if len(parameters) == 2:
+        values = [factor.value for factor in factors]
+        return freeze_all(tracer, values, node, "a product of parameters is not analysed")
+    computed = next(factor for factor in factors if factor is not parameters[0])
+    return contract_parameter(tracer, computed, _unexpanded(parameters[0]), result, shape)
+
+
+def _unexpanded(parameter: Factor) -> Factor:
+    """A view of a parameter with size 1 along the dimensions along which it repeats its elements."""
+    name, elements = parameter.value.parameter, parameter.value.elements
+    if name is None or elements is None:
+        return parameter
+    distinct = compress(elements)
+    return Factor(Value.parameter_of(name, distinct.shape, distinct), parameter.names)
 
 
 @rule("scaled_dot_product_attention")

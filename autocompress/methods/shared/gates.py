@@ -60,6 +60,11 @@ class _Gated:
         for layer, name, dim, gate in module._gates.values():
             parameter = own[id(layer)][name]
             layer._parameters[name] = parameter * _along(gate, parameter, dim)
+        recurrent = [layer for layer in owners.values() if isinstance(layer, nn.RNNBase)]
+        lists = [layer._flat_weights for layer in recurrent]
+        for layer in recurrent:
+            # PyTorch's recurrent layers compute with a list of their weights.
+            layer._flat_weights = [layer._parameters[name] for name in layer._flat_weights_names]
         module._gates_seen = True
         try:
             with nullcontext() if module._share is None else _Statistics(module._share):
@@ -67,6 +72,8 @@ class _Gated:
         finally:
             for key, layer in owners.items():
                 layer._parameters.update(own[key])
+            for layer, weights in zip(recurrent, lists, strict=True):
+                layer._flat_weights = weights
 
 
 class _Statistics(TorchFunctionMode):

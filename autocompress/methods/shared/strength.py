@@ -14,6 +14,7 @@ from autocompress.methods.shared.gates import GateSite
 from autocompress.methods.shared.unit_index import unit_index
 from autocompress.methods.shared.units import norms_along
 from autocompress.task import Inputs
+from autocompress.weights.factored import features_last, layer_kind
 
 
 class MakerNorms:
@@ -95,9 +96,11 @@ def input_rms(model: nn.Module, readers: list[Reader], inputs: Inputs) -> list[T
 
     def watcher(layer: nn.Module, positions: list[int]) -> Callable[[Tensor], None]:
         def watch(received: Tensor) -> None:
-            dim = -1 if isinstance(layer, nn.Linear) else 1
             for position in positions:
-                if received.dim() >= 2 and received.shape[dim] == len(readers[position].index):
+                inputs = len(readers[position].index)
+                dims = [d for d in _channel_dims(readers[position]) if received.dim() >= 2]
+                dim = next((d for d in dims if received.shape[d] == inputs), None)
+                if dim is not None:
                     measured[position] = received.movedim(dim, 0).flatten(1).square().mean(1).sqrt()
 
         return watch
@@ -105,6 +108,17 @@ def input_rms(model: nn.Module, readers: list[Reader], inputs: Inputs) -> list[T
     watchers = {layer: watcher(layer, positions) for layer, positions in of_layer.items()}
     watch_inputs(model, inputs, watchers)
     return [measured.get(position) for position in range(len(readers))]
+
+
+def _channel_dims(reader: Reader) -> tuple[int, ...]:
+    """Where a layer's inputs may have the channels that a weight of it reads; none where these are no inputs
+    of the layer but its own state."""
+    if isinstance(reader.layer, (nn.RNNBase, nn.RNNCellBase)):
+        reads_inputs = reader.weight.removesuffix("_reverse") in ("weight_ih", "weight_ih_l0")
+        return (-1,) if reads_inputs else ()
+    if layer_kind(reader.layer) is None:
+        return 1, -1
+    return (-1,) if features_last(reader.layer) else (1,)
 
 
 class ReaderNorms:

@@ -64,3 +64,54 @@ def test_folded_gates_scale_each_parameter_once(images: Tensor) -> None:
     fold_gates(sites)
     assert model.twin.weight is model.middle.weight
     assert torch.allclose(model.twin.weight, before * 0.5)
+
+
+class LearnedState(nn.Module):
+    """A recurrent layer that begins with states it has learnt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.LSTM(24, 10, 2), nn.Linear(10, 5)
+        self.start = nn.Parameter(torch.randn(2, 2, 1, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, c = self.start.expand(-1, -1, x.shape[0], -1).contiguous()
+        return self.head(self.rnn(x.flatten(2).reshape(-1, 8, 24).transpose(0, 1), (h, c))[0][-1])
+
+
+class Gru(nn.Module):
+    """A layer and a cell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.cell = nn.GRU(24, 10, bidirectional=True, batch_first=True), nn.GRUCell(20, 8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs, state = self.rnn(x.flatten(2).reshape(-1, 8, 24))[0], None
+        for step in range(3):
+            state = self.cell(outputs[:, step], state)
+        return self.head(state)
+
+
+@pytest.mark.parametrize("kind", [LearnedState, Gru])
+@pytest.mark.parametrize("training", [False, True])
+def test_shut_hidden_units_feed_neither_readers_nor_the_recurrence(
+    kind: type[nn.Module], training: bool, images: Tensor
+) -> None:
+    torch.manual_seed(0)
+    model = kind().eval()
+    analysis = analyse(model, images)
+    keep = random_keep(analysis, [group.name for group in analysis.groups], seed=1)
+    smaller, _ = compact(model, analysis, keep, images)
+    assert sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in model.parameters())
+    subject = copy.deepcopy(model)
+    sites = insert_gates(subject, analysis, images)
+    set_gates(sites, hard_gates(analysis, keep))
+    expected = smaller.train(training)(images).detach()
+    assert relative_difference(expected, subject.train(training)(images).detach()) < 1e-5
+    # The gates are in the graph of gradients, as the list of a recurrent layer's weights is.
+    subject(images).sum().backward()
+    assert all(p.grad is not None for p in subject.parameters())
+    fold_gates(sites)
+    assert relative_difference(expected, subject(images).detach()) < 1e-5
