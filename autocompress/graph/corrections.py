@@ -160,7 +160,7 @@ def _conv_groups(operation: Operation) -> None:
 
 
 _CORRECTIONS: dict[str, Correction] = {
-    **dict.fromkeys(("view", "expand"), _sizes_in("size")),
+    **dict.fromkeys(("view", "expand", "zeros", "new_zeros"), _sizes_in("size")),
     "_unsafe_view": _sizes_in("size"),
     "reshape": _sizes_in("shape"),
     "unflatten": _sizes_in("sizes"),

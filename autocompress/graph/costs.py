@@ -14,10 +14,12 @@ from torch import fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autocompress.graph.branch_gate import BranchGate
+from autocompress.graph.corrections import operator_name
 from autocompress.graph.exporting import plain_attention
 from autocompress.graph.limits import CutPairs
 from autocompress.graph.structure import Analysis
 from autocompress.graph.tracing import shape_of
+from autocompress.graph.training_mode import RECURRENT
 from autocompress.graph.weights import Weight, staying_weights, weights_of
 from autocompress.task import (
     CostTerm,
@@ -73,8 +75,17 @@ class _NodeCounter(fx.Interpreter):
         self.macs: dict[str, int] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        with FlopCounterMode(display=False) as counter:
+        counter = FlopCounterMode(display=False)
+        if operator_name(n) in RECURRENT:
+            # Those of oneDNN and cuDNN are operators that are not counted; on meta tensors it is products.
+            args, kwargs = moved(self.fetch_args_kwargs_from_env(n), "meta")
+            operator: Any = n.target
+            with counter:
+                operator(*args, **kwargs)
             result = super().run_node(n)
+        else:
+            with counter:
+                result = super().run_node(n)
         self.macs[n.name] = counter.get_total_flops() // 2
         return result
 

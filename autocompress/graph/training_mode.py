@@ -55,8 +55,8 @@ _FUNCTIONS: dict[Any, str] = {
     F.multi_head_attention_forward: _ATTENTION,
 }
 # On a GPU these have no gradients unless they are switched to training, also where they drop nothing.
-_RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
-_OPERATORS = {*_FUNCTIONS.values(), *_RECURRENT}
+RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
+_OPERATORS = {*_FUNCTIONS.values(), *RECURRENT}
 
 
 class TrainingMode(nn.Module):
@@ -248,7 +248,7 @@ def annotate(graph: fx.Graph, model: nn.Module, training: Training) -> None:
             calls[name].append((layer, node))
     for name, nodes in calls.items():
         for (_, node), strength in zip(nodes, _strengths(name, nodes, training), strict=True):
-            if strength or (strength is not None and name in _RECURRENT):
+            if strength or (strength is not None and name in RECURRENT):
                 node.meta[STRENGTH] = strength
 
 

@@ -32,6 +32,21 @@ def test_macs_of_a_copied_graph_module_are_those_of_its_layers(residual: nn.Modu
     assert layer_macs(bridged, images) == layer_macs(residual, images)
 
 
+def test_cut_points_lie_behind_all_that_recurrent_layers_multiply() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.head = nn.LSTM(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.rnn(x.transpose(0, 1))[0][-1]))
+
+    x, model = torch.randn(2, 5, 6), Recurrent().eval()
+    described = profile(model, x, analyse(model, x))
+    assert described.macs == 5 * 4 * 8 * (6 + 8) + 8 * 3
+    assert max(cut.macs for cut in described.cut_points) == described.macs - 8 * 3
+
+
 def test_params_count_shared_ones_once() -> None:
     layer = nn.Linear(4, 4, bias=False)
     assert count_params(nn.Sequential(layer, layer)) == 16

@@ -1,5 +1,5 @@
 """One rule per operator: how units travel through it. Importing this package registers them all."""
 
-from autocompress.graph.rules import elements, layers, products, views
+from autocompress.graph.rules import elements, layers, products, recurrent, views
 
-__all__ = ["elements", "layers", "products", "views"]
+__all__ = ["elements", "layers", "products", "recurrent", "views"]
