@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,7 @@ BAD = [
     (["search", "digits", "--artifact", "zip"], "artifact must be one of pt2"),
     (["search", "digits", "--space", "nothing.py"], "module file must exist but 'nothing.py'"),
     (["search", "digits", "--space", "json"], "must define suggest(trial, profile)"),
+    (["search", "digits", "--quiet", "--json-lines"], "--quiet and --json-lines must not be given together"),
     (["search", "digits", "--config", "nothing.toml"], "config must be an existing file"),
     (["search", "digits", "--storage", "nonsense"], "storage 'nonsense' cannot be used"),
     (["search", "npz:labels.npz"], "labels of the test split must be in [0, 2]"),
@@ -280,6 +282,36 @@ def test_configuration_files_give_options_and_the_command_line_wins(tmp_path: Pa
         "must hold options of search but has 'speed'"
         in command("search", "digits", "--config", "c.toml").stderr
     )
+
+
+def test_unknown_keys_of_a_configuration_file_are_refused_with_the_nearest_known(
+    tmp_path: Path, command: Command
+) -> None:
+    for key, nearest in (
+        ("trails", "trials"),
+        ("cpus_per_trail", "cpus-per-trial"),
+        ("distil", "distillation"),
+    ):
+        (tmp_path / "c.toml").write_text(f"{key} = 3")
+        refused = command("search", "digits", "--config", "c.toml")
+        assert refused.returncode == 2
+        assert f"has '{key}'; the nearest is '{nearest}'" in refused.stderr
+
+
+def test_version_is_printed(command: Command) -> None:
+    assert command("--version").stdout == f"{version('autocompress')}\n"
+
+
+def test_the_result_comes_last_of_the_json_lines_and_alone_where_it_is_to_be_quiet(
+    finished: ac.SearchResult, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autocompress.engine.run.search", lambda *_, **__: finished)
+    lines = command("search", "digits", "--json-lines").stdout.splitlines()
+    assert json.loads(lines[-1]) == {"event": "result", **finished.to_json()}
+    quiet = command("search", "digits", "--quiet")
+    assert quiet.stderr == ""
+    assert "Pareto front of" in quiet.stdout
+    assert "next " not in quiet.stdout
 
 
 def test_distillation_is_switched_off_by_option_and_file(

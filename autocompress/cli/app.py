@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+from typing import Annotated
+
 import typer
 
 app = typer.Typer(
@@ -12,3 +15,19 @@ app = typer.Typer(
     help="A Pareto front of compressed, deployable checkpoints from one command.\n\n"
     "Start with: autocompress search digits",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(version("autocompress"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options_of_all(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Take what belongs to no command."""

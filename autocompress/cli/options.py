@@ -151,4 +151,9 @@ Out = Annotated[str | None, typer.Option(help="RUN. [default: runs/<task>-<model
 Storage = Annotated[str | None, typer.Option(help="Optuna storage URL. [default: SQLite in RUN]")]
 RayAddress = Annotated[str | None, typer.Option(help="Of a running Ray cluster.")]
 ConfigFile = Annotated[str | None, typer.Option(help="TOML file of these options; the command line wins.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress, only the front at the end.")]
+JsonLines = Annotated[
+    bool,
+    typer.Option("--json-lines", help="Print events, and the front at the end, as JSON objects, one a line."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import sys
 import tomllib
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -16,6 +19,9 @@ from autocompress.cli.app import app
 from autocompress.cli.show import console, print_error, print_result
 from autocompress.engine.settings import Settings, parse_duration, parse_list, parse_shares
 from autocompress.errors import SettingsError
+
+if TYPE_CHECKING:
+    from autocompress.report import Progress
 
 _OBJECTIVES = ",".join(Settings.objectives)
 
@@ -65,14 +71,19 @@ def search(
     storage: opt.Storage = None,
     ray_address: opt.RayAddress = None,
     config: opt.ConfigFile = None,
+    quiet: opt.Quiet = False,
+    json_lines: opt.JsonLines = False,
 ) -> None:
     """Search for compressed models of TASK, or continue an earlier search."""
-    with _progress_of(_options(context, config)) as (name, settings, progress):
+    options = _options(context, config)
+    quiet, json_lines = options.pop("quiet"), options.pop("json_lines")
+    settings = _settings(options)
+    with _display(quiet, json_lines) as progress:
         from autocompress.engine.run import search as run_search
 
-        result = run_search(name, settings, progress=progress)
+        result = run_search(settings.task, settings, progress=progress)
         progress.close()
-        print_result(result)
+        print_result(result, quiet, json_lines)
         if result.interrupted:
             print_error("interrupted; the partial front is saved, the same command continues")
             raise typer.Exit(130)
@@ -130,7 +141,11 @@ def _options(context: typer.Context, config: str | None) -> dict[str, Any]:
     for key, value in stored.items():
         name = key.replace("-", "_")
         if name not in values or name == "task":
-            raise SettingsError(f"config '{config}' must hold options of search but has {key!r}.")
+            options = [option.replace("_", "-") for option in values if option != "task"]
+            nearest = difflib.get_close_matches(key.replace("_", "-"), options, 1, cutoff=0)[0]
+            raise SettingsError(
+                f"config '{config}' must hold options of search but has {key!r}; the nearest is {nearest!r}."
+            )
         source = context.get_parameter_source(name)
         if source is None or source.name != "COMMANDLINE":
             values[name] = _from_file(name, value)
@@ -157,11 +172,8 @@ def _from_file(name: str, value: Any) -> Any:
     return items if name in _REPEATED else ",".join(items)
 
 
-@contextmanager
-def _progress_of(options: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """The task's name, the settings and the display of a search."""
-    from autocompress.report import ConsoleProgress
-
+def _settings(options: Mapping[str, Any]) -> Settings:
+    """The settings that options of the command line stand for."""
     values = dict(options)
     methods, timeout = values.pop("methods"), values.pop("timeout")
     values["objectives"] = parse_list(values["objectives"])
@@ -171,14 +183,26 @@ def _progress_of(options: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     values["at_least"] = parse_shares(_patterns(values["at_least"]))
     given = values.pop("constraint")
     values["constraints"] = None if not given else tuple(c for c in given if c != "none")
-    settings = Settings(
+    return Settings(
         **values,
         methods=None if methods is None else parse_list(methods),
         timeout=None if timeout is None else parse_duration(str(timeout)),
     )
-    progress = ConsoleProgress([item.partition(":")[0] for item in settings.objectives])
+
+
+@contextmanager
+def _display(quiet: bool, json_lines: bool) -> Iterator[Progress]:
+    """What shows the search while it runs."""
+    from autocompress.report import JsonLinesProgress, Progress, shown_progress
+
+    if quiet and json_lines:
+        raise SettingsError("--quiet and --json-lines must not be given together.")
+    # As Python advises for applications: warnings of libraries are their authors' to read, or who asks.
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    progress = JsonLinesProgress() if json_lines else Progress() if quiet else shown_progress()
     try:
-        yield settings.task, settings, progress
+        yield progress
     except KeyboardInterrupt:
         progress.close()
         print_error("interrupted before any trial; the same command starts again")

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Any
 
 from autocompress.errors import SettingsError
 
 
-def print_result(result: Any) -> None:
-    """Print the front of a finished search, where its files are and what to do next."""
+def print_result(result: Any, quiet: bool = False, json_lines: bool = False) -> None:
+    """Print the front of a finished search, where its files are and what to do next.
+
+    Args:
+        result: of the search.
+        quiet: print the front alone.
+        json_lines: print it as one line of JSON, under "event" that it is the result.
+    """
+    if json_lines:
+        print(json.dumps({"event": "result", **result.to_json()}))
+        return
     point = print_front(result)
+    if quiet:
+        return
     print(f"checkpoints  {result.out / 'trials'}")
     print(f"report       {result.out / 'report.html'}")
     if point is not None:

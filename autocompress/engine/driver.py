@@ -19,11 +19,11 @@ from autocompress.engine.moasha import MoAsha
 from autocompress.engine.prepare import Prepared
 from autocompress.errors import UsageError, one_line
 from autocompress.lineage import Family, Running
-from autocompress.report import Progress, TrialEnd
+from autocompress.report import Progress, TrialBegin, TrialEnd
 from autocompress.result import LEAST_PROBABILITY
 from autocompress.rivals import Rivals
 from autocompress.study import EXTRA, TAKEN_OVER, SearchStudy
-from autocompress.trial import Stage, TrialConfig, TrialResult, rung_metrics
+from autocompress.trial import Stage, TrialConfig, TrialResult, epoch_values, move_text, rung_metrics
 
 # Trials of the same methods with the same settings, and proposals of such in a row that end a search.
 _MOST_ALIKE, _MOST_REPEATED = 2, 50
@@ -76,6 +76,7 @@ class SearchDriver:
             prepared.distill,
         )
         self.running: dict[int, Running] = {}
+        self.extra: set[int] = set()
         self.idle = False
         self.guided = prepared.settings.sampler == "auto"
         self.tried = Counter(_stages(config) for config in study.configs())
@@ -96,6 +97,22 @@ class SearchDriver:
         trials = self.prepared.settings.trials
         planned = self.pipeline.plan(trials, self.prepared.spaces, self.tree.cost_metric)
         return str(planned.text(workers))
+
+    def ended_before(self) -> list[TrialEnd]:
+        """How the trials of earlier calls ended."""
+        return [
+            TrialEnd(
+                trial.number,
+                trial.state.name.lower(),
+                trial.user_attrs.get("metrics", {}),
+                self.reference,
+                trial.user_attrs.get("reason", ""),
+                trial.user_attrs.get("feasible", True),
+                EXTRA in trial.user_attrs,
+            )
+            for trial in self.study.ended()
+            if trial.number > 0
+        ]
 
     def next(self) -> Job | None:
         """Propose the next trial; where its search space fails, that is recorded and another proposed."""
@@ -136,6 +153,7 @@ class SearchDriver:
                 cost = family.kept[config.parent].cost if move is None else move.cost
                 self.running[number] = Running(config.parent, cost, {} if move is None else move.params)
             self.slots.begin(number)
+            self.progress.trial_begin(TrialBegin(number, config.parent, move_text(config), config.epochs))
             self.progress.trial_epoch(number, 0, config.epochs)
             return Job(number, config, self._rivals(config))
         return None
@@ -163,6 +181,7 @@ class SearchDriver:
 
     def epoch(self, number: int, entry: Mapping[str, float]) -> bool:
         """Show an epoch; the trial goes on unless the time is over or others are better at this rung."""
+        self.progress.epoch_log(number, epoch_values(entry))
         self.progress.trial_epoch(number, int(entry["epoch"]), self.epochs)
         self.seconds[number] = entry["seconds"]
         if self.late:
@@ -194,7 +213,7 @@ class SearchDriver:
         feasible = self.study.complete(number, result.metrics, self.reference, attributes)
         methods = [stage.method for stage in config.stages]
         remark = self._kept(number, feasible, methods, result.metrics)
-        self._show_end(number, "complete", remark, result.metrics)
+        self._show_end(number, "complete", remark, result.metrics, feasible)
 
     def _rivals(self, config: TrialConfig) -> Rivals:
         """What a model must pass to be kept: those that store weights as codes are no match for one that
@@ -278,9 +297,17 @@ class SearchDriver:
         self.slots.end(number, self.last_end, step_seconds, seconds)
 
     def _show_end(
-        self, number: int, state: str, remark: str, metrics: Mapping[str, float] | None = None
+        self,
+        number: int,
+        state: str,
+        remark: str,
+        metrics: Mapping[str, float] | None = None,
+        feasible: bool = True,
     ) -> None:
-        self.progress.trial_end(TrialEnd(number, state, metrics or {}, self.reference, remark))
+        extra = number in self.extra
+        self.progress.trial_end(
+            TrialEnd(number, state, metrics or {}, self.reference, remark, feasible, extra)
+        )
 
     def _ask(self, family: Family, move: Any) -> tuple[int, TrialConfig | None]:
         """The next trial's number and configuration; none where its search space failed."""
@@ -288,7 +315,10 @@ class SearchDriver:
             trial = self.study.ask()
         else:
             trial = self.study.ask(move.params, move.asked, extra=not move.trained)
-        self.left -= EXTRA not in trial.user_attrs
+        if EXTRA in trial.user_attrs:
+            self.extra.add(trial.number)
+        else:
+            self.left -= 1
         try:
             return trial.number, self._propose(trial, family)
         except Exception as error:

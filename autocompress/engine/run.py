@@ -27,10 +27,11 @@ from autocompress.engine.settings import Settings
 from autocompress.engine.warm_start import WarmStart, plan_warm_start
 from autocompress.errors import SearchFailedError, refuse_unknown
 from autocompress.graph.reach import reach
-from autocompress.report import ConsoleProgress, Progress
+from autocompress.report import Progress, shown_progress
 from autocompress.result import Z95, SearchResult
 from autocompress.study import SearchStudy, check_storage, sqlite_url
 from autocompress.task import ModelProfile, Task
+from autocompress.trial import epoch_values
 
 
 def search(
@@ -70,7 +71,7 @@ def search(
     with connection(resolved.ray_address), folder.locked():
         if progress is not None:
             return _Search(prepared, entries, folder, progress, warm_start).run()
-        shown = ConsoleProgress([objective.metric for objective in prepared.objectives])
+        shown = shown_progress()
         try:
             return _Search(prepared, entries, folder, shown, warm_start).run()
         finally:
@@ -106,6 +107,7 @@ class _Search:
     def run(self) -> SearchResult:
         folder, settings = self.folder, self.settings
         check_sendable(self.prepared.task, self.prepared.latency.by)
+        self.progress.search_begins(self.prepared.objectives)
         if folder.exists:
             self.progress.note(f"continuing the run in {folder.path}")
         else:
@@ -134,13 +136,18 @@ class _Search:
         epochs = recipe.reference_epochs or recipe.epochs
         # More threads than a busy machine has cores free are slower than one.
         threads = min(torch.get_num_threads(), max(1, cpu_count() // 2))
+        self.progress.reference_epoch(0, epochs)
         return ReferenceFirst(
             ReferenceJob(self.settings.seed, threads),
             self.workers,
             self.folder.computed.resolve() / "reference-ended",
             self._begin,
-            lambda entry: self.progress.reference_epoch(int(entry["epoch"]), epochs),
+            lambda entry: self._show_reference(entry, epochs),
         )
+
+    def _show_reference(self, entry: Mapping[str, float], epochs: int) -> None:
+        self.progress.epoch_log(0, epoch_values(entry))
+        self.progress.reference_epoch(int(entry["epoch"]), epochs)
 
     def _begin(self) -> SearchDriver:
         """The search, once the reference is stored."""
@@ -181,6 +188,7 @@ class _Search:
         plan = driver.plan(self.workers)
         if plan is not None:
             self.progress.note(plan)
+        self.progress.trials_before(driver.ended_before())
         self.progress.trials_begin(self.settings.trials - driver.left, self.settings.trials)
 
     def _study(self, metrics: Mapping[str, float], checkpoint: Checkpoint) -> SearchStudy:

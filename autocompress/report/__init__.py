@@ -1,25 +1,29 @@
 """What people look at: the terminal display and tables, plots, and the single-file HTML report."""
 
 from autocompress.report.console import (
-    ConsoleProgress,
     certainty_text,
     front_table,
     metric_text,
     target_text,
 )
 from autocompress.report.html import write_report
+from autocompress.report.live import ConsoleProgress, JsonLinesProgress, NotebookProgress, shown_progress
 from autocompress.report.plots import front_figure, history_picture
-from autocompress.report.progress import Progress, TrialEnd
+from autocompress.report.progress import Progress, TrialBegin, TrialEnd
 
 __all__ = [
     "ConsoleProgress",
+    "JsonLinesProgress",
+    "NotebookProgress",
     "Progress",
+    "TrialBegin",
     "TrialEnd",
     "certainty_text",
     "front_figure",
     "front_table",
     "history_picture",
     "metric_text",
+    "shown_progress",
     "target_text",
     "write_report",
 ]

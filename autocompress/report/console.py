@@ -1,19 +1,16 @@
-"""The terminal: live progress of a search, and the front as a table."""
+"""The terminal: metrics and fronts as people read them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
 from rich.table import Table
 
-from autocompress.report.progress import Progress, TrialEnd
 from autocompress.result import ParetoModel, SearchResult
 
-_SHOWN = ("bytes", "weight_bytes", "params", "macs", "latency", "memory")
+# Metrics that are read relative to the reference's.
+SIZES = ("bytes", "weight_bytes", "params", "macs", "latency", "memory")
 
 
 # `bytes` is the size of the file that runs, `weight_bytes` what its tensors take of it.
@@ -77,87 +74,6 @@ def _scaled(value: float, units: Sequence[str]) -> str:
     return f"{value:.3g}{units[-1]}"
 
 
-class ConsoleProgress(Progress):
-    """Bars on a terminal, a line per trial everywhere.
-
-    Args:
-        objectives: metric names shown for each trial.
-        console: where to print; None means standard error.
-    """
-
-    def __init__(self, objectives: Sequence[str], console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
-        self.objectives = list(objectives)
-        self.bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=self.console,
-            transient=True,
-            disable=not self.console.is_terminal,
-        )
-        self.tasks: dict[str, TaskID] = {}
-        self.bar.start()
-
-    def note(self, text: str) -> None:
-        """Print the line above the bars."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    def reference_epoch(self, epoch: int, epochs: int) -> None:
-        """Move the reference's bar; where there is no terminal, print a line."""
-        self._update("reference", "training the reference", epoch, epochs)
-        if not self.console.is_terminal:
-            self.note(f"training the reference: epoch {epoch} of {epochs}")
-        if epoch == epochs:
-            self._remove("reference")
-
-    def trials_begin(self, done: int, total: int) -> None:
-        """Put up the bar of trials."""
-        self._update("trials", "trials", done, total)
-
-    def trial_epoch(self, number: int, epoch: int, epochs: int) -> None:
-        """Move the bar of a trial."""
-        self._update(f"trial {number}", f"  trial {number}", epoch, epochs)
-
-    def trial_end(self, end: TrialEnd) -> None:
-        """Take a trial's bar down and print its metrics, with ratios to the reference, on a line."""
-        self._remove(f"trial {end.number}")
-        if "trials" in self.tasks:
-            self.bar.advance(self.tasks["trials"])
-        parts = [f"trial {end.number:>3}"]
-        for name in self.objectives:
-            if name in end.metrics:
-                text = f"{name} {metric_text(name, end.metrics[name])}"
-                if name in _SHOWN and end.reference.get(name):
-                    text += f" ({end.metrics[name] / end.reference[name]:.2f}×)"
-                parts.append(text)
-        if end.state != "complete":
-            parts.append(end.state.upper())
-        if end.remark:
-            parts.append(end.remark)
-        self.note("  ".join(parts))
-
-    def final(self, done: int, total: int) -> None:
-        """Move the bar of points that are measured once more, and take it down after the last."""
-        self._update("final", "measuring the front", done, total)
-        if done == total:
-            self._remove("final")
-
-    def close(self) -> None:
-        """Take all bars down."""
-        self.bar.stop()
-
-    def _update(self, key: str, text: str, done: int, total: int) -> None:
-        if key not in self.tasks:
-            self.tasks[key] = self.bar.add_task(text, total=total)
-        self.bar.update(self.tasks[key], completed=done)
-
-    def _remove(self, key: str) -> None:
-        if key in self.tasks:
-            self.bar.remove_task(self.tasks.pop(key))
-
-
 def front_table(result: SearchResult, mark: ParetoModel | None = None, label: str = "knee") -> Table:
     """The front with the reference on top: validation and test metrics, ratios to the reference.
 
@@ -166,8 +82,8 @@ def front_table(result: SearchResult, mark: ParetoModel | None = None, label: st
         mark: a point to show in bold.
         label: what that point is called.
     """
-    scores = [n for n in result.reference.metrics if n not in _SHOWN and "_spread" not in n]
-    sizes = [n for n in _SHOWN if n in result.reference.metrics]
+    scores = [n for n in result.reference.metrics if n not in SIZES and "_spread" not in n]
+    sizes = [n for n in SIZES if n in result.reference.metrics]
     table = Table(title=f"Pareto front of {result.out}", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("trial", justify="right", no_wrap=True)
     for name in scores:

@@ -9,7 +9,7 @@ from autocompress.trial.run import (
     seed_everything,
     train_reference,
 )
-from autocompress.trial.rungs import rung_metrics
+from autocompress.trial.rungs import epoch_values, rung_metrics
 from autocompress.trial.stages import (
     CompressedStage,
     compress_stage,
@@ -28,6 +28,7 @@ __all__ = [
     "changed_settings",
     "compress_stage",
     "compressing_epochs",
+    "epoch_values",
     "load_state",
     "make_method",
     "move_text",

@@ -24,6 +24,12 @@ def rung_metrics(entry: Mapping[str, float]) -> dict[str, float]:
     return {name.removeprefix(_PREFIX): value for name, value in entry.items() if name.startswith(_PREFIX)}
 
 
+def epoch_values(entry: Mapping[str, float]) -> dict[str, float]:
+    """What an entry tells beside the epoch's number and time: loss, what methods logged, a rung's metrics."""
+    told = {name: value for name, value in entry.items() if name not in ("epoch", "seconds")}
+    return {name.removeprefix(_PREFIX): value for name, value in told.items()}
+
+
 @dataclass(frozen=True)
 class RungMeter:
     """Measures a copy of what trains, made small, and leaves no trace in the training.

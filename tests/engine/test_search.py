@@ -208,7 +208,7 @@ def test_the_driver_trains_nothing_itself(
     options = {"trials": 1, "workers": 1, "methods": ["alcn"], "constraints": []}
     result = ac.search(task, progress=told, out=tmp_path / "run", **options)
     assert [trial.state.name for trial in result.study.trials] == ["COMPLETE", "COMPLETE"]
-    assert told.seen == [(1, 3), (2, 3), (3, 3)]
+    assert told.seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
 
 def test_what_goes_wrong_with_the_reference_is_told_as_it_was_there(
