@@ -66,12 +66,10 @@ def test_a_search_on_a_stream_and_on_what_functions_open(tmp_path: Path) -> None
         recipe=ac.Recipe(epochs=1, steps_per_epoch=4),
     )
     out = tmp_path / "run"
-    first = ac.search(task, trials=1, workers=1, methods=["alcn"], constraints=[], out=out)
+    ac.search(task, trials=1, workers=1, methods=["alcn"], constraints=[], out=out)
     assert set(Counter(made.read_text().split()).values()) == {1}
     metrics, again, _ = replay(out, 1, task)
     assert again.metrics == metrics
-    resumed = ac.search(task, trials=2, workers=1, methods=["alcn"], constraints=[], out=out)
-    assert resumed.reference.metrics == first.reference.metrics
     own, *others = workers.read_text().split()
     while any(Path(f"/proc/{process}").exists() for process in others):
         time.sleep(0.1)

@@ -309,13 +309,3 @@ def test_a_run_goes_on_with_the_same_module_and_not_with_another() -> None:
     assert digests[3]["step"] != digests[0]["step"]
     weights = identity(prepare(task_of(kept), Settings(objectives=("bytes",))))["digests"]["weights"]
     assert weights is not None
-
-
-@pytest.mark.usefixtures("shared_ray")
-def test_a_search_runs_to_a_front(tmp_path: Any) -> None:
-    task = task_of(Module(), recipe=ac.Recipe(epochs=1))
-    options = {"methods": ["alcn"], "trials": 1, "workers": 1, "constraints": [], "progress": ac.Progress()}
-    result = ac.search(task, out=tmp_path / "run", **options)
-    point = result.front[-1]
-    assert point.ratios["bytes"] < 1
-    assert point.load()(INPUTS).shape == (96, 3)

@@ -1,4 +1,7 @@
-"""Every family of torchvision classifiers, and every kind of model: removed, trained, stored, re-loaded."""
+"""Torchvision's kinds of classifiers, and every kind of model: removed, trained, stored, re-loaded.
+
+All of torchvision's architectures run in `examples/benchmarks/every_architecture.py`.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +27,8 @@ def named(name: str, **options: object) -> Callable[[], nn.Module]:
     return lambda: tv.get_model(name, weights=None, num_classes=7, **options)
 
 
-# A small member of each family, and the side of the images that it takes.
+# A small model of each kind, and the side of the images that it takes.
 FAMILIES: dict[str, tuple[Callable[[], nn.Module], int]] = {
-    "alexnet": (named("alexnet"), 64),
     "convnext": (
         lambda: ConvNeXt([CNBlockConfig(16, 24, 2), CNBlockConfig(24, None, 1)], num_classes=7),
         32,
@@ -36,19 +38,14 @@ FAMILIES: dict[str, tuple[Callable[[], nn.Module], int]] = {
         32,
     ),
     "efficientnet": (named("efficientnet_b0"), 32),
-    "efficientnet_v2": (named("efficientnet_v2_s"), 32),
-    "googlenet": (named("googlenet", init_weights=False, aux_logits=False), 64),
     "inception": (named("inception_v3", init_weights=False, aux_logits=False), 96),
     "maxvit": (
         lambda: MaxVit((32, 32), 16, 4, [16, 32], [1, 1], 8, 0.1, num_classes=7),
         32,
     ),
-    "mnasnet": (named("mnasnet0_5"), 32),
-    "mobilenet_v2": (named("mobilenet_v2", width_mult=0.5), 32),
     "mobilenet_v3": (named("mobilenet_v3_small"), 32),
     "regnet": (named("regnet_y_400mf"), 32),
     "resnet": (named("resnet18"), 32),
-    "resnext": (named("resnext50_32x4d"), 32),
     "shufflenet": (named("shufflenet_v2_x0_5"), 32),
     "squeezenet": (named("squeezenet1_1"), 64),
     "swin": (lambda: SwinTransformer([4, 4], 24, [2, 2], [2, 4], [4, 4], num_classes=7), 32),
@@ -65,7 +62,6 @@ FAMILIES: dict[str, tuple[Callable[[], nn.Module], int]] = {
         ),
         32,
     ),
-    "vgg": (named("vgg11_bn"), 32),
     "vit": (lambda: VisionTransformer(32, 8, 2, 4, 32, 48, num_classes=7), 32),
 }
 FAMILIES |= {name: (make, 8) for name, make in MODELS.items()}

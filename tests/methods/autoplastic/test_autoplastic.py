@@ -91,7 +91,7 @@ def kept_units(session: AutoplasticSession) -> dict[str, list[int]]:
     [
         (lambda: ResNetCifar(3, 3, 5), 8, "gradient"),
         (lambda: ResNetCifar(3, 3, 5), 8, "published"),
-        (lambda: tv.mobilenet_v2(num_classes=5), 32, "gradient"),
+        (lambda: tv.mobilenet_v2(num_classes=5, width_mult=0.5), 32, "gradient"),
     ],
     ids=["resnet20", "resnet20-published", "mobilenet_v2"],
 )

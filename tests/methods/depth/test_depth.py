@@ -101,7 +101,6 @@ def test_illegal_pairs_say_why() -> None:
 
 
 SMALL = {
-    "mobilenet_v2": (lambda: tv.mobilenet_v2(num_classes=5, width_mult=0.25), 32),
     "vit": (lambda: tv.VisionTransformer(32, 8, 2, 4, 32, 48, num_classes=5), 32),
     **{name: (MODELS[name], 8) for name in MODELS if name != "functional"},
 }
