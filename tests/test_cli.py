@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -15,9 +17,11 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from typer.main import get_command
 
 import autocompress as ac
 from autocompress.cli import main
+from autocompress.cli.app import app
 from autocompress.engine.settings import Settings
 from tests.engine.helpers import run
 
@@ -67,6 +71,7 @@ BAD = [
     (["search", "digits", "--artifact", "zip"], "artifact must be one of pt2"),
     (["search", "digits", "--space", "nothing.py"], "module file must exist but 'nothing.py'"),
     (["search", "digits", "--space", "json"], "must define suggest(trial, profile)"),
+    (["search"], "TASK must be given, on the command line or as task in the configuration file"),
     (["search", "digits", "--quiet", "--json-lines"], "--quiet and --json-lines must not be given together"),
     (["search", "digits", "--config", "nothing.toml"], "config must be an existing file"),
     (["search", "digits", "--storage", "nonsense"], "storage 'nonsense' cannot be used"),
@@ -296,6 +301,33 @@ def test_unknown_keys_of_a_configuration_file_are_refused_with_the_nearest_known
         refused = command("search", "digits", "--config", "c.toml")
         assert refused.returncode == 2
         assert f"has '{key}'; the nearest is '{nearest}'" in refused.stderr
+
+
+def test_init_writes_every_option_of_a_search_with_its_help_and_default(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Settings] = []
+
+    def searched(_: str, settings: Settings, **__: object) -> None:
+        seen.append(settings)
+        raise ac.UsageError("that is enough")
+
+    monkeypatch.setattr("autocompress.engine.run.search", searched)
+    assert "autocompress search --config run.toml" in command("init", "digits").stdout
+    command("search", "--config", "run.toml")
+    command("search", "digits")
+    assert seen[0] == seen[1] == Settings(task="digits")
+    written = (tmp_path / "run.toml").read_text()
+    assert "# Time limit: 90s, 30m, 2h." in written
+    keys = tomllib.loads(re.sub(r"^# (?=\w+ = )", "", written, flags=re.MULTILINE)).keys()
+    options = set(get_command(app).commands["search"].params)
+    assert keys == {option.name for option in options} - {"config", "help"}
+    command("search", "--config", "run.toml", "--trials", 7)
+    assert seen[-1].trials == 7
+    refused = command("init", "mnist")
+    assert refused.returncode == 2
+    assert "out must be a new file but 'run.toml' exists" in refused.stderr
+    assert (tmp_path / "run.toml").read_text() == written
 
 
 def test_version_is_printed(command: Command) -> None:

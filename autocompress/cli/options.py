@@ -35,14 +35,13 @@ def Number(help: str | None = None) -> Any:
 
 
 Run = Annotated[Path, typer.Argument(help="Folder that a search wrote.", metavar="RUN")]
-TaskName = Annotated[
-    str,
-    typer.Argument(
-        metavar="TASK",
-        help="digits, mnist, fashion_mnist, cifar10, npz:FILE, imagefolder:DIR, random:3x224x224, "
-        "package.module:function or path/file.py:function.",
-    ),
-]
+_TASK = typer.Argument(
+    metavar="TASK",
+    help="digits, mnist, fashion_mnist, cifar10, npz:FILE, imagefolder:DIR, random:3x224x224, "
+    "package.module:function or path/file.py:function.",
+)
+TaskName = Annotated[str, _TASK]
+TaskNameOrNone = Annotated[str | None, _TASK]
 Model = Annotated[
     str | None,
     typer.Option(

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import sys
-import tomllib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from autocompress.cli import options as opt
 from autocompress.cli.app import app
+from autocompress.cli.config import given_options, patterns_of, settings_of
 from autocompress.cli.show import console, print_error, print_result
-from autocompress.engine.settings import Settings, parse_duration, parse_list, parse_shares
+from autocompress.engine.settings import Settings, parse_shares
 from autocompress.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -39,7 +37,7 @@ Examples:
 )
 def search(
     context: typer.Context,
-    task: opt.TaskName,
+    task: opt.TaskNameOrNone = None,
     model: opt.Model = None,
     weights: opt.Weights = None,
     data_root: opt.DataRoot = None,
@@ -75,9 +73,9 @@ def search(
     json_lines: opt.JsonLines = False,
 ) -> None:
     """Search for compressed models of TASK, or continue an earlier search."""
-    options = _options(context, config)
+    options = given_options(context, config)
     quiet, json_lines = options.pop("quiet"), options.pop("json_lines")
-    settings = _settings(options)
+    settings = settings_of(options)
     with _display(quiet, json_lines) as progress:
         from autocompress.engine.run import search as run_search
 
@@ -116,8 +114,8 @@ def inspect(
         model=model,
         data_root=data_root,
         image_size=image_size,
-        exclude=_patterns(exclude),
-        at_least=parse_shares(_patterns(at_least)),
+        exclude=patterns_of(exclude),
+        at_least=parse_shares(patterns_of(at_least)),
     )
     prepared = prepare(task, settings)
     shares = reach(prepared.model, prepared.analysis, prepared.profile)
@@ -125,69 +123,6 @@ def inspect(
         print(json.dumps(inspection_json(prepared.analysis, prepared.profile, shares), indent=2))
     else:
         console().print(inspection_tables(prepared.analysis, prepared.profile, shares))
-
-
-def _options(context: typer.Context, config: str | None) -> dict[str, Any]:
-    """The command line's options, and where one was not given the configuration file's."""
-    values = {k: v for k, v in context.params.items() if k != "config"}
-    if config is None:
-        return values
-    if not Path(config).is_file():
-        raise SettingsError(f"config must be an existing file but '{config}' is not.")
-    try:
-        stored = tomllib.loads(Path(config).read_text())
-    except ValueError as error:
-        raise SettingsError(f"config '{config}' must be TOML but: {error}") from error
-    for key, value in stored.items():
-        name = key.replace("-", "_")
-        if name not in values or name == "task":
-            options = [option.replace("_", "-") for option in values if option != "task"]
-            nearest = difflib.get_close_matches(key.replace("_", "-"), options, 1, cutoff=0)[0]
-            raise SettingsError(
-                f"config '{config}' must hold options of search but has {key!r}; the nearest is {nearest!r}."
-            )
-        source = context.get_parameter_source(name)
-        if source is None or source.name != "COMMANDLINE":
-            values[name] = _from_file(name, value)
-    return values
-
-
-def _patterns(given: list[str] | None) -> tuple[str, ...]:
-    return tuple(pattern for item in given or () for pattern in parse_list(item))
-
-
-_LISTS = ("space", "constraint", "methods", "objectives", "exclude", "at_least")
-_REPEATED = ("space", "constraint", "exclude", "at_least")
-
-
-def _from_file(name: str, value: Any) -> Any:
-    """An option's value as the command line would have given it; lists may be strings, and shares a table."""
-    if name not in _LISTS:
-        return value
-    if name == "at_least" and isinstance(value, dict):
-        return [f"{pattern}={share}" for pattern, share in value.items()]
-    items = [value] if isinstance(value, str) else value
-    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
-        raise SettingsError(f"{name} must be a string or a list of strings but got {value!r}.")
-    return items if name in _REPEATED else ",".join(items)
-
-
-def _settings(options: Mapping[str, Any]) -> Settings:
-    """The settings that options of the command line stand for."""
-    values = dict(options)
-    methods, timeout = values.pop("methods"), values.pop("timeout")
-    values["objectives"] = parse_list(values["objectives"])
-    values["spaces"] = tuple(values.pop("space") or ())
-    values["distill"] = values.pop("distillation")
-    values["exclude"] = _patterns(values["exclude"])
-    values["at_least"] = parse_shares(_patterns(values["at_least"]))
-    given = values.pop("constraint")
-    values["constraints"] = None if not given else tuple(c for c in given if c != "none")
-    return Settings(
-        **values,
-        methods=None if methods is None else parse_list(methods),
-        timeout=None if timeout is None else parse_duration(str(timeout)),
-    )
 
 
 @contextmanager
