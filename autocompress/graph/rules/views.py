@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import fx
 
+from autocompress.graph.corrections import operator_name
 from autocompress.graph.labels import UNTRACKED, Ids, Value, compress, reshape_labels
 from autocompress.graph.rules.elements import aligned, operand, operand_labels
 from autocompress.graph.tracing import Arguments, Tracer, freeze_all, rule, shape_of, sizes
@@ -32,6 +33,15 @@ def reshaped(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Value:
     return Value(shape, labels)
 
 
+@rule("reshape_as", "view_as")
+def reshaped_as(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Value:
+    """The same elements in the shape of another tensor, which must stay the shape of both."""
+    value, like = reshaped(tracer, arguments, node), arguments["other"]
+    if value.parameter is None and (value.tracked or like.tracked):
+        tracer.units.tie(value.labels, like.labels)
+    return value
+
+
 @rule("squeeze", "unsqueeze")
 def resized(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Value:
     """Dimensions of size 1 come or go."""
@@ -41,19 +51,24 @@ def resized(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Value:
     return Value(shape, reshape_labels(x.labels, x.shape, shape))
 
 
-@rule("permute", "transpose", "swapaxes", "swapdims", "t", "numpy_T", "movedim")
+@rule("permute", "transpose", "swapaxes", "swapdims", "t", "numpy_T", "mT", "adjoint", "movedim", "moveaxis")
 def permuted(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Any:
     """The same elements with dimensions in another order."""
-    x = operand(arguments)
+    x, name = operand(arguments), operator_name(node)
     count = len(x.shape)
     order = list(range(count))
-    if "movedim" in str(node.target):
-        return freeze_all(tracer, [x], node)
-    if "permute" in str(node.target):
+    if name in ("movedim", "moveaxis"):
+        # NumPy moves dimensions of unlike sizes, which tell where each has gone.
+        unlike = np.empty(range(1, count + 1))
+        moved = np.moveaxis(unlike, arguments["source"], arguments["destination"])
+        order = [size - 1 for size in moved.shape]
+    elif name == "numpy_T":
+        order.reverse()
+    elif name == "permute":
         order = [int(d) % count for d in arguments["dims"]]
     elif count > 1:
-        ends = (arguments.get(f"dim{i}", arguments.get(f"axis{i}", i)) for i in (0, 1))
-        a, b = (int(end or 0) for end in ends)
+        a: Any = arguments.get("dim0", arguments.get("axis0", -2 if name in ("mT", "adjoint") else 0))
+        b: Any = arguments.get("dim1", arguments.get("axis1", -1 if name in ("mT", "adjoint") else 1))
         order[a], order[b] = order[b], order[a]
     return _arranged(x, shape_of(node), lambda ids: ids.transpose(order))
 
@@ -201,6 +216,41 @@ def rearranged(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Any:
     if x.parameter is not None or not moved or moved & set(x.varies()):
         return freeze_all(tracer, [x], node, "an operator moves these channels by position")
     return Value(shape_of(node), x.labels)
+
+
+@rule("pixel_shuffle")
+def pixels_from_channels(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Any:
+    """`(…, C·r², H, W)` to `(…, C, H·r, W·r)`: r² channels are one of the result and go with it."""
+    x, shape, dim = operand(arguments), shape_of(node), len(shape_of(node)) - 3
+    if x.parameter is not None or set(x.varies()) - {dim}:
+        return freeze_all(tracer, [x], node)
+    parts = x.along(dim).reshape(shape[dim], -1)
+    sizes = [1] * len(shape)
+    sizes[dim] = shape[dim]
+    return Value(shape, compress(tracer.units.tie_along(parts, [1]).reshape(sizes)))
+
+
+@rule("pixel_unshuffle")
+def channels_from_pixels(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Any:
+    """`(…, C, H·r, W·r)` to `(…, C·r², H, W)`: each channel becomes r² of the result."""
+    x, shape, dim = operand(arguments), shape_of(node), len(shape_of(node)) - 3
+    if x.parameter is not None or set(x.varies()) - {dim}:
+        return freeze_all(tracer, [x], node)
+    return Value(shape, compress(np.repeat(x.labels, shape[dim] // x.shape[dim], axis=dim)))
+
+
+@rule("glu")
+def gated_half(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Any:
+    """The first half of a dimension, times what the second half opens of it: both go together."""
+    x, shape = operand(arguments), shape_of(node)
+    dim = int(arguments["dim"]) % len(shape)
+    if x.parameter is not None:
+        return freeze_all(tracer, [x], node)
+    if x.labels.shape[dim] == 1:
+        return Value(shape, x.labels)
+    first, second = np.split(x.labels, 2, axis=dim)
+    tracer.units.tie(first, second)
+    return Value(shape, compress(first))
 
 
 @rule("repeat", "tile")
