@@ -81,8 +81,14 @@ def search(
 def _reached(prepared: Prepared) -> str:
     """Which share of the model each method can make smaller, in one line."""
     shares = reach(prepared.model, prepared.analysis, prepared.profile)
-    parts = ", ".join(f"{method} {share.params:.0%}" for method, share in shares.items())
-    return f"methods can reach of the model's parameters: {parts} (autocompress inspect says why not all)"
+    parts = ", ".join(
+        f"{method} {share.params:.0%} / {share.macs:.0%} / {share.bytes:.0%}"
+        for method, share in shares.items()
+    )
+    return (
+        f"methods can reach of the model's parameters / MACs / bytes: {parts} (autocompress inspect says why "
+        "not all)"
+    )
 
 
 # What the study records of the reference's manifest.

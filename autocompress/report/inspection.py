@@ -139,16 +139,19 @@ def _frozen(analysis: Analysis) -> Table:
 
 
 def _reach(reach: Mapping[str, Reach]) -> Table:
-    table = _table("what each method can reach", ("method", "of params", "of MACs", "leaves alone"))
+    table = _table(
+        "what each method can reach", ("method", "of params", "of MACs", "of bytes", "leaves alone")
+    )
     for method, share in reach.items():
         left = "; ".join(f"{part:.0%} as {reason}" for reason, part in share.why_not.items() if part >= 0.005)
-        table.add_row(method, f"{share.params:.0%}", f"{share.macs:.0%}", left or "-")
+        shares = (f"{part:.0%}" for part in (share.params, share.macs, share.bytes))
+        table.add_row(method, *shares, left or "-")
     return table
 
 
 def _table(title: str, columns: tuple[str, ...]) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    numbers = ("#", "width", "params", "MACs", "MACs before", "share", "of params", "of MACs")
+    numbers = ("#", "width", "params", "MACs", "MACs before", "share", "of params", "of MACs", "of bytes")
     for name in columns:
         table.add_column(name, justify="right" if name in numbers else "left")
     return table

@@ -36,7 +36,16 @@ def test_every_parameter_is_reached_or_there_is_a_reason() -> None:
     assert seen.reach["lc"].params == pytest.approx(WEIGHTS / total)
     assert sum(seen.reach["lc"].why_not.values()) == pytest.approx(VECTORS / total)
     # All but the bias of what makes the outputs.
-    assert seen.reach["alcn"].params == pytest.approx(1 - 4 / total)
+    assert seen.reach["alcn"].params == seen.reach["alcn"].bytes == pytest.approx(1 - 4 / total)
+
+
+def test_bytes_are_those_of_buffers_and_of_each_type_too() -> None:
+    model = nn.Sequential(nn.Linear(6, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))
+    seen = ac.inspect(model, torch.randn(2, 6))
+    total = 4 * (6 * 8 + 4 * 8 + 8 * 4 + 4)
+    assert seen.reach["alcn"].bytes == pytest.approx(1 - 4 * 4 / total)
+    assert seen.reach["lc"].bytes == pytest.approx(4 * (6 * 8 + 8 * 4) / total)
+    assert seen.reach["depth"].bytes <= 1
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")

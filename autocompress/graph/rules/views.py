@@ -36,7 +36,8 @@ def reshaped(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Value:
 @rule("reshape_as", "view_as")
 def reshaped_as(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Value:
     """The same elements in the shape of another tensor, which must stay the shape of both."""
-    value, like = reshaped(tracer, arguments, node), arguments["other"]
+    value: Value = reshaped(tracer, arguments, node)
+    like: Value = arguments["other"]
     if value.parameter is None and (value.tracked or like.tracked):
         tracer.units.tie(value.labels, like.labels)
     return value
