@@ -149,6 +149,13 @@ AtLeast = Annotated[
 Out = Annotated[str | None, typer.Option(help="RUN. [default: runs/<task>-<model>]")]
 Storage = Annotated[str | None, typer.Option(help="Optuna storage URL. [default: SQLite in RUN]")]
 RayAddress = Annotated[str | None, typer.Option(help="Of a running Ray cluster.")]
+MlflowUri = Annotated[
+    str | None, typer.Option("--mlflow", metavar="URI", help="Log trials to this MLflow server or folder.")
+]
+WandbProject = Annotated[
+    str | None,
+    typer.Option("--wandb", metavar="PROJECT", help="Log trials to this project of Weights & Biases."),
+]
 ConfigFile = Annotated[str | None, typer.Option(help="TOML file of these options; the command line wins.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress, only the front at the end.")]
 JsonLines = Annotated[

@@ -68,6 +68,8 @@ def search(
     out: opt.Out = None,
     storage: opt.Storage = None,
     ray_address: opt.RayAddress = None,
+    mlflow: opt.MlflowUri = None,
+    wandb: opt.WandbProject = None,
     config: opt.ConfigFile = None,
     quiet: opt.Quiet = False,
     json_lines: opt.JsonLines = False,

@@ -22,7 +22,7 @@ from autocompress.lineage import Family, Running
 from autocompress.report import Progress, TrialBegin, TrialEnd
 from autocompress.result import LEAST_PROBABILITY
 from autocompress.rivals import Rivals
-from autocompress.study import EXTRA, TAKEN_OVER, SearchStudy
+from autocompress.study import EXTRA, TAKEN_OVER, SearchStudy, Tracker
 from autocompress.trial import Stage, TrialConfig, TrialResult, epoch_values, move_text, rung_metrics
 
 # Trials of the same methods with the same settings, and proposals of such in a row that end a search.
@@ -39,6 +39,7 @@ class SearchDriver:
         reference: metrics of the reference.
         progress: the display.
         stopping: stops trials early; None lets all run to their end.
+        tracker: is told of each trial that ended; None where nothing is tracked.
     """
 
     def __init__(
@@ -49,9 +50,10 @@ class SearchDriver:
         reference: Mapping[str, float],
         progress: Progress,
         stopping: MoAsha | None = None,
+        tracker: Tracker | None = None,
     ) -> None:
         self.prepared, self.study, self.trials = prepared, study, trials
-        self.reference, self.progress, self.stopping = reference, progress, stopping
+        self.reference, self.progress, self.stopping, self.tracker = reference, progress, stopping, tracker
         self.left = prepared.settings.trials - study.finished()
         timeout = prepared.settings.timeout
         self.deadline = None if timeout is None else time.monotonic() + timeout
@@ -304,6 +306,8 @@ class SearchDriver:
         metrics: Mapping[str, float] | None = None,
         feasible: bool = True,
     ) -> None:
+        if self.tracker is not None:
+            self.tracker.tell(self.study.study, number)
         extra = number in self.extra
         self.progress.trial_end(
             TrialEnd(number, state, metrics or {}, self.reference, remark, feasible, extra)

@@ -29,7 +29,7 @@ from autocompress.errors import SearchFailedError, refuse_unknown
 from autocompress.graph.reach import reach
 from autocompress.report import Progress, shown_progress
 from autocompress.result import Z95, SearchResult
-from autocompress.study import SearchStudy, check_storage, sqlite_url
+from autocompress.study import SearchStudy, Tracker, check_storage, sqlite_url
 from autocompress.task import ModelProfile, Task
 from autocompress.trial import epoch_values
 
@@ -109,6 +109,8 @@ class _Search:
         self.prepared, self.identity, self.folder, self.progress = prepared, entries, folder, progress
         self.settings, self.warm_start = prepared.settings, warm_start
         self.workers = min(self.settings.parallel, self.settings.trials)
+        names = [objective.metric for objective in prepared.objectives]
+        self.tracker = Tracker(names, self.settings.mlflow, self.settings.wandb, progress.note)
 
     def run(self) -> SearchResult:
         folder, settings = self.folder, self.settings
@@ -177,7 +179,13 @@ class _Search:
         # The stored one knows, beside, what the trained model would lose.
         known = ModelProfile.from_json(checkpoint.manifest["profile"])
         driver = SearchDriver(
-            replace(self.prepared, profile=known), study, folder.trials, metrics, self.progress, stopping
+            replace(self.prepared, profile=known),
+            study,
+            folder.trials,
+            metrics,
+            self.progress,
+            stopping,
+            self.tracker,
         )
         if driver.left > 0:
             self._tell(driver)

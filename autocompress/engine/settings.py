@@ -16,7 +16,16 @@ from autocompress.plugins import Suggest, space_name
 from autocompress.score import TAU
 
 # What executes a run may change when it is continued; everything else says which run it is.
-EXECUTION = ("trials", "timeout", "workers", "cpus_per_trial", "gpus_per_trial", "ray_address")
+EXECUTION = (
+    "trials",
+    "timeout",
+    "workers",
+    "cpus_per_trial",
+    "gpus_per_trial",
+    "ray_address",
+    "mlflow",
+    "wandb",
+)
 # Where something lies says nothing of what it is, which digests tell.
 PLACES = ("data_root", "weights", "out")
 
@@ -43,6 +52,9 @@ class Settings:
     Search spaces are modules, files, or functions `suggest(trial, profile)`, which are stored by name.
 
     With `distill=False` no trial learns from a teacher, be it the best model so far or the task's own.
+
+    `mlflow` is the tracking URI of an MLflow server or folder, `wandb` a project of Weights & Biases: each
+    trial that ends becomes a run there.
 
     `exclude` names layers that methods leave as they are, `at_least` the least share of a layer's channels,
     or of its rank, that stays. A layer is named by its module, which stands for all inside of it, by a
@@ -83,6 +95,8 @@ class Settings:
     out: str | None = None
     storage: str | None = None
     ray_address: str | None = None
+    mlflow: str | None = None
+    wandb: str | None = None
     warm_start: str | None = None
     target: str | None = None
     exclude: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
 from autocompress.study.record import ASKED, EXTRA, TAKEN_OVER, SearchStudy
 from autocompress.study.samplers import SAMPLERS, make_sampler
 from autocompress.study.storage import STUDY_NAME, check_storage, sqlite_url
+from autocompress.study.tracking import Tracker
 
 __all__ = [
     "ASKED",
@@ -11,6 +12,7 @@ __all__ = [
     "STUDY_NAME",
     "TAKEN_OVER",
     "SearchStudy",
+    "Tracker",
     "check_storage",
     "make_sampler",
     "sqlite_url",
