@@ -95,6 +95,12 @@ Trials = Annotated[
 ]
 Timeout = Annotated[str | None, typer.Option(help="Time limit: 90s, 30m, 2h.")]
 Epochs = Annotated[int | None, Whole(help="Of one trial. [default: the task's]")]
+StepsPerEpoch = Annotated[
+    int | None,
+    Whole(
+        help="Batches of an epoch, as training data without a length or an end need. [default: the task's]"
+    ),
+]
 Workers = Annotated[int | None, Whole(help="Trials at a time. [default: CPUs / cpus-per-trial]")]
 CpusPerTrial = Annotated[float, Number("CPUs of one trial; also its threads.")]
 GpusPerTrial = Annotated[float, Number("GPUs of one trial.")]

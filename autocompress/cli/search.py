@@ -50,6 +50,7 @@ def search(
     trials: opt.Trials = Settings.trials,
     timeout: opt.Timeout = None,
     epochs: opt.Epochs = None,
+    steps_per_epoch: opt.StepsPerEpoch = None,
     workers: opt.Workers = None,
     cpus_per_trial: opt.CpusPerTrial = Settings.cpus_per_trial,
     gpus_per_trial: opt.GpusPerTrial = Settings.gpus_per_trial,

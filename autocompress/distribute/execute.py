@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,10 @@ def execute(driver: Driver, shared: Shared, cluster: Cluster) -> bool:
         return searcher.exhausted and not searcher.numbers
 
 
+# Splits, and metrics, each of which is sent by itself.
+_SENT_OTHERWISE = ("train", "val", "test", "_splits", "metrics")
+
+
 def check_sendable(task: Task, latency_by: Callable[..., float] | None = None) -> None:
     """Refuse what cannot be sent to worker processes, before anything is trained.
 
@@ -129,6 +133,16 @@ def check_sendable(task: Task, latency_by: Callable[..., float] | None = None) -
             raise TaskError(
                 f"{name} must be picklable, to be sent to worker processes, but: {of_split} (open files and "
                 f"the like when the first row is drawn, or give a function that makes {name})."
+            )
+    names = [option.name for option in fields(task) if option.init and option.name not in _SENT_OTHERWISE]
+    parts = {name: getattr(task, name) for name in names}
+    parts |= {f"metrics[{name!r}]": metric for name, metric in (task.metrics or {}).items()}
+    for name, part in parts.items():
+        of_part = _not_picklable(part)
+        if of_part is not None:
+            raise TaskError(
+                f"{name} must be picklable, to be sent to worker processes, but: {of_part} (make locks, "
+                "files, connections and the like where they are used, inside of the function)."
             )
     raise TaskError(f"task must be picklable, to be sent to worker processes, but: {reason}.")
 

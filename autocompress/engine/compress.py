@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,21 +13,21 @@ from torch import nn
 
 from autocompress.checkpoint import Checkpoint, export_onnx, export_program
 from autocompress.checkpoint.store import Writer
-from autocompress.engine.model_checks import check_suitable
+from autocompress.engine.starting_model import starting_model
 from autocompress.errors import SettingsError, TaskError
 from autocompress.graph import analyse, within
 from autocompress.methods.base import Method
-from autocompress.surgery import Edit, absorb_biases
-from autocompress.surgery.preparation import prepare_model
-from autocompress.task import Inputs, Task, moved
-from autocompress.task.checks import check_splits
+from autocompress.surgery import Edit, joined
+from autocompress.task import Inputs, Task
+from autocompress.task.checks import called, check_splits, make_teacher
 from autocompress.task.criterion import changed_tensors, load_changed
-from autocompress.task.limits import check_limits, check_something_left, settle
+from autocompress.task.limits import check_limits
 from autocompress.task.ready import ready
 from autocompress.task.sizes import with_varying_sizes
+from autocompress.training.distillation import Distillation
 from autocompress.training.loop import Trainer, device_of
 from autocompress.training.trying import has_own_training, try_training, within_class
-from autocompress.trial import compress_stage, compressing_epochs, seed_everything
+from autocompress.trial import compress_in_stages, seed_everything
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Compressed:
         difference: greatest relative difference that surgery made to outputs.
         example: inputs, `(B, ...)` with B ≥ 2.
         input: what the model takes, as in a manifest.
+        prepare: what the task's function that prepared the model is called; None where it has none.
     """
 
     model: nn.Module
@@ -48,6 +50,7 @@ class Compressed:
     difference: float
     example: Inputs = field(repr=False)
     input: Mapping[str, Any] = field(repr=False)
+    prepare: str | None = None
 
     def save(self, path: str | Path) -> Checkpoint:
         """Write a checkpoint folder, which `rebuild` makes the model of again.
@@ -61,6 +64,7 @@ class Compressed:
             return writer.commit(
                 {
                     "input": dict(self.input),
+                    "prepare": self.prepare,
                     "artifact": "pt2",
                     "check": {"max_relative_difference": self.difference},
                     "history": self.history,
@@ -93,15 +97,16 @@ def compress(
     exclude: Sequence[str] = (),
     at_least: Mapping[str, float] = MappingProxyType({}),
     compress_share: float = 0.5,
+    distill: bool = True,
     seed: int = 0,
 ) -> Compressed:
     """Train a model with a method, make it physically small, and fine-tune it; or with several in order.
 
-    Norms of weights are folded and blocks switched to their deployed form first; the task's own `prepare` is
-    for searches.
+    It is what a search does in a trial: the task's own `prepare` comes first, norms of weights are folded and
+    blocks switched to their deployed form.
 
     Args:
-        model: where training starts; changed in place, use what is returned.
+        model: where training starts, as the task makes it; changed in place, use what is returned.
         task: data, loss and recipe; `recipe.epochs` is the total. A loss or step with tensors of its own is
             trained along, in place as the model is.
         methods: configured, such as `ac.Alcn(initial_ratio=0.5)`.
@@ -111,14 +116,15 @@ def compress(
         at_least: layers, written alike → least share of their channels, or of their rank, that stays.
         compress_share: share of the epochs that train with methods, in (0, 1]; what is left to fine-tune is
             one epoch at least, or half of the only one.
+        distill: learn from the task's own teacher as well, where it has one.
         seed: of everything random.
 
     Raises:
         SettingsError: `compress_share` or a share is out of range, no method is given, a pattern names no
             layer, or nothing is left to compress.
-        TaskError: all parameters are frozen, the model cannot be analysed, copied or deployed, the task
-            cannot train it, or what a method makes of it, or `train` cannot be drawn from or has no length
-            that says what an epoch is.
+        TaskError: `prepare` fails, all parameters are frozen, the model cannot be analysed, copied or
+            deployed, the teacher returns something else, the task cannot train the model, or what a method
+            makes of it, or `train` cannot be drawn from or has no length that says what an epoch is.
         TraceError: `torch.export` cannot trace the model.
         DivergedError: the loss became NaN or infinite.
         ProofError: the compact model does not equal the one that was trained.
@@ -131,44 +137,34 @@ def compress(
     check_limits(exclude, at_least)
     with task.opened() as opened:
         check_splits(opened, ("train",))
-        model, edits = prepare_model(ready(model, opened.example), opened.example())
-        # Before it is trained: what the model has in evaluation is to stay there.
-        limits = settle(model, exclude, at_least)
-        opened = replace(with_varying_sizes(opened), limits=limits)
-        check_something_left(model, limits)
-        check_suitable(opened, model)
-        opened = _within_own_training(opened, model, stages)
-        return _compressed(model, opened, stages, edits, compress_share, seed)
+        opened = with_varying_sizes(opened)
+        model, edits, limits = starting_model(opened, ready(model, opened.example), exclude, at_least)
+        opened = replace(opened, limits=limits)
+        opened, taught = _within_own_training(opened, model, stages, distill)
+        seed_everything(seed, opened)
+        teacher = Distillation(make_teacher(opened).to(device_of(model))) if taught else None
+        trainer = Trainer(opened, opened.recipe.epochs, distillation=teacher)
+        done = compress_in_stages(model, opened, stages, trainer, compress_share)
+        load_changed(opened.criterion, changed_tensors(opened.criterion, trainer.criterion))
+        return Compressed(
+            model=done.model,
+            history=trainer.history,
+            edits=joined([*edits, *done.edits]),
+            difference=done.difference,
+            example=opened.example(),
+            input=opened.input_json(),
+            prepare=None if opened.prepare is None else called(opened.prepare),
+        )
 
 
-def _compressed(
-    model: nn.Module,
-    task: Task,
-    stages: Sequence[Method],
-    preparing: Sequence[Edit],
-    compress_share: float,
-    seed: int,
-) -> Compressed:
-    seed_everything(seed, task)
-    trainer = Trainer(task, max(task.recipe.epochs, len(stages)))
-    compressing = compressing_epochs(trainer, compress_share, len(stages))
-    edits: list[Edit] = [*preparing]
-    difference = 0.0
-    for method in stages:
-        stage = compress_stage(model, task, method, trainer, compressing / len(stages))
-        model, difference = stage.model, max(difference, stage.difference)
-        edits += stage.edits
-    trainer.fit(model, trainer.epochs - compressing)
-    load_changed(task.criterion, changed_tensors(task.criterion, trainer.criterion))
-    example = task.example()
-    absorb_biases(model.eval(), moved(example, device_of(model)), task.limits)
-    return Compressed(model.eval(), trainer.history, tuple(edits), difference, example, task.input_json())
-
-
-def _within_own_training(task: Task, model: nn.Module, stages: Sequence[Method]) -> Task:
-    """The task within what its own training can do; raises TaskError where a method cannot be."""
+def _within_own_training(
+    task: Task, model: nn.Module, stages: Sequence[Method], distill: bool
+) -> tuple[Task, bool]:
+    """The task within what its own training can do, and whether its teacher can be learned from; raises
+    TaskError where a method cannot be."""
+    taught = distill and task.teacher is not None
     if not has_own_training(task):
-        return task
+        return task, taught
     analysis = within(analyse(model, task.example()), task.limits_of(model))
     tried = try_training(task, model, analysis)
     for method in stages:
@@ -177,4 +173,9 @@ def _within_own_training(task: Task, model: nn.Module, stages: Sequence[Method])
                 f"step must train what {type(method).__name__} leaves of the model, its graph without the "
                 f"methods of its class, but: {tried.on_graphs}"
             )
-    return replace(task, limits=within_class(task, model, analysis, tried))
+    if taught and tried.taught is not None:
+        warnings.warn(
+            f"nothing is learned from the teacher beside the task's own step: {tried.taught}", stacklevel=3
+        )
+    limits = within_class(task, model, analysis, tried)
+    return replace(task, limits=limits), taught and tried.taught is None

@@ -14,8 +14,9 @@ from torch import nn
 from autocompress import plugins
 from autocompress.checkpoint.store import Writer
 from autocompress.data import BUILT_IN, load_task, with_validation
-from autocompress.engine.model_checks import check_made_anew, check_suitable
+from autocompress.engine.model_checks import check_made_anew
 from autocompress.engine.settings import Settings
+from autocompress.engine.starting_model import starting_model
 from autocompress.errors import SettingsError, TaskError, TrialError, one_line
 from autocompress.graph import Analysis, analyse, within
 from autocompress.graph.costs import profile
@@ -29,16 +30,13 @@ from autocompress.measure import (
 )
 from autocompress.measure.latency import LatencySettings, own_latency
 from autocompress.plugins import SearchSpace, Suggest
-from autocompress.surgery.preparation import described, prepare_model
+from autocompress.surgery.preparation import described
 from autocompress.task import Inputs, Limits, ModelProfile, Task
 from autocompress.task.checks import (
-    apply_prepare,
     check_splits,
-    check_teacher,
     fresh_model,
     make_model,
 )
-from autocompress.task.limits import check_something_left, settle
 from autocompress.task.pretrained import load_weights
 from autocompress.task.sizes import with_varying_sizes
 from autocompress.training.trying import Tried, try_training, within_class
@@ -87,6 +85,10 @@ def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> 
         _check_names(settings)
     named = isinstance(task, str)
     task = _loaded(task, settings)
+    if settings.epochs is not None:
+        task = task.with_recipe(epochs=settings.epochs)
+    if settings.steps_per_epoch is not None:
+        task = task.with_recipe(steps_per_epoch=settings.steps_per_epoch)
     check_splits(task)
     known = known_metrics(task)
     objectives = parse_objectives(settings.objectives, known)
@@ -97,8 +99,6 @@ def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> 
     with task.opened() as opened:
         check_splits(opened)  # also what functions make
     task = with_varying_sizes(task)
-    if settings.epochs is not None:
-        task = task.with_recipe(epochs=settings.epochs)
     task, model, made = _with_model(task, settings)
     example = task.example()
     bounds = (*constraints, *(() if target is None else (target,)))
@@ -206,6 +206,7 @@ def _resolved(
         model=task.model_name if built_in else settings.model,
         methods=tuple(spaces) if spaces and not settings.spaces else settings.methods,
         epochs=task.recipe.epochs,
+        steps_per_epoch=task.recipe.steps_per_epoch,
         constraints=tuple(constraint.text for constraint in constraints),
         warm_start=None if settings.warm_start is None else str(Path(settings.warm_start)),
         exclude=tuple(sorted(set(settings.exclude))),
@@ -216,19 +217,13 @@ def _with_model(task: Task, settings: Settings) -> tuple[Task, nn.Module, list[s
     """The task, with limits, whose weights are under its model's names; its model, which has them and is
     prepared; and what was made of both. The task suits the model."""
     model = make_model(task)
-    # Before it is run: what a new model has in evaluation is to stay there.
-    frozen = settle(model)
     notes = []
     if task.weights is not None:
         fitted = load_weights(model, task.weights)
         task = replace(task, weights=fitted.state)
         notes.append(fitted.note or "the reference has the weights that were given, and is not trained")
     with task.opened() as opened:
-        model, edits = prepare_model(apply_prepare(opened, model), opened.example())
-        # Layers go by the names that trials find them by.
-        limits = settle(model, settings.exclude, settings.at_least).joined(frozen)
-        check_something_left(model, limits)
-        check_teacher(opened, check_suitable(opened, model))
+        model, edits, limits = starting_model(opened, model, settings.exclude, settings.at_least)
         check_made_anew(opened, model, edits)
         check_metrics(opened, model)
     if edits:

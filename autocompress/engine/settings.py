@@ -80,6 +80,7 @@ class Settings:
     trials: int = 24
     timeout: float | None = None
     epochs: int | None = None
+    steps_per_epoch: int | None = None
     workers: int | None = None
     cpus_per_trial: float = 1.0
     gpus_per_trial: float = 0.0
@@ -109,8 +110,8 @@ class Settings:
 
         self._check_types()
         check_limits(self.exclude, self.at_least)
-        least_one = ("trials", "epochs", "workers", "image_size", "latency_batch_size")
-        for name in (*least_one, "latency_threads"):
+        least_one = ("trials", "epochs", "steps_per_epoch", "workers", "image_size")
+        for name in (*least_one, "latency_batch_size", "latency_threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"{name} must be at least 1 but got {value}.")

@@ -25,13 +25,13 @@ class Distillation:
 
     Args:
         teacher: in eval mode, on the device of training.
-        weight: w, in [0, 1].
-        temperature: T, greater than 0.
+        weight: w, in [0, 1]; searches begin with the default as well.
+        temperature: T, greater than 0; likewise.
     """
 
     teacher: nn.Module
-    weight: float
-    temperature: float
+    weight: float = 0.5
+    temperature: float = 2.0
 
     def __call__(self, task: Task, inputs: Inputs, outputs: Tensor, own: Tensor) -> Tensor:
         """The loss of a batch, of which `own` is the task's."""

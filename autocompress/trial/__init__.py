@@ -12,6 +12,7 @@ from autocompress.trial.run import (
 from autocompress.trial.rungs import epoch_values, rung_metrics
 from autocompress.trial.stages import (
     CompressedStage,
+    compress_in_stages,
     compress_stage,
     compressing_epochs,
     make_method,
@@ -26,6 +27,7 @@ __all__ = [
     "TrialConfig",
     "TrialResult",
     "changed_settings",
+    "compress_in_stages",
     "compress_stage",
     "compressing_epochs",
     "epoch_values",

@@ -31,12 +31,11 @@ from autocompress.graph import analyse, within
 from autocompress.graph.costs import layer_macs, profile
 from autocompress.graph.layers import layer_summaries
 from autocompress.measure import Measured, Subject, measure
-from autocompress.surgery import Edit, Encode, absorb_biases, apply, check_equal, joined
+from autocompress.surgery import Edit, Encode, apply, check_equal, joined
 from autocompress.surgery.preparation import prepare_model
 from autocompress.task import Task, on_device
 from autocompress.task.checks import apply_prepare, called, fresh_model, make_model, make_teacher
 from autocompress.task.criterion import changed_tensors, load_changed
-from autocompress.task.inputs import moved
 from autocompress.task.limits import settle
 from autocompress.task.pretrained import load_weights
 from autocompress.task.random_state import generators_of
@@ -46,11 +45,7 @@ from autocompress.trial.config import TrialConfig
 from autocompress.trial.measuring import Measuring, Reference, measure_unexported, with_estimated_bytes
 from autocompress.trial.rungs import RungMeter
 from autocompress.trial.sensitivity import with_losses
-from autocompress.trial.stages import (
-    compress_stage,
-    compressing_epochs,
-    make_method,
-)
+from autocompress.trial.stages import compress_in_stages, make_method
 
 
 @dataclass(frozen=True)
@@ -134,22 +129,16 @@ def run_trial(
     meter = RungMeter(task, reference, measuring)
     trainer = Trainer(task, config.epochs, config.lr_scale, report, distillation, watch=meter)
     load_changed(trainer.criterion, origin.loss(config))
-    stages = len(config.stages)
-    compressing = compressing_epochs(trainer, config.compress_share, stages)
-    difference = 0.0
-    for stage in config.stages:
-        compressed = compress_stage(model, task, make_method(stage), trainer, compressing / stages)
-        model, difference = compressed.model, max(difference, compressed.difference)
-        edits += compressed.edits
-    trainer.fit(model, config.epochs - compressing)
-    absorb_biases(model.eval(), moved(task.example(), device), task.limits)
+    methods = [make_method(stage) for stage in config.stages]
+    compressed = compress_in_stages(model, task, methods, trainer, config.compress_share)
+    model, difference = compressed.model, compressed.difference
     if shut_out is not None and measuring.without_file:
         model = model.to("cpu").eval()
         unexported = measure_unexported(model, task, reference, measuring, trainer.clock)
         if shut_out(unexported.metrics, unexported.replicates):
             estimated = ("bytes", "weight_bytes")
             return _result(with_estimated_bytes(unexported, reference), trainer, difference, start, estimated)
-    stored = _Stored(config, reference, difference, joined(edits))
+    stored = _Stored(config, reference, difference, joined([*edits, *compressed.edits]))
     measured = _store(folder, model, task, measuring, trainer, stored, torch.device(device))[1]
     return _result(measured, trainer, difference, start)
 

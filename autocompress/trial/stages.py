@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -12,10 +13,16 @@ from autocompress.errors import SettingsError, one_line
 from autocompress.graph import analyse, within
 from autocompress.graph.costs import profile
 from autocompress.methods.base import Method, Session
-from autocompress.surgery import Edit, Untouched, check_equal
+from autocompress.surgery import Edit, Untouched, absorb_biases, check_equal
 from autocompress.task import Limits, Task
 from autocompress.task.inputs import moved
-from autocompress.training.loop import BATCH_NORM_BATCHES, Plain, Trainer, reestimate_batch_norm
+from autocompress.training.loop import (
+    BATCH_NORM_BATCHES,
+    Plain,
+    Trainer,
+    device_of,
+    reestimate_batch_norm,
+)
 from autocompress.trial.config import Stage
 
 # Steps in which a method has time to come to its end.
@@ -24,7 +31,7 @@ LEAST_STEPS = 50
 
 @dataclass(frozen=True)
 class CompressedStage:
-    """A model that a method made smaller, how, and how far its outputs are from what was trained.
+    """A model that methods made smaller, how, and how far its outputs are from what was trained.
 
     Args:
         model: the compact model.
@@ -35,6 +42,38 @@ class CompressedStage:
     model: nn.Module
     edits: tuple[Edit, ...]
     difference: float
+
+
+def compress_in_stages(
+    model: nn.Module, task: Task, methods: Sequence[Method], trainer: Trainer, share: float
+) -> CompressedStage:
+    """Train with methods, one after the other, make the model small after each, and fine-tune what is left.
+
+    Args:
+        model: where training starts; changed in place.
+        task: within its limits.
+        methods: configured, in order; none trains the model on.
+        trainer: whose epochs are spent.
+        share: of them that train with methods.
+
+    Returns:
+        The compact model in evaluation mode, and all edits in order.
+
+    Raises:
+        DivergedError: the loss became NaN or infinite.
+        ProofError: a compact model does not equal the one that was trained.
+        TrialError: a method changed what is to stay as it is.
+    """
+    compressing = compressing_epochs(trainer, share, len(methods))
+    edits: list[Edit] = []
+    difference = 0.0
+    for method in methods:
+        stage = compress_stage(model, task, method, trainer, compressing / len(methods))
+        model, difference = stage.model, max(difference, stage.difference)
+        edits += stage.edits
+    trainer.fit(model, trainer.epochs - compressing)
+    absorb_biases(model.eval(), moved(task.example(), device_of(model)), task.limits)
+    return CompressedStage(model, tuple(edits), difference)
 
 
 def compress_stage(

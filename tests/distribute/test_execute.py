@@ -12,11 +12,25 @@ import autocompress as ac
 from autocompress.distribute import check_sendable
 
 
-def test_a_task_that_cannot_be_sent_to_workers_is_refused(residual_task: ac.Task) -> None:
+@pytest.mark.parametrize(
+    "name", ["model", "loss", "step", "inputs", "targets", "outputs", "optimizer", "scheduler", "prepare"]
+)
+def test_what_of_a_task_cannot_be_sent_to_workers_is_named_with_the_remedy(
+    name: str, residual_task: ac.Task
+) -> None:
     check_sendable(residual_task)
     lock = threading.Lock()
-    with pytest.raises(ac.UsageError, match=r"task must be picklable, to be sent to worker processes.*lock"):
-        check_sendable(replace(residual_task, metrics={"accuracy": lambda o, t: float(lock.locked())}))
+    task = replace(residual_task)
+    object.__setattr__(task, name, lambda *given: lock)
+    with pytest.raises(ac.UsageError, match=rf"^{name} must be picklable.*lock.*make locks.*inside of the"):
+        check_sendable(task)
+
+
+def test_metrics_that_cannot_be_sent_are_named_each(residual_task: ac.Task) -> None:
+    lock = threading.Lock()
+    metrics = {"loss": lambda o, t: 0.0, "accuracy": lambda o, t: float(lock.locked())}
+    with pytest.raises(ac.UsageError, match=r"^metrics\['accuracy'\] must be picklable.*lock"):
+        check_sendable(replace(residual_task, metrics=metrics))
 
 
 def test_the_split_that_cannot_be_sent_is_named_with_the_remedy(residual_task: ac.Task) -> None:

@@ -377,3 +377,14 @@ def test_channels_whose_number_the_code_fixes_stay_where_the_step_needs_the_clas
     )
     assert isinstance(done.model, FixedWidth)
     assert done.model.free.out_features < 16
+
+
+def test_steps_of_an_epoch_may_be_a_setting(residual_task: ac.Task) -> None:
+    task = replace(residual_task, train=stream())
+    prepared = prepare(task, Settings(steps_per_epoch=3, methods=("alcn",)))
+    assert prepared.task.recipe.steps_per_epoch == prepared.settings.steps_per_epoch == 3
+    # Naming the task's own is no other run.
+    named = replace(task, recipe=replace(task.recipe, steps_per_epoch=3))
+    assert prepare(named, Settings(methods=("alcn",))).settings == prepared.settings
+    with pytest.raises(ac.UsageError, match=r"^steps_per_epoch must be at least 1 but got 0\.$"):
+        Settings(steps_per_epoch=0)

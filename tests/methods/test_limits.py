@@ -161,6 +161,28 @@ def test_a_share_of_the_channels_stays_however_often_they_are_cut(method: Method
     assert widths["hidden"] <= 8
 
 
+@pytest.mark.parametrize("excluded", [(), ("wide",)])
+def test_layers_whose_weights_norms_compute_keep_their_share(
+    excluded: tuple[str, ...], task: ac.Task
+) -> None:
+    """Norms are folded first; the names that limits go by are then those of the plain weights."""
+
+    def normed() -> nn.Module:
+        model = Net()
+        for layer in (model.stem, model.down, model.wide):
+            nn.utils.parametrizations.weight_norm(layer)
+        return model
+
+    limits: dict[str, Any] = {"at_least": {"stem": 0.75, "down": 0.5}, "exclude": excluded}
+    model = compress(replace(task, model=normed), ac.Alcn(initial_ratio=0.2, lambda_sparse=1.0), **limits)
+    widths = {n: len(model.get_parameter(f"{n}.weight")) for n in ("stem", "down", "wide", "hidden")}
+    # What an excluded layer reads is coupled with it, and stays whole.
+    assert widths["stem"] == 12 if excluded else 9 <= widths["stem"] < 12
+    assert 8 <= widths["down"] < 16
+    assert widths["wide"] == 16 if excluded else widths["wide"] < 8
+    assert widths["hidden"] <= 8
+
+
 def test_a_child_of_a_child_keeps_a_share_of_what_the_first_had(task: ac.Task) -> None:
     methods = [ac.Alcn(initial_ratio=0.6), ac.Depth(cuts=((2, 3),)), ac.Alcn(initial_ratio=0.2)]
     model = compress(task, methods, at_least={"stem": 0.5})  # type: ignore[arg-type]
