@@ -149,6 +149,26 @@ def epsilon_net(costs: ArrayLike) -> list[int]:
     return order
 
 
+def hypervolume(costs: ArrayLike, bound: ArrayLike) -> float:
+    """The volume that points dominate below a bound, in slices along the last objective; all minimised.
+
+    Args:
+        costs: `(points, objectives)`.
+        bound: beyond which a point counts for nothing, `(objectives,)`.
+    """
+    points, most = np.asarray(costs, dtype=np.float64), np.asarray(bound, dtype=np.float64)
+    points = points[(points < most).all(-1)] if points.size else points
+    if not len(points):
+        return 0.0
+    if len(most) == 1:
+        return float(most[0] - points.min())
+    points = points[points[:, -1].argsort()]
+    starts = points[:, -1]
+    depths = np.diff(starts, append=most[-1])
+    slices = (hypervolume(points[: i + 1, :-1], most[:-1]) * depth for i, depth in enumerate(depths) if depth)
+    return float(sum(slices))
+
+
 def preference(costs: ArrayLike) -> list[int]:
     """Indices of points, the best first: front by front, and each in the order of its ε-net."""
     points = np.asarray(costs, dtype=np.float64)

@@ -13,6 +13,7 @@ from autocompress.pareto import (
     epsilon_net,
     front_probabilities,
     front_probability,
+    hypervolume,
     is_non_dominated,
     non_dominated,
     preference,
@@ -108,3 +109,20 @@ def test_one_point_is_judged_as_it_is_among_all(drawn: list[list[Point]]) -> Non
         for position in range(len(points)):
             assert is_non_dominated(position, costs, tolerances) == (position in front)
             assert front_probability(position, costs, resampled, tolerances) == shares[position]
+
+
+def test_hypervolume_is_the_volume_that_is_dominated() -> None:
+    assert hypervolume([[0.25], [0.5]], [1.0]) == 0.75
+    # Two rectangles, less what both have in common; a point beyond the bound counts for nothing.
+    assert hypervolume([[0.0, 0.5], [0.5, 0.0], [2.0, -1.0]], [1.0, 1.0]) == pytest.approx(0.5 + 0.5 - 0.25)
+    assert hypervolume([[0.5, 0.5, 0.5], [0.5, 0.5, 0.75]], [1.0, 1.0, 1.0]) == pytest.approx(0.125)
+    assert hypervolume(np.empty((0, 2)), [1.0, 1.0]) == 0.0
+
+
+@pytest.mark.parametrize("objectives", [2, 3])
+def test_hypervolume_is_that_of_many_drawn_points(objectives: int) -> None:
+    rng = np.random.default_rng(objectives)
+    costs = rng.random((6, objectives))
+    drawn = rng.random((20_000, objectives))
+    dominated = (drawn[:, None] >= costs).all(-1).any(-1).mean()
+    assert hypervolume(costs, [1.0] * objectives) == pytest.approx(dominated, abs=0.02)

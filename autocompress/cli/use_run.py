@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from autocompress.cli.app import app
 from autocompress.cli.options import AsJson, Number, Run, Whole
 from autocompress.cli.show import answer_to_target, console, print_front
 from autocompress.errors import SettingsError
+
+if TYPE_CHECKING:
+    from autocompress.result import SearchResult
 
 
 @app.command(epilog="Example:  autocompress front runs/digits-small_cnn --csv > front.csv")
@@ -83,17 +86,28 @@ def pick(
         print(f"trial {point.trial}: {point.path}")
 
 
-@app.command(epilog="Example:  autocompress export RUN --pick knee --format onnx -o model.onnx")
+@app.command(
+    epilog="""\b
+Examples:
+  autocompress export RUN --pick knee --format onnx -o model.onnx
+  autocompress export RUN --trial 7 --folder for-the-hub
+"""
+)
 def export(
     run: Run,
-    output: Annotated[Path, typer.Option("-o", "--output", help="File to write.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write: the model, a model card, predict.py, labels, preprocessing."),
+    ] = None,
     trial: Annotated[int | None, Whole(help="Number of a trial of the front.")] = None,
     pick_rule: Annotated[str | None, typer.Option("--pick", help="knee or target")] = None,
     format: Annotated[
         str | None,
         typer.Option(
             help="pt2 (PyTorch, in Python), onnx (ONNX Runtime and others, in C++ and more) or safetensors "
-            "(tensors for ac.rebuild). [default: by the file's ending]"
+            "(tensors for ac.rebuild; a file's alone). [default: by the file's ending; of a folder what was "
+            "measured]"
         ),
     ] = None,
     opset: Annotated[int | None, Whole(help="Of ONNX's operators. [default: 18 to 20]")] = None,
@@ -116,11 +130,13 @@ def export(
         typer.Option("--dynamic-size", help="Leave height and width of an ONNX file's images free."),
     ] = False,
 ) -> None:
-    """Write one model of RUN to a file, and say what runs it."""
-    from autocompress.engine.results import load_run
+    """Write one model of RUN to a file, and say what runs it; or to a folder that is ready to be shared."""
+    from autocompress.engine.results import load_run, take_along
     from autocompress.engine.settings import parse_list
     from autocompress.result import RUNTIMES
 
+    if (output is None) == (folder is None):
+        raise SettingsError("one of --output and --folder must be given.")
     if (trial is None) == (pick_rule is None):
         raise SettingsError("one of --trial and --pick must be given.")
     if pick_rule not in (None, "knee", "target"):
@@ -135,43 +151,58 @@ def export(
         if trial not in points:
             raise SettingsError(f"trial must be on the front ({sorted(points)}) but got {trial}.")
         point = points[trial]
-    written = point.export(
-        output,
-        format,
-        opset=opset,
-        input_names=parse_list(input_names or ""),
-        output_names=parse_list(output_names or ""),
-        class_names=parse_list(class_names or ""),
-        embed_preprocessing=embed_preprocessing,
-        dynamic_size=dynamic_size,
-    )
-    print(written)
-    # Beside the path, which scripts read.
-    print(f"runs with {RUNTIMES[format or written.suffix.removeprefix('.')]}", file=sys.stderr)
+    options = {
+        "opset": opset,
+        "input_names": parse_list(input_names or ""),
+        "output_names": parse_list(output_names or ""),
+        "class_names": parse_list(class_names or ""),
+        "embed_preprocessing": embed_preprocessing,
+        "dynamic_size": dynamic_size,
+    }
+    if folder is not None:
+        given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
+        if given:
+            raise SettingsError(f"{', '.join(given)} must be given with --output alone.")
+        print(take_along(result, point, folder, format))
+    elif output is not None:
+        written = point.export(output, format, **options)
+        print(written)
+        # Beside the path, which scripts read.
+        print(f"runs with {RUNTIMES[format or written.suffix.removeprefix('.')]}", file=sys.stderr)
 
 
-@app.command()
+@app.command(epilog="Example:  autocompress report runs/digits-small_cnn")
 def report(run: Run) -> None:
-    """Write RUN/report.html: a single self-contained file."""
+    """Write RUN/report.html: a single file that opens without a network."""
     from autocompress.engine.results import load_run
     from autocompress.engine.results import report as write
 
     print(write(load_run(run)))
 
 
-@app.command()
-def dashboard(run: Run, port: Annotated[int, Whole(help="On 127.0.0.1.")] = 8080) -> None:
+@app.command(epilog="Example:  autocompress dashboard runs/digits-small_cnn --port 8081")
+def dashboard(
+    run: Run,
+    host: Annotated[
+        str, typer.Option(help="To listen on. There is no login: others than 127.0.0.1 let others in.")
+    ] = "127.0.0.1",
+    port: Annotated[int, Whole(help="To listen on; 0 is one that is free.")] = 8080,
+) -> None:
     """Show RUN's study, running or finished, in optuna-dashboard."""
     from autocompress.engine.folder import RunFolder
-    from autocompress.engine.results import build_result, draw_histories, open_study
+    from autocompress.engine.results import build_result, draw_pictures, open_study
     from autocompress.report.dashboard import serve_dashboard
 
     folder = RunFolder(run)
     study, objectives = open_study(folder)
-    # Of a search that still runs, nobody has drawn any yet.
-    draw_histories(build_result(folder, study, objectives), study)
-    print(f"http://127.0.0.1:{port}  (Ctrl-C ends it)", flush=True)
-    serve_dashboard(study.study, study.artifacts, port)
+
+    def load() -> SearchResult:
+        result = build_result(folder, study, objectives)
+        # Of a search that still runs, nobody has drawn any yet.
+        draw_pictures(result, study)
+        return result
+
+    serve_dashboard(study, load, host, port)
 
 
 @app.command(epilog="Example:  autocompress replay runs/digits-small_cnn --trial 7")

@@ -324,10 +324,12 @@ class SearchDriver:
         else:
             self.left -= 1
         try:
-            return trial.number, self._propose(trial, family)
+            config = self._propose(trial, family)
         except Exception as error:
             self.failed(trial.number, f"its search space failed: {one_line(error)}")
             return trial.number, None
+        self.study.record_config(trial.number, config)
+        return trial.number, config
 
     def _propose(self, trial: Any, family: Family) -> TrialConfig:
         if TAKEN_OVER in trial.user_attrs:

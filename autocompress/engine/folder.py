@@ -109,7 +109,7 @@ class RunFolder:
         packages = ("autocompress", "torch", "torchvision", "optuna", "ray", "numpy", "safetensors")
         data = {
             "schema": SCHEMA,
-            "id": self.read()["id"] if self.exists else uuid.uuid4().hex[:8],
+            **(self._named() if self.exists else self._new_names(settings)),
             "identity": dict(identity),
             "settings": settings.to_json(),
             "versions": _versions(packages),
@@ -118,6 +118,17 @@ class RunFolder:
         aside = self.json.with_suffix(".tmp")
         aside.write_text(json.dumps(data, indent=2) + "\n")
         os.replace(aside, self.json)
+
+    def _named(self) -> dict[str, str]:
+        """What the run and its study are called since they were begun, wherever the folder is now."""
+        data = self.read()
+        return {name: data[name] for name in ("id", "study") if name in data}
+
+    def _new_names(self, settings: Settings) -> dict[str, str]:
+        run = uuid.uuid4().hex[:8]
+        name = self.path.resolve().name or "run"
+        # A storage of its own holds one study; in others two runs may be called alike.
+        return {"id": run, "study": name if settings.storage is None else f"{name}-{run}"}
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,23 @@ from autocompress.engine.folder import RunFolder
 from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError, TaskError
 from autocompress.measure import Constraint, Objective
-from autocompress.report import history_picture, write_report
+from autocompress.report import trial_picture, write_report
+from autocompress.report.portable import RunFacts
+from autocompress.report.portable import take_along as write_folder
 from autocompress.result import LEAST_PROBABILITY, ParetoModel, SearchResult, ratios
 from autocompress.study import STUDY_NAME, SearchStudy, sqlite_url
 from autocompress.task.checks import fresh_model
 
 
-def study_name(folder: RunFolder, settings: Settings) -> str:
-    """The study's name: fixed in a run's own storage, unique in one that runs may share."""
-    if settings.storage is None:
+def study_name(folder: RunFolder) -> str:
+    """The study's name, which `run.json` holds: the run's, made one of a kind where runs share a storage."""
+    data = folder.read()
+    if "study" in data:
+        return str(data["study"])
+    # Runs of versions that named all studies alike.
+    if data["settings"].get("storage") is None:
         return STUDY_NAME
-    return f"{STUDY_NAME}-{folder.path.resolve().name}-{folder.read()['id']}"
+    return f"{STUDY_NAME}-{folder.path.resolve().name}-{data['id']}"
 
 
 def build_result(
@@ -110,7 +115,7 @@ def open_study(folder: RunFolder) -> tuple[SearchStudy, tuple[Objective, ...]]:
         raise TaskError(f"RUN must have a trained reference but '{folder.path}' has none yet.")
     objectives = tuple(Objective(**item) for item in data["objectives"])
     storage = settings.storage or sqlite_url(folder.path)
-    name = study_name(folder, settings)
+    name = study_name(folder)
     known = dict.fromkeys(data["reference"]["metrics"], "")
     constraints = tuple(Constraint.parse(text, known) for text in data.get("constraints", ()))
     if settings.storage is None and not folder.study.is_file():
@@ -151,26 +156,46 @@ def _model_maker(folder: RunFolder) -> Callable[[], nn.Module] | None:
     return make
 
 
-def draw_histories(result: SearchResult, study: SearchStudy) -> None:
-    """Draw how the ratios of each point that is or may be on the front evolved, where no picture shows it
-    yet, for optuna-dashboard."""
+def draw_pictures(result: SearchResult, study: SearchStudy) -> None:
+    """Draw the layers and the training of each point that is or may be on the front, where no picture shows
+    them yet, for optuna-dashboard."""
+    waiting = [
+        point
+        for point in [*result.front, *result.contenders]
+        if point.trial != 0 and not study.has_picture(point.trial)
+    ]
+    if not waiting:
+        return
+    reference = open_checkpoint(result.reference.path, verify=False).manifest
     with tempfile.TemporaryDirectory() as scratch:
-        for point in [*result.front, *result.contenders]:
-            if point.trial == 0 or study.has_picture(point.trial):
-                continue
-            history = open_checkpoint(point.path, verify=False).manifest["history"]
-            picture = Path(scratch) / f"ratios-{point.trial}.png"
-            study.add_picture(point.trial, history_picture(history, f"trial {point.trial}", picture))
+        for point in waiting:
+            manifest = open_checkpoint(point.path, verify=False).manifest
+            picture = Path(scratch) / f"trial-{point.trial}.png"
+            trial_picture(manifest, reference, f"trial {point.trial}", picture)
+            study.add_picture(point.trial, picture)
 
 
 def report(result: SearchResult, folder: RunFolder | None = None, study: SearchStudy | None = None) -> Path:
     """Write a run's `report.html`."""
     folder = folder or RunFolder(result.out)
     study = study or open_study(folder)[0]
-    on_front = {p.trial for p in result.front} | {0}
-    others = [t.user_attrs["metrics"] for t in study.complete_trials() if t.number not in on_front]
-    started = time.strftime("%Y-%m-%d %H:%M")
-    settings = {"written": started, **folder.read()["settings"]}
+    settings = folder.read()["settings"]
     # A report is made to be shared; a storage URL may hold a password.
     settings["storage"] = "SQLite in RUN" if settings["storage"] is None else "an Optuna storage"
-    return write_report(result, folder.report, settings, others, study.counts(), study.dropped())
+    usual = Settings().to_json() | {"storage": "SQLite in RUN"}
+    return write_report(result, folder.report, study, study.constraints, settings, usual)
+
+
+def take_along(result: SearchResult, point: ParetoModel, folder: Path, format: str | None = None) -> Path:
+    """Write a model of a run to a folder that is ready to be shared; see `report.portable.take_along`."""
+    run = RunFolder(result.out)
+    data = run.read()
+    settings = Settings.from_json(data["settings"])
+    manifest = point.checkpoint().manifest
+    facts = RunFacts(
+        manifest["task"],
+        manifest["model"],
+        data["versions"],
+        (settings.latency_batch_size, settings.latency_threads),
+    )
+    return write_folder(point, result, open_study(run)[0], facts, folder, format)

@@ -22,7 +22,7 @@ from autocompress.engine.identity import identity
 from autocompress.engine.moasha import MoAsha, rungs
 from autocompress.engine.prepare import Prepared, prepare
 from autocompress.engine.reference import ReferenceFirst
-from autocompress.engine.results import build_result, draw_histories, report, study_name
+from autocompress.engine.results import build_result, draw_pictures, report, study_name
 from autocompress.engine.settings import Settings
 from autocompress.engine.warm_start import WarmStart, plan_warm_start
 from autocompress.errors import SearchFailedError, refuse_unknown
@@ -208,7 +208,7 @@ class _Search:
     def _study(self, metrics: Mapping[str, float], checkpoint: Checkpoint) -> SearchStudy:
         study = SearchStudy(
             self.settings.storage or sqlite_url(self.folder.path),
-            study_name(self.folder, self.settings),
+            study_name(self.folder),
             self.prepared.objectives,
             self.prepared.constraints,
             self.folder.artifacts,
@@ -272,7 +272,7 @@ class _Search:
             overhead=None if measured is None else measured[0],
             interrupted=not finished,
         )
-        draw_histories(result, study)
+        draw_pictures(result, study)
         report(result, self.folder, study)
         if measured is not None:
             self.progress.note(

@@ -8,7 +8,7 @@ from autocompress.report.console import (
 )
 from autocompress.report.html import write_report
 from autocompress.report.live import ConsoleProgress, JsonLinesProgress, NotebookProgress, shown_progress
-from autocompress.report.plots import front_figure, history_picture
+from autocompress.report.pictures import trial_picture
 from autocompress.report.progress import Progress, TrialBegin, TrialEnd
 
 __all__ = [
@@ -19,11 +19,10 @@ __all__ = [
     "TrialBegin",
     "TrialEnd",
     "certainty_text",
-    "front_figure",
     "front_table",
-    "history_picture",
     "metric_text",
     "shown_progress",
     "target_text",
+    "trial_picture",
     "write_report",
 ]

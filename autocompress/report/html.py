@@ -1,63 +1,212 @@
-"""The report of a run: one HTML file with everything in it."""
+"""The report of a run: one HTML file that asks for nothing outside of itself."""
 
 from __future__ import annotations
 
-import io
-import json
+import shlex
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from matplotlib.figure import Figure
+from autocompress.checkpoint import open_checkpoint
+from autocompress.checkpoint.store import trial_folder
+from autocompress.errors import CheckpointError, one_line
+from autocompress.measure import Constraint
+from autocompress.report.charts import (
+    Chart,
+    family_chart,
+    front_chart,
+    growth_chart,
+    importance_chart,
+)
+from autocompress.report.console import HEADINGS, SIZES, metric_text
+from autocompress.report.details import class_chart, curve_charts, layer_charts
+from autocompress.report.loading import artifact_name, loading_lines
+from autocompress.report.records import TrialRecord, changed_settings, sentence, trial_records
+from autocompress.report.rendering import FOLDER, environment, shortened
+from autocompress.report.summary import contributions, growth
+from autocompress.result import ParetoModel, SearchResult
+from autocompress.study import SearchStudy, importance
 
-from autocompress.report.console import HEADINGS, metric_text
-from autocompress.report.plots import front_figure
-from autocompress.result import SearchResult
-
-_SIZES = ("bytes", "weight_bytes", "params", "macs", "latency", "memory")
+# The one address of a page in Plotly, of a logo that is not shown.
+_LOGO = '"https://plotly.com/"'
 
 
 def write_report(
     result: SearchResult,
     path: Path,
+    study: SearchStudy,
+    constraints: Sequence[Constraint],
     settings: Mapping[str, Any],
-    others: Sequence[Mapping[str, float]],
-    counts: Mapping[str, int],
-    dropped: Mapping[int, str],
+    defaults: Mapping[str, Any],
 ) -> Path:
     """Write the report.
 
     Args:
         result: the run's outcome.
         path: the file to write.
+        study: of the run.
+        constraints: of the search.
         settings: what the run was made with.
-        others: metrics of the trials that are not on the front.
-        counts: number of trials by state.
-        dropped: why trials left the front when their files were checked.
+        defaults: what settings are where nobody gave them.
     """
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("autocompress.report", "."), autoescape=True)
-    sizes = [name for name in _SIZES if name in result.reference.metrics]
-    page = environment.get_template("template.html").render(
+    page = _Page(result, study, constraints)
+    changed = {name: value for name, value in settings.items() if defaults.get(name) != value}
+    text = environment().get_template("report.html").render(
+        page=page,
         result=result,
-        settings={k: json.dumps(v) if not isinstance(v, str) else v for k, v in settings.items()},
-        counts=counts,
-        dropped=dropped,
-        sizes=sizes,
+        plotly=_plotly(),
+        changed={name: _shown(value) for name, value in changed.items()},
+        usual={name: _shown(value) for name, value in settings.items() if name not in changed},
+        task=settings["task"],
+        model=settings["model"],
+        artifact=settings["artifact"],
         headings=HEADINGS,
-        scores=[n for n in result.reference.metrics if n not in _SIZES and "_spread" not in n],
-        knee=result.pick("knee").trial if result.front else None,
-        points=[result.reference, *(p for p in result.front if p.trial != 0)],
         text=metric_text,
-        plot=_svg(front_figure(result, others)) if result.front else "",
-    )
-    path.write_text(page, encoding="utf-8")
+        shortened=shortened,
+        sentence=sentence,
+    )  # fmt: skip
+    path.write_text(text, encoding="utf-8")
     return path
 
 
-def _svg(figure: Figure) -> str:
-    """The figure as an SVG element, without the file prolog that HTML does not allow."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg")
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+@cache
+def _plotly() -> str:
+    return (FOLDER / "vendor" / "plotly-basic.min.js").read_text(encoding="utf-8").replace(_LOGO, '"#"')
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={item}" for name, item in value.items()) or "none"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value)) or "none"
+    return "not given" if value is None else str(value)
+
+
+class _Page:
+    """What the template reads: tables, and charts by the identifier of the element that they are drawn in."""
+
+    def __init__(self, result: SearchResult, study: SearchStudy, constraints: Sequence[Constraint]) -> None:
+        self.result, self.study, self.constraints = result, study, constraints
+        self.records = trial_records(study, result)
+        self.counts, self.dropped = study.counts(), study.dropped()
+        metrics = result.reference.metrics
+        self.sizes = [name for name in SIZES if name in metrics]
+        self.scores = [name for name in metrics if name not in SIZES and not name.endswith("_spread")]
+        self.marked, self.mark = self._mark()
+        grown = growth(self.records, result.objectives)
+        self.spent = grown[-1].epochs if grown else 0
+        primary = result.objectives[0]
+        self.contributions = contributions(self.records, grown, result.first_cost, primary.metric)
+        self.importances = {
+            objective.metric: importance(study.study, position)
+            for position, objective in enumerate(result.objectives)
+        }
+        silent = [set(found.silent) for found in self.importances.values()]
+        self.silent = sorted(set.intersection(*silent))
+        self.untrained = sum(
+            r.state == "complete" and r.number > 0 and not r.epochs for r in self.records.values()
+        )
+        rest = [o.metric for o in result.objectives[1:]] or ["bytes"]
+        self.fronts = {
+            f"front-{position}": front_chart(result, self.records, constraints, across)
+            for position, across in enumerate(rest)
+        }
+        self.charts: dict[str, Chart] = {**self.fronts, "growth": growth_chart(grown, self.records)}
+        if any(point.trial for point in result.front):
+            self.charts["family"] = family_chart(result, self.records)
+        if any(found.shares for found in self.importances.values()):
+            self.charts["importance"] = importance_chart(self.importances)
+        before = _manifest(result.reference.path)
+        points = [point for point in result.front if point.trial]
+        self.points = [_Point(point, self.records, before) for point in points]
+        for point in self.points:
+            self.charts |= point.charts
+
+    def _mark(self) -> tuple[int | None, str]:
+        """The trial that is pointed at, and what it is called."""
+        if not self.result.front:
+            return None, ""
+        point = self.result.pick()
+        by_target = self.result.target is not None and point.trial != self.result.pick("knee").trial
+        return point.trial, "target" if by_target else "knee"
+
+    @property
+    def rows(self) -> list[ParetoModel]:
+        """The reference and the front, as the table has them."""
+        return [self.result.reference, *(p for p in self.result.front if p.trial)]
+
+    @property
+    def has_alternatives(self) -> bool:
+        """Whether one of several metrics is bounded."""
+        return any(len(constraint.metrics) > 1 for constraint in self.constraints)
+
+    @property
+    def failures(self) -> list[TrialRecord]:
+        """Trials that have no result, and why."""
+        return [r for r in self.records.values() if r.reason and r.state in ("failed", "stopped early")]
+
+
+class _Point:
+    """What the template reads of one model of the front."""
+
+    def __init__(
+        self, point: ParetoModel, records: Mapping[int, TrialRecord], before: Mapping[str, Any]
+    ) -> None:
+        self.point, self.record = point, records[point.trial]
+        manifest = _manifest(point.path)
+        self.lineage = [records[number] for number in point.lineage]
+        self.layer_charts = _numbered(
+            f"layers-{point.trial}", layer_charts(manifest.get("layers", ()), before.get("layers", ()))
+        )
+        self.trained, history = _training(point)
+        self.curve_charts = _numbered(f"curves-{point.trial}", curve_charts(history))
+        by_class = class_chart(
+            manifest.get("class_counts", ()), before.get("class_counts", ()), manifest.get("class_names")
+        )
+        self.class_charts = {} if by_class is None else {f"classes-{point.trial}": by_class}
+        self.stages = [
+            (
+                stage["method"],
+                {name: shortened(value, 400) for name, value in changed.items()},
+                stage["config"],
+            )
+            for stage in self.record.config.get("stages", ())
+            for changed in [changed_settings(stage["method"], stage["config"])]
+        ]
+        folder = point.path
+        self.files = {p.name: p.stat().st_size for p in sorted(folder.iterdir())} if folder.is_dir() else {}
+        self.fault = manifest.get("fault", "")
+        self.loading = ""
+        self.export = ""
+        if not self.fault:
+            name = artifact_name(manifest)
+            self.loading = loading_lines(manifest, str(folder / name))
+            run = shlex.quote(str(folder.parent.parent))
+            self.export = f"autocompress export {run} --trial {point.trial} -o model{Path(name).suffix}"
+
+    @property
+    def charts(self) -> dict[str, Chart]:
+        """All of its charts, by identifier."""
+        return self.layer_charts | self.curve_charts | self.class_charts
+
+
+def _numbered(prefix: str, charts: Mapping[str, Chart]) -> dict[str, Chart]:
+    return {f"{prefix}-{position}": chart for position, chart in enumerate(charts.values())}
+
+
+def _training(point: ParetoModel) -> tuple[int, Sequence[Mapping[str, float]]]:
+    """The last trial of a model's line that trained and whose checkpoint is there, and its epochs."""
+    for number in reversed(point.lineage):
+        manifest = _manifest(trial_folder(point.path.parent, number))
+        if manifest.get("history"):
+            return number, manifest["history"]
+    return point.trial, ()
+
+
+def _manifest(path: Path) -> Mapping[str, Any]:
+    """The manifest of a checkpoint; of one that is gone or damaged, the `fault`."""
+    try:
+        return open_checkpoint(path, verify=False).manifest
+    except CheckpointError as error:
+        return {"fault": one_line(error)}

@@ -1,19 +1,23 @@
 """The Optuna study, the only record of trials; only this package and search_spaces/ import Optuna."""
 
-from autocompress.study.record import ASKED, EXTRA, TAKEN_OVER, SearchStudy
+from autocompress.study.importance import Importance, importance
+from autocompress.study.record import ASKED, CONFIG, EXTRA, TAKEN_OVER, SearchStudy
 from autocompress.study.samplers import SAMPLERS, make_sampler
 from autocompress.study.storage import STUDY_NAME, check_storage, sqlite_url
 from autocompress.study.tracking import Tracker
 
 __all__ = [
     "ASKED",
+    "CONFIG",
     "EXTRA",
     "SAMPLERS",
     "STUDY_NAME",
     "TAKEN_OVER",
+    "Importance",
     "SearchStudy",
     "Tracker",
     "check_storage",
+    "importance",
     "make_sampler",
     "sqlite_url",
 ]

@@ -30,6 +30,8 @@ from autocompress.study.samplers import make_sampler
 from autocompress.trial import TrialConfig
 
 INTERRUPTED = "interrupted"
+# What a trial was proposed to do, also of one that fails or still runs.
+CONFIG = "config"
 ASKED, EXTRA = "asked", "extra"
 _RUNGS = "rungs"
 # Of a trial that was taken over: where from, and which trial's model it is of that run.
@@ -261,6 +263,15 @@ class SearchStudy:
         trial = self.live[number]
         rungs = trial.user_attrs.get(_RUNGS, {})
         trial.set_user_attr(_RUNGS, {**rungs, str(epoch): dict(metrics)})
+
+    def record_config(self, number: int, config: TrialConfig) -> None:
+        """Record what a running trial is to do, for who watches it and where it fails."""
+        self.live[number].set_user_attr(CONFIG, config.to_json())
+
+    def last_rung(self, number: int) -> int:
+        """The last epoch after which something was recorded of a trial; 0 where nothing was."""
+        rungs = self.study.get_trials(deepcopy=False)[number].user_attrs.get(_RUNGS, {})
+        return max(map(int, rungs), default=0)
 
     def rung(self, epoch: int) -> dict[int, Mapping[str, float]]:
         """What was recorded after an epoch, by trial number, of all trials but those that run again."""

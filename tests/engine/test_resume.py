@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 import autocompress as ac
 from autocompress.checkpoint import open_checkpoint
-from autocompress.study import STUDY_NAME, sqlite_url
+from autocompress.study import sqlite_url
 from tests.engine import gated
 from tests.engine.helpers import run, start, wait_until
 
@@ -48,7 +48,7 @@ class GatedSearch:
         return run(*self.arguments, cwd=self.folder, **self.environment)
 
     def trials(self) -> list[optuna.trial.FrozenTrial]:
-        return optuna.load_study(study_name=STUDY_NAME, storage=sqlite_url(self.out)).trials
+        return optuna.load_study(study_name=None, storage=sqlite_url(self.out)).trials
 
     def kill(self) -> None:
         os.killpg(self.driver.pid, signal.SIGKILL)

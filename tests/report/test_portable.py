@@ -1,0 +1,139 @@
+"""A model that is taken along: its folder runs, is described, and is ready for a hub."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autocompress.checkpoint.program import export_program
+from autocompress.engine.results import take_along
+from autocompress.errors import SettingsError
+from autocompress.report.notes import code, plain
+from autocompress.task.inputs import to_json
+from tests.report.runs import EVIL, WrittenRun
+
+# What `predict.py` must do without.
+RUN = """
+import runpy, sys
+for name in {blocked!r}:
+    sys.modules[name] = None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+RAW = torch.tensor([[1.0, 2.0, 3.0, 4.0], [9.0, -2.0, 0.0, 4.0], [0.0, 0.0, 8.0, -4.0]])
+
+
+def predicted(folder: Path, *arguments: Path, blocked: tuple[str, ...]) -> list[str]:
+    command = [sys.executable, "-P", "-c", RUN.format(blocked=blocked), folder / "predict.py", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder.parent)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Linear(4, 2).eval()
+
+
+@pytest.fixture(scope="module")
+def run(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> WrittenRun:
+    written = WrittenRun(tmp_path_factory.mktemp("runs") / "mine")
+    export_program(model, torch.zeros(2, 4), written.folder.trials / "0003" / "model.pt2")
+    return written
+
+
+@pytest.fixture(scope="module")
+def taken(run: WrittenRun, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of trial 3 in a format."""
+    result = run.result
+    (point,) = [p for p in result.front if p.trial == 3]
+    root = tmp_path_factory.mktemp("taken")
+    return lambda name: take_along(result, point, root / name, name)
+
+
+@pytest.mark.parametrize(("format", "blocked"), [
+    ("pt2", ("autocompress", "numpy", "onnxruntime")),
+    ("onnx", ("autocompress", "torch", "onnx")),
+])  # fmt: skip
+def test_its_program_needs_one_library_and_gives_the_models_labels(
+    format: str, blocked: tuple[str, ...], model: nn.Module, taken: Callable[[str], Path]
+) -> None:
+    folder = taken(format)
+    assert {file.name for file in folder.iterdir()} == {
+        *("README.md", "labels.json", "predict.py", "preprocessing.json", f"model.{format}")
+    }
+    assert len((folder / "predict.py").read_text().splitlines()) <= 15
+    given = folder.parent / ("raw.pt" if format == "pt2" else "raw.npy")
+    torch.save(RAW, given) if format == "pt2" else np.save(given, RAW.numpy())
+    inputs = (0.5 * RAW - torch.tensor([1.0, 0.0, 2.0, 3.0])) / 2
+    names = [EVIL, "dog"]
+    assert predicted(folder, given, blocked=blocked) == [names[label] for label in model(inputs).argmax(1)]
+    assert len(predicted(folder, blocked=blocked)) == 2  # of zeros
+
+
+def test_its_card_is_one_of_a_model_hub(taken: Callable[[str], Path], run: WrittenRun) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    (point,) = [p for p in run.result.front if p.trial == 3]
+    folder = take_along(run.result, point, run.folder.path.parent / "card")
+    card = hub.ModelCard.load(folder / "README.md")
+    assert card.data.library_name == "pytorch"
+    assert card.data.tags == ["autocompress", "model-compression", "alcn", "lc"]
+    (score,) = card.data.eval_results
+    assert (score.metric_type, score.metric_value, score.dataset_name) == ("accuracy", 0.94, EVIL)
+    text = card.text
+    assert "| accuracy (validation) | 0.9800 ±0.0100 | 0.9400 ±0.0100 | 0.959 |" in text
+    assert "| file bytes | 1 kB | 100 B | 0.1 |" in text
+    lines = ["the reference with alcn", "trial 1 with alcn", "trial 2 with lc"]
+    assert [f"{n}. Compresses {line}" in text for n, line in enumerate(lines, 1)] == [True] * 3
+    assert "lc: `steps=7`" in text
+    assert "1 × factorize, 2 × encode" in text
+    assert "from -90.0 to +0.0 points" in text
+    assert "on 80 rows" in text
+    assert "<script>" not in text
+    assert str(run.folder.path) not in text  # no path of this machine
+
+
+def test_models_of_several_inputs_run_on_what_they_are_called_with(tmp_path: Path) -> None:
+    class Pair(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return a.sum(1) + b.float().sum(1)
+
+    run = WrittenRun(tmp_path / "mine")
+    example = {"a": torch.zeros(2, 3), "b": torch.ones(2, 4, dtype=torch.int64)}
+    checkpoint = run.folder.trials / "0003"
+    export_program(Pair(), example, checkpoint / "model.pt2")
+    stored = json.loads((checkpoint / "manifest.json").read_text())
+    stored |= {"input": to_json(example), "class_counts": []}
+    (checkpoint / "manifest.json").write_text(json.dumps(stored))
+    (point,) = [p for p in run.result.front if p.trial == 3]
+    folder = take_along(run.result, point, tmp_path / "taken")
+    assert not (folder / "labels.json").exists()
+    assert "`a` [2, 3] float32, `b` [2, 4] int64" in (folder / "README.md").read_text()
+    given = tmp_path / "given.pt"
+    torch.save(((), {"a": torch.ones(2, 3), "b": torch.full((2, 4), 2)}), given)
+    assert predicted(folder, given, blocked=("autocompress",)) == ["tensor([11., 11.])"]
+
+
+def test_a_folder_with_files_in_it_stays_as_it_is(run: WrittenRun, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    (point,) = [p for p in run.result.front if p.trial == 3]
+    with pytest.raises(SettingsError, match="folder must be new or empty"):
+        take_along(run.result, point, tmp_path)
+    with pytest.raises(SettingsError, match="format must be pt2 or onnx for a folder but got 'safetensors'"):
+        take_along(run.result, point, tmp_path / "new", "safetensors")
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_what_users_call_things_stays_letter_by_letter_in_markdown() -> None:
+    assert plain("a_b <b>*x*</b> | [y]\nz") == r"a_b &lt;b&gt;\*x\*&lt;/b&gt; \| \[y\] z"
+    assert plain("_x_") == r"\_x\_"
+    assert code("a`b`") == "`a'b'`"
