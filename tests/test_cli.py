@@ -45,7 +45,18 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 def test_help_shows_every_command_and_examples(tmp_path: Path) -> None:
     text = run("--help", cwd=tmp_path).stdout
-    for name in ("search", "inspect", "front", "pick", "export", "report", "dashboard", "replay"):
+    for name in (
+        "search",
+        "inspect",
+        "init",
+        "front",
+        "pick",
+        "export",
+        "report",
+        "dashboard",
+        "replay",
+        "explain",
+    ):
         assert name in text
     assert "autocompress search fashion_mnist" in run("search", "--help", cwd=tmp_path).stdout
 
@@ -360,3 +371,30 @@ def test_distillation_is_switched_off_by_option_and_file(
     for options in ([], ["--no-distillation"], ["--config", "c.toml"]):
         assert "enough" in command("search", "digits", *options).stderr
     assert given == [True, False, False]
+
+
+def test_explain_lists_subjects_and_prints_each(command: Command) -> None:
+    listed = command("explain").stdout
+    for subject in ("early-stopping", "batches", "latency", "parts-left-alone", "run-folder", "alcn", "lc"):
+        assert f"  {subject}\n" in listed
+    assert command("explain", "Early stopping").stdout.startswith("## Early stopping\n")
+    assert command("explain", "alcn").stdout.startswith("# ALCN: learnable channel ratios\n")
+
+
+def test_an_unknown_subject_is_refused_with_the_nearest(command: Command) -> None:
+    refused = command("explain", "latencies")
+    assert refused.returncode == 2
+    assert (
+        "TERM must be a subject of the pages but got 'latencies'; the nearest are latency" in refused.stderr
+    )
+
+
+def test_links_of_the_pages_lead_somewhere() -> None:
+    root = Path(ac.__file__).parents[1]
+    for page in (root / "README.md", *root.glob("autocompress/**/README.md")):
+        for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text()):
+            path, _, anchor = target.partition("#")
+            linked = page.parent / path if path else page
+            assert linked.is_file(), f"{page}: {target}"
+            headings = re.findall(r"^#+ (.*)", linked.read_text(), re.MULTILINE)
+            assert not anchor or anchor in [heading.lower().replace(" ", "-") for heading in headings], target

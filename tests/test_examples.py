@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands there, and so do the examples."""
+"""The Python of the README and of the concept pages runs as it stands there, and so do the examples."""
 
 from __future__ import annotations
 
@@ -14,9 +14,19 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
+# In the order in which they are read, as one script: what the README defines the others use.
+PAGES = [
+    "README.md",
+    *(f"autocompress/{room}/README.md" for room in ("task", "measure", "engine", "checkpoint")),
+]
+
+
 def test_readme_python_runs(tmp_path: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    text = "\n".join((ROOT / page).read_text() for page in PAGES)
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) >= 5
+    for page in ROOT.glob("autocompress/**/README.md"):
+        assert "```python\n" not in page.read_text() or str(page.relative_to(ROOT)) in PAGES
     script = tmp_path / "script.py"
     script.write_text("\n".join(blocks))
     done = subprocess.run(

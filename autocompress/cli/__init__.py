@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from autocompress.cli import search, use_run  # noqa: F401  (they register their commands)
+from autocompress.cli import explain, search, use_run  # noqa: F401  (they register their commands)
 from autocompress.cli.app import app
 from autocompress.cli.show import print_error
 from autocompress.errors import AutocompressError, CheckpointError, UsageError, one_line
