@@ -61,6 +61,21 @@ def test_help_shows_every_command_and_examples(tmp_path: Path) -> None:
     assert "autocompress search fashion_mnist" in run("search", "--help", cwd=tmp_path).stdout
 
 
+def test_help_of_every_command_fits_a_screen_and_has_an_example(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    commands = get_command(app).commands
+    for name in commands:
+        text = command(name, "--help").stdout
+        assert "Example" in text
+        assert len(text.splitlines()) <= 45, name
+    assert "--storage" not in command("search", "--help").stdout
+    everything = command("search", "--help-all").stdout
+    for option in commands["search"].params:
+        assert option.param_type_name == "argument" or option.opts[0] in everything
+
+
 def test_help_does_not_wait_for_pytorch() -> None:
     code = "import sys, autocompress.cli; print(not {'torch', 'optuna', 'ray'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True\n"
@@ -332,7 +347,7 @@ def test_init_writes_every_option_of_a_search_with_its_help_and_default(
     assert "# Time limit: 90s, 30m, 2h." in written
     keys = tomllib.loads(re.sub(r"^# (?=\w+ = )", "", written, flags=re.MULTILINE)).keys()
     options = set(get_command(app).commands["search"].params)
-    assert keys == {option.name for option in options} - {"config", "help"}
+    assert keys == {option.name for option in options} - {"config", "help", "help_all"}
     command("search", "--config", "run.toml", "--trials", 7)
     assert seen[-1].trials == 7
     refused = command("init", "mnist")

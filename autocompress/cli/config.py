@@ -19,6 +19,7 @@ from autocompress.errors import SettingsError
 
 _LISTS = ("space", "constraint", "methods", "objectives", "exclude", "at_least")
 _REPEATED = ("space", "constraint", "exclude", "at_least")
+_NO_SETTINGS = ("config", "help", "help_all")
 _WIDTH = 100
 
 
@@ -32,7 +33,7 @@ def given_options(context: typer.Context, config: str | None) -> dict[str, Any]:
     Raises:
         SettingsError: the file is none of TOML, or has a key that is no option.
     """
-    values = {k: v for k, v in context.params.items() if k != "config"}
+    values = {k: v for k, v in context.params.items() if k not in _NO_SETTINGS}
     for name, value in _stored(config, values).items():
         source = context.get_parameter_source(name)
         if source is None or source.name != "COMMANDLINE":
@@ -132,7 +133,7 @@ def _commented(task: str, parameters: list[Any]) -> Iterator[str]:
     yield "# Options of `autocompress search --config FILE`; those of the command line win."
     yield f"task = {json.dumps(task, ensure_ascii=False)}"
     for parameter in parameters:
-        if parameter.param_type_name != "option" or parameter.name in ("config", "help"):
+        if parameter.param_type_name != "option" or parameter.name in _NO_SETTINGS:
             continue
         yield ""
         yield from textwrap.wrap(

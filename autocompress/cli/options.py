@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from autocompress.cli.short_help import show_all
+
 
 def whole(text: object) -> int:
     """A whole number, or an error that names what was given."""
@@ -51,8 +53,8 @@ Model = Annotated[
 Weights = Annotated[
     str | None,
     typer.Option(
-        help="File of trained weights: a state dict or a checkpoint that holds one (.pt, .pth, .ckpt, "
-        ".safetensors, .npz); validation is then half of the test split."
+        help="File of trained weights (.pt, .pth, .ckpt, .safetensors, .npz); validation is then half "
+        "of the test split."
     ),
 ]
 DataRoot = Annotated[str | None, typer.Option(help="Folder of data sets. [default: $AUTOCOMPRESS_DATA]")]
@@ -65,33 +67,27 @@ Space = Annotated[
 Objectives = Annotated[
     str,
     typer.Option(
-        help="At most 3 of accuracy, bytes, params, macs, latency, memory (peak of a call), acc_comp "
-        "(tau·accuracy + (1 − tau)·share of params saved), the task's own metrics; ':max'/':min'."
+        help="At most 3 of accuracy, bytes, params, macs, latency, memory, acc_comp, or metrics of the "
+        "task, as 'f1:max'."
     ),
 ]
 Constraints = Annotated[
     list[str] | None,
     typer.Option(
-        help="'accuracy>=0.97', 'accuracy>=ref-0.005', 'bytes<=0.5*ref', 'bytes|latency<=ref' (one of "
-        "them); repeatable, in place of the defaults; 'none' lifts them. [default: accuracy>=0.9*ref, "
-        "and one of the costs among the objectives <=ref]"
+        help="'accuracy>=ref-0.005', 'bytes<=0.5*ref', 'none'; repeatable. [default: accuracy>=0.9*ref, "
+        "and one of the costs <=ref]"
     ),
 ]
 Target = Annotated[
     str | None,
     typer.Option(
-        help="Like a constraint, 'accuracy>=ref-0.01' or 'bytes<=0.2*ref': trials look for the cheapest "
-        "model that holds it, or for the best one where it bounds a cost. The search ends early where 6 "
-        "trials in a row did not help: the cheapest became no 3 % cheaper while one of at least 0.9 of its "
-        "cost fails; or the best became no better.",
+        help="Spend the trials on the cheapest model with 'accuracy>=ref-0.01', or the best one with "
+        "'bytes<=0.2*ref'.",
     ),
 ]
 Trials = Annotated[
     int,
-    Whole(
-        help="Compressed models to try. Fewer than 16 are one line of one method; of more, every sixth tries "
-        "another."
-    ),
+    Whole(help="Compressed models to try."),
 ]
 Timeout = Annotated[str | None, typer.Option(help="Time limit: 90s, 30m, 2h.")]
 Epochs = Annotated[int | None, Whole(help="Of one trial. [default: the task's]")]
@@ -101,7 +97,7 @@ StepsPerEpoch = Annotated[
         help="Batches of an epoch, as training data without a length or an end need. [default: the task's]"
     ),
 ]
-Workers = Annotated[int | None, Whole(help="Trials at a time. [default: CPUs / cpus-per-trial]")]
+Workers = Annotated[int | None, Whole(help="Trials at a time. [default: as many as there are CPUs]")]
 CpusPerTrial = Annotated[float, Number("CPUs of one trial; also its threads.")]
 GpusPerTrial = Annotated[float, Number("GPUs of one trial.")]
 Sampler = Annotated[str, typer.Option(help="auto, tpe, nsga2, gp or random.")]
@@ -113,9 +109,7 @@ Distillation = Annotated[
     typer.Option(help="Let trials learn from a teacher too: the best model so far, or the task's own."),
 ]
 Seed = Annotated[int, Whole("Of everything random.")]
-Artifact = Annotated[
-    str, typer.Option(help="What bytes, accuracy and latency are those of: pt2, onnx or onnx-int8.")
-]
+Artifact = Annotated[str, typer.Option(help="What is deployed, and measured: pt2, onnx or onnx-int8.")]
 LatencyBatchSize = Annotated[int, Whole(help="Inputs per measured call.")]
 LatencyThreads = Annotated[int, Whole(help="Threads of the measured process, at most.")]
 LatencyBy = Annotated[
@@ -139,17 +133,14 @@ Exclude = Annotated[
     list[str] | None,
     typer.Option(
         metavar="LAYERS",
-        help="Layers that no method changes, comma-separated or repeated: names of modules, which stand for "
-        "all inside of them, patterns as 'layer1.*', or classes as BatchNorm2d. Layers with frozen "
-        "parameters (requires_grad=False) stay as they are anyway.",
+        help="Layers that no method changes: names, patterns as 'layer1.*', or classes as BatchNorm2d.",
     ),
 ]
 AtLeast = Annotated[
     list[str] | None,
     typer.Option(
         metavar="LAYERS=SHARE",
-        help="The least share of layers' channels that stays, of the reference's, or of their rank; "
-        "'layer2.*=0.5', comma-separated or repeated. They are not deleted, either.",
+        help="The least share of layers' channels, or of their rank, that stays: 'layer2.*=0.5'.",
     ),
 ]
 Out = Annotated[str | None, typer.Option(help="RUN. [default: runs/<task>-<model>]")]
@@ -167,5 +158,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress, only the
 JsonLines = Annotated[
     bool,
     typer.Option("--json-lines", help="Print events, and the front at the end, as JSON objects, one a line."),
+]
+HelpAll = Annotated[
+    bool, typer.Option("--help-all", is_eager=True, callback=show_all, help="Show every option and exit.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

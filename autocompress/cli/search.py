@@ -14,6 +14,7 @@ import typer
 from autocompress.cli import options as opt
 from autocompress.cli.app import app
 from autocompress.cli.config import given_options, patterns_of, settings_of
+from autocompress.cli.short_help import everyday
 from autocompress.cli.show import console, print_error, print_result
 from autocompress.engine.settings import Settings, parse_shares
 from autocompress.errors import SettingsError
@@ -25,6 +26,10 @@ _OBJECTIVES = ",".join(Settings.objectives)
 
 
 @app.command(
+    cls=everyday(
+        *("model", "weights", "methods", "objectives", "constraint", "target", "trials", "timeout", "epochs"),
+        *("workers", "gpus_per_trial", "artifact", "exclude", "at_least", "out", "config", "help_all"),
+    ),
     epilog="""\b
 Examples:
   autocompress search digits
@@ -33,7 +38,8 @@ Examples:
   autocompress search my_package.task:make --objectives accuracy,latency --timeout 2h
   autocompress search npz:data.npz --constraint 'accuracy>=ref-0.01' --early-stopping
   autocompress search digits --exclude 'features.0,classifier' --at-least 'features.*=0.5'
-"""
+  autocompress explain constraints   (or targets, data, latency, ...)
+""",
 )
 def search(
     context: typer.Context,
@@ -74,6 +80,7 @@ def search(
     config: opt.ConfigFile = None,
     quiet: opt.Quiet = False,
     json_lines: opt.JsonLines = False,
+    help_all: opt.HelpAll = False,
 ) -> None:
     """Search for compressed models of TASK, or continue an earlier search."""
     options = given_options(context, config)

@@ -39,8 +39,11 @@ def front(
 
 
 @app.command(
-    epilog="Examples:  autocompress pick RUN --knee   |   autocompress pick RUN --max-drop 0.005 "
-    "--latency 8ms   |   autocompress pick RUN --tau 0.8"
+    epilog="""\b
+Examples:
+  autocompress pick RUN --knee
+  autocompress pick RUN --max-drop 0.005 --latency 8ms
+"""
 )
 def pick(
     run: Run,
