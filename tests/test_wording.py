@@ -41,4 +41,5 @@ def test_a_move_is_told_by_what_is_not_default(config, text):
 
 def test_settings_read_from_json_are_compared_as_what_they_were():
     config = TrialConfig((_stage(ac.Lc.Config(), "lc"),))
-    assert list(changed_settings(TrialConfig.from_json(config.to_json()).stages[0])) == []
+    stage = TrialConfig.from_json(config.to_json()).stages[0]
+    assert changed_settings(stage.method, stage.config) == {}

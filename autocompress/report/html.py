@@ -22,11 +22,12 @@ from autocompress.report.charts import (
 from autocompress.report.console import HEADINGS, SIZES, metric_text
 from autocompress.report.details import class_chart, curve_charts, layer_charts
 from autocompress.report.loading import artifact_name, loading_lines
-from autocompress.report.records import TrialRecord, changed_settings, sentence, trial_records
+from autocompress.report.records import TrialRecord, sentence, trial_records
 from autocompress.report.rendering import FOLDER, environment, shortened
 from autocompress.report.summary import contributions, growth
 from autocompress.result import ParetoModel, SearchResult
 from autocompress.study import SearchStudy, importance
+from autocompress.trial import changed_settings
 
 # The one address of a page in Plotly, of a logo that is not shown.
 _LOGO = '"https://plotly.com/"'

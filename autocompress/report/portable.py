@@ -17,11 +17,12 @@ from autocompress.measure.subject import STATIC
 from autocompress.report.console import HEADINGS, error_text, metric_text
 from autocompress.report.loading import artifact_name, loading_lines
 from autocompress.report.notes import plain
-from autocompress.report.records import TrialRecord, changed_settings, sentence, trial_records
+from autocompress.report.records import TrialRecord, sentence, trial_records
 from autocompress.report.rendering import environment, shortened
 from autocompress.result import ParetoModel, SearchResult
 from autocompress.study import SearchStudy
 from autocompress.task.inputs import arguments, call, from_json, tensors
+from autocompress.trial import changed_settings
 
 FILES = {"pt2": "model.pt2", "onnx": "model.onnx"}
 _LIBRARIES = {"pt2": "pytorch", "onnx": "onnx"}

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from autocompress import plugins
-from autocompress.errors import AutocompressError
 from autocompress.report.console import metric_text
 from autocompress.result import SearchResult, ratios
 from autocompress.study import CONFIG, SearchStudy
@@ -110,30 +108,6 @@ def trial_records(study: SearchStudy, result: SearchResult) -> dict[int, TrialRe
 def _epochs(state: str, config: Mapping[str, Any], last_rung: int) -> int:
     """Of a trial that was cut off those are known that a rung tells of."""
     return int(config.get("epochs", 0)) if state == "COMPLETE" else last_rung
-
-
-def changed_settings(method: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a method that are not its defaults; all where the method is not installed."""
-    try:
-        known = plugins.compressors().get(method)
-    except AutocompressError:
-        known = None  # a plug-in that cannot be loaded any more
-    if known is None:
-        return dict(config)
-    usual = known.Config()
-    defaults = {option.name: getattr(usual, option.name) for option in fields(usual)}
-    return {name: value for name, value in config.items() if _json(defaults.get(name)) != _json(value)}
-
-
-def _json(value: Any) -> Any:
-    """Tuples as lists and data as mappings, as JSON has them."""
-    if isinstance(value, (tuple, list)):
-        return [_json(item) for item in value]
-    if isinstance(value, Mapping):
-        return {str(name): _json(item) for name, item in value.items()}
-    if hasattr(value, "__dataclass_fields__"):
-        return {option.name: _json(getattr(value, option.name)) for option in fields(value)}
-    return value
 
 
 def sentence(record: TrialRecord) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from typing import Any
 
 from autocompress import plugins
+from autocompress.errors import SettingsError
 from autocompress.trial.config import Stage, TrialConfig
 
 
@@ -29,17 +30,23 @@ def move_text(config: TrialConfig) -> str:
 
 def stage_text(stage: Stage) -> str:
     """A stage's method and which of its settings are not the defaults."""
-    changed = ", ".join(f"{name} {_value_text(value)}" for name, value in changed_settings(stage))
+    settings = changed_settings(stage.method, stage.config)
+    changed = ", ".join(f"{name} {_value_text(value)}" for name, value in settings.items())
     return f"{stage.method} ({changed})" if changed else stage.method
 
 
-def changed_settings(stage: Stage) -> Iterator[tuple[str, Any]]:
-    """Settings of a stage that are not their method's defaults, by name; all of an unknown method."""
-    method = plugins.compressors().get(stage.method)
-    defaults = {} if method is None else {field.name: _default(field) for field in fields(method.Config)}
-    for name, value in stage.config.items():
-        if name not in defaults or _plain(value) != _plain(defaults[name]):
-            yield name, value
+def changed_settings(method: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a method that are not its defaults; all where the method is not installed any more."""
+    try:
+        known = plugins.compressors().get(method)
+    except SettingsError:
+        known = None
+    defaults = {} if known is None else {field.name: _default(field) for field in fields(known.Config)}
+    return {
+        name: value
+        for name, value in config.items()
+        if name not in defaults or _plain(value) != _plain(defaults[name])
+    }
 
 
 def trial_name(number: int) -> str:
