@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from autocompress.methods.lc import (
         Binary,
         Codebook,
+        EntropyCodebook,
         FixedPoint,
         HalfPrecision,
         Lc,
@@ -67,6 +68,7 @@ _HOME = {
     "Depth": "methods.depth",
     "Family": "lineage",
     "FirstBatches": "task",
+    "EntropyCodebook": "methods.lc",
     "FixedPoint": "methods.lc",
     "GroupProfile": "task",
     "HalfPrecision": "methods.lc",
@@ -116,6 +118,7 @@ __all__ = [
     "Codebook",
     "Compressed",
     "Depth",
+    "EntropyCodebook",
     "Family",
     "FirstBatches",
     "FixedPoint",

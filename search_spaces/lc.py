@@ -9,7 +9,7 @@ import optuna
 import autocompress as ac
 
 _BITS = (1.0, 6.0)
-SCHEMES = ["codebook", "prune", "codebook+prune", "ternary", "half", "rank_selection", "dense"]
+SCHEMES = ["codebook", "entropy", "prune", "codebook+prune", "ternary", "half", "rank_selection", "dense"]
 
 
 def move(profile: ac.ModelProfile, keep: float) -> dict[str, Any]:
@@ -62,6 +62,8 @@ def _scheme(trial: optuna.Trial, name: str) -> tuple[Any, bool]:
     joint = trial.suggest_categorical(f"{name}.joint", [False, True])
     if kind == "ternary":
         return ac.Ternary(), joint
+    if kind == "entropy":
+        return ac.EntropyCodebook(bits=trial.suggest_float(f"{name}.entropy", 0.1, 3.0, log=True)), joint
     codebook = prune = None
     if "codebook" in kind:
         codebook = ac.Codebook(k=trial.suggest_int(f"{name}.k", 2, 64, log=True))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +21,8 @@ from torch.export.pt2_archive.constants import (
     WEIGHTS_CONFIG_FILENAME_FORMAT,
     WEIGHTS_DIR,
 )
+
+from autocompress.weights.packing import deflated_size
 
 _DEFLATED: dict[str, Any] = {"compress_type": zipfile.ZIP_DEFLATED, "compresslevel": 9}
 _ROOT = "model"
@@ -126,9 +127,4 @@ def least_tensor_bytes(model: nn.Module) -> int:
                 seen.add(id(tensor))
                 content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
                 _append(joined.setdefault(_kind(tensor), bytearray()), content)
-    return sum(_deflated_size(record) for record in joined.values())
-
-
-def _deflated_size(content: bytearray) -> int:
-    deflate = zlib.compressobj(_DEFLATED["compresslevel"], zlib.DEFLATED, -zlib.MAX_WBITS)
-    return len(deflate.compress(content)) + len(deflate.flush())
+    return sum(deflated_size(record) for record in joined.values())

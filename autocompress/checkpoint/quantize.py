@@ -1,4 +1,10 @@
-"""Post-training static quantisation of an ONNX file to int8, by ONNX Runtime."""
+"""Post-training static quantisation of an ONNX file to int8, as far as that is faster and exact.
+
+A node is stored and computed in one of three ways: in int8; in floats with its weights as int8, which the
+runtime decodes once when it loads the file; or in floats. Where there is a `Control`, what is quantised is
+what is fastest of a few sets of operators, and nodes go back from the first way to the second, and from there
+to the third, as long as the file's answers differ from the float ones by more than the bound.
+"""
 
 from __future__ import annotations
 
@@ -6,54 +12,398 @@ import contextlib
 import logging
 import tempfile
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from autocompress.checkpoint.program import load_program
+from autocompress.checkpoint.timing import seconds_of
 from autocompress.errors import TrialError, one_line
 from autocompress.task.inputs import Inputs, arguments, tensors
 
+# Answers that a float file gives and those of another one → the share by which they differ, in [0, 1].
+Difference = Callable[[Any, Any], float]
 
-def quantize_onnx(path: Path, calibration: Sequence[Inputs], in_floats: Collection[str] = ()) -> None:
+# How ranges of activations are read off, in the order in which they are tried; the first cuts nothing.
+CALIBRATIONS = ("MinMax", "Percentile", "Entropy")
+_PERCENTILE = 99.99
+# Operators whose weights are constants, and which integers make faster.
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+# Operators that take integers as they are, or nearly so, between two layers.
+_PASSING = (
+    *("Add", "AveragePool", "Clip", "Concat", "Flatten", "GlobalAveragePool", "LeakyRelu", "MaxPool", "Pad"),
+    *("Relu", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
+)
+# How much faster one form must be than another to be preferred: by more than short runs differ.
+_FASTER = 0.95
+# Weights of fewer numbers stay floats.
+_LEAST_WEIGHTS = 1024
+# Single nodes are probed up to so many; of more, the one order is that of the graph, from its ends.
+_MOST_PROBED = 60
+
+
+@dataclass(frozen=True)
+class Control:
+    """What int8 may cost.
+
+    Args:
+        rows: batches that the file's answers are compared on, none of which it was calibrated on.
+        difference: how much two answers differ.
+        bound: the most that they may.
+        timed: whether what is fastest here is to be chosen; else all is quantised that can be.
+    """
+
+    rows: Sequence[Inputs]
+    difference: Difference
+    bound: float = 0.01
+    timed: bool = True
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """How a file was quantised.
+
+    Args:
+        calibration: how ranges of activations were read off.
+        int8: nodes that compute in int8.
+        weights: nodes that have int8 weights alone.
+        floats: nodes that were to be int8 and stay floats, as they would cost too much.
+        difference: of the answers; None where there was no control.
+        speed: seconds of a call over those of the float file; None where that was not timed.
+    """
+
+    calibration: str
+    int8: Sequence[str]
+    weights: Sequence[str]
+    floats: Sequence[str] = ()
+    difference: float | None = None
+    speed: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What a manifest says of it."""
+        return {
+            "calibration": self.calibration,
+            "int8": list(self.int8),
+            "weights": list(self.weights),
+            "floats": list(self.floats),
+            "difference": self.difference,
+            "speed": self.speed,
+        }
+
+
+def quantize_onnx(
+    path: Path,
+    calibration: Sequence[Inputs],
+    in_floats: Collection[str] = (),
+    control: Control | None = None,
+) -> Quantized:
     """Replace a float ONNX file by its int8 form: QDQ, unsigned activations, signed weights per channel.
 
     Args:
         path: the file, as `export_onnx` writes it.
         calibration: batches that the ranges of activations are read off, `(B, ...)` each.
         in_floats: names of nodes that stay as they are.
+        control: what it may cost; None quantises all that ONNX Runtime can.
 
     Raises:
         TrialError: ONNX Runtime cannot quantise the model.
     """
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     with tempfile.TemporaryDirectory() as scratch, _quiet():
-        prepared, quantised = Path(scratch) / "prepared.onnx", Path(scratch) / "int8.onnx"
         try:
+            prepared = Path(scratch) / "prepared.onnx"
             quant_pre_process(path, prepared, skip_symbolic_shape=True)
-            quantize_static(
-                prepared,
-                quantised,
-                _Reader(prepared, calibration),
-                quant_format=QuantFormat.QDQ,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                per_channel=True,
-                nodes_to_exclude=list(in_floats),
-            )
+            floats = _Floats(prepared, path.read_bytes(), calibration, frozenset(in_floats))
+            if control is None:
+                chosen = floats.quantized(floats.candidates[0], CALIBRATIONS[0])
+            else:
+                chosen = _Controlled(floats, control).chosen()
+        except TrialError:
+            raise
         except Exception as error:
             raise TrialError(f"the model could not be quantised to int8: {one_line(error)}") from error
-        path.write_bytes(quantised.read_bytes())
+        path.write_bytes(chosen.content)
+    return chosen.how
+
+
+@dataclass(frozen=True)
+class _File:
+    content: bytes
+    how: Quantized
+
+
+@dataclass
+class _Floats:
+    """A float file, prepared to be quantised.
+
+    Args:
+        path: of the prepared file.
+        original: the file as it was.
+        calibration: batches.
+        in_floats: nodes that stay floats.
+    """
+
+    path: Path
+    original: bytes
+    calibration: Sequence[Inputs]
+    in_floats: frozenset[str]
+    ranges: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def model(self) -> Any:
+        """The prepared file."""
+        import onnx
+
+        return onnx.load(str(self.path), load_external_data=False)
+
+    @cached_property
+    def weighted(self) -> dict[str, tuple[str, int]]:
+        """By node whose weights may be int8: their name, and the dimension of its outputs."""
+        large = {t.name: tuple(t.dims) for t in self.model.graph.initializer if _is_weight(t)}
+        found = {}
+        for node in self.model.graph.node:
+            place = 0 if node.op_type == "Gather" else 1
+            if node.name in self.in_floats or node.op_type not in (*_LAYERS, "Gather"):
+                continue
+            if len(node.input) > place and node.input[place] in large:
+                name = node.input[place]
+                found[node.name] = name, _output_dimension(node, len(large[name]))
+        return found
+
+    @cached_property
+    def candidates(self) -> list[tuple[str, ...]]:
+        """Names of nodes that may compute in int8: all that ONNX Runtime can quantise; layers and what
+        integers pass; layers alone; none."""
+        from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+        every = {*QDQRegistry, *QLinearOpsRegistry}
+        nodes = [node for node in self.model.graph.node if node.name not in self.in_floats]
+        sets = [
+            tuple(node.name for node in nodes if node.op_type in every),
+            tuple(node.name for node in nodes if self._gains(node)),
+            tuple(node.name for node in nodes if node.name in self.weighted and node.op_type in _LAYERS),
+            (),
+        ]
+        return list(dict.fromkeys(sets))
+
+    def _gains(self, node: Any) -> bool:
+        layer = node.op_type in _LAYERS and any(tensor in self._constants for tensor in node.input[1:2])
+        return layer or node.op_type in _PASSING
+
+    @cached_property
+    def _constants(self) -> set[str]:
+        return {tensor.name for tensor in self.model.graph.initializer}
+
+    def quantized(self, nodes: Sequence[str], method: str, floats: Collection[str] = ()) -> _File:
+        """The file with some nodes in int8, and other weights as int8.
+
+        Args:
+            nodes: that compute in int8.
+            method: how ranges are read off.
+            floats: nodes whose weights stay floats.
+        """
+        from onnxruntime.quantization import QuantType
+        from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+        from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
+
+        model = load_model_with_shape_infer(self.path)
+        if nodes:
+            types = sorted({node.op_type for node in model.graph.node if node.name in {*nodes}})
+            quantizer = QDQQuantizer(
+                model,
+                per_channel=True,
+                reduce_range=False,
+                weight_qType=QuantType.QInt8,
+                activation_qType=QuantType.QUInt8,
+                tensors_range=self._ranges(method),
+                nodes_to_quantize=list(nodes),
+                nodes_to_exclude=[],
+                op_types_to_quantize=types,
+                extra_options={},
+            )
+            quantizer.quantize_model()
+            model = quantizer.model.model
+        alone = {
+            name: weight for name, weight in self.weighted.items() if name not in nodes and name not in floats
+        }
+        _store_weights(model, {*alone.values()}, {self.weighted[n][0] for n in floats if n in self.weighted})
+        how = Quantized(method, tuple(n for n in nodes if n in self.weighted), (*alone,), tuple(floats))
+        return _File(model.SerializeToString(), how)
+
+    def _ranges(self, method: str) -> Any:
+        """The range of each activation over the calibration batches."""
+        from onnxruntime.quantization import CalibrationMethod, create_calibrator
+
+        if method not in self.ranges:
+            options = {"percentile": _PERCENTILE, "symmetric": False} if method == "Percentile" else {}
+            calibrator = create_calibrator(
+                self.path,
+                None,
+                augmented_model_path=str(self.path.with_name(f"augmented-{method}.onnx")),
+                calibrate_method=getattr(CalibrationMethod, method),
+                extra_options=options,
+            )
+            calibrator.collect_data(_Reader(self.model, self.calibration))
+            self.ranges[method] = calibrator.compute_data()
+        return self.ranges[method]
+
+
+def _is_weight(tensor: Any) -> bool:
+    import onnx
+
+    floats = tensor.data_type == onnx.TensorProto.FLOAT
+    return floats and len(tensor.dims) > 1 and int(np.prod(tensor.dims)) >= _LEAST_WEIGHTS
+
+
+def _output_dimension(node: Any, dimensions: int) -> int:
+    """The dimension of a node's weights along which each has a scale of its own."""
+    if node.op_type == "Gemm":
+        transposed = any(entry.name == "transB" and entry.i for entry in node.attribute)
+        return 0 if transposed else 1
+    return {"MatMul": dimensions - 1, "ConvTranspose": 1}.get(node.op_type, 0)
+
+
+def _store_weights(model: Any, weights: Collection[tuple[str, int]], floats: Collection[str]) -> None:
+    """Store float weights as int8 and their scales, which are multiplied when the file is loaded; in place.
+
+    A cast and a product, as ONNX Runtime computes constants before it runs, but not `DequantizeLinear`.
+
+    Args:
+        model: of a file.
+        weights: names of tensors, and the dimension that has a scale for each entry.
+        floats: names of those that stay as they are, though another node may have them as int8.
+    """
+    import onnx
+
+    tensors_by_name = {tensor.name: tensor for tensor in model.graph.initializer}
+    made = []
+    for name, dimension in sorted(weights):
+        if name not in tensors_by_name or name in floats:
+            continue
+        values = onnx.numpy_helper.to_array(tensors_by_name[name])
+        others = tuple(place for place in range(values.ndim) if place != dimension)
+        scale = (np.abs(values).max(axis=others, keepdims=True) / 127).astype(np.float32)
+        scale[scale == 0] = 1.0
+        codes = np.rint(values / scale).astype(np.int8)
+        model.graph.initializer.remove(tensors_by_name[name])
+        for suffix, array in (("int8", codes), ("scale", scale)):
+            model.graph.initializer.append(onnx.numpy_helper.from_array(array, f"{name}_{suffix}"))
+        cast = onnx.helper.make_node("Cast", [f"{name}_int8"], [f"{name}_cast"], to=onnx.TensorProto.FLOAT)
+        made += [cast, onnx.helper.make_node("Mul", [f"{name}_cast", f"{name}_scale"], [name])]
+    nodes = [*made, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+class _Controlled:
+    """The fastest file whose answers are near enough to those of the float file.
+
+    Args:
+        floats: the float file.
+        control: what int8 may cost.
+    """
+
+    def __init__(self, floats: _Floats, control: Control) -> None:
+        self.floats, self.control = floats, control
+        self.folder = floats.path.parent
+        self.expected = self._answers(floats.original)
+        first = arguments(control.rows[0])
+        self.feed = [tensor[:1].numpy() if tensor.dim() else tensor.numpy() for tensor in tensors(first)]
+
+    def chosen(self) -> _File:
+        """What is fastest, by the nearest calibration, with nodes taken back until the bound holds."""
+        nodes = self._fastest() if self.control.timed else self.floats.candidates[0]
+        tried = []
+        for method in CALIBRATIONS if nodes else CALIBRATIONS[:1]:
+            file = self.floats.quantized(nodes, method)
+            tried.append((self._difference(file), file))
+            if tried[-1][0] <= self.control.bound:
+                break
+        difference, file = min(tried, key=lambda entry: entry[0])
+        if difference > self.control.bound:
+            difference, file = self._taken_back(nodes, file.how.calibration, (difference, file))
+        speed = None
+        if self.control.timed:
+            base, own = self._seconds([self.floats.original, file.content])
+            speed = own / base
+        return _File(file.content, replace(file.how, difference=difference, speed=speed))
+
+    def _fastest(self) -> tuple[str, ...]:
+        """The nodes whose file is fastest."""
+        files = [self.floats.quantized(nodes, CALIBRATIONS[0]) for nodes in self.floats.candidates]
+        base, *seconds = self._seconds([self.floats.original, *(file.content for file in files)])
+        best = 0
+        for place in range(1, len(seconds)):
+            if seconds[place] < _FASTER * seconds[best]:
+                best = place
+        if seconds[best] > _FASTER * base:
+            best = len(seconds) - 1  # weights alone, which take the time of floats and cost least
+        return self.floats.candidates[best]
+
+    def _taken_back(
+        self, nodes: Sequence[str], method: str, best: tuple[float, _File]
+    ) -> tuple[float, _File]:
+        """Fewer nodes in int8, those that cost most first, by halves; then fewer int8 weights."""
+        order = self._costliest_first(nodes, method)
+        floats: tuple[str, ...] = ()
+        step = max(1, len(order) // 8)
+        for count in range(step, len(order) + step, step):
+            left = set(order[count:])
+            file = self.floats.quantized([name for name in nodes if name in left], method)
+            best = min(best, (self._difference(file), file), key=lambda entry: entry[0])
+            if best[0] <= self.control.bound:
+                return best
+        for name in order:
+            floats = (*floats, name)
+            file = self.floats.quantized((), method, floats)
+            best = min(best, (self._difference(file), file), key=lambda entry: entry[0])
+            if best[0] <= self.control.bound:
+                break
+        return best
+
+    def _costliest_first(self, nodes: Sequence[str], method: str) -> list[str]:
+        """Layers by how far outputs move where each alone is int8, farthest first; of many, those at both
+        ends of the network first, where int8 is known to cost most."""
+        layers = [name for name in nodes if name in self.floats.weighted]
+        if len(layers) > _MOST_PROBED:
+            place = {name: min(i, len(layers) - 1 - i) for i, name in enumerate(layers)}
+            return sorted(layers, key=lambda name: place[name])
+        alone = {name: self._distance(self.floats.quantized([name], method)) for name in layers}
+        return sorted(layers, key=lambda name: -alone[name])
+
+    def _difference(self, file: _File) -> float:
+        """How much answers differ over all rows."""
+        return self.control.difference(self.expected, self._answers(file.content))
+
+    def _distance(self, file: _File) -> float:
+        """How far outputs are from those of the float file, which tells nodes apart that change no answer."""
+        found = self._answers(file.content)
+        return sum(
+            float((a.double() - b.double()).square().mean())
+            for a, b in zip(tensors(self.expected), tensors(found), strict=True)
+            if a.is_floating_point()
+        )
+
+    def _answers(self, content: bytes) -> Any:
+        path = self.folder / "answers.onnx"
+        path.write_bytes(content)
+        program = load_program(path)
+        return [program(rows) for rows in self.control.rows]
+
+    def _seconds(self, contents: Sequence[bytes]) -> list[float]:
+        return seconds_of(contents, self.feed)
 
 
 class _Reader:
     """Hands ONNX Runtime one batch after the other."""
 
-    def __init__(self, path: Path, batches: Sequence[Inputs]) -> None:
-        import onnx
-
-        self.names = [given.name for given in onnx.load(str(path), load_external_data=False).graph.input]
+    def __init__(self, model: Any, batches: Sequence[Inputs]) -> None:
+        self.names = [given.name for given in model.graph.input]
         self.left: Iterator[Inputs] = iter(batches)
 
     def get_next(self) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ from autocompress.checkpoint.program import (
     load_module,
     load_program,
 )
-from autocompress.checkpoint.quantize import quantize_onnx
+from autocompress.checkpoint.quantize import Control, Quantized, quantize_onnx
 from autocompress.checkpoint.weights import save_loss, save_weights
 from autocompress.errors import CheckpointError
 from autocompress.surgery import Edit
@@ -69,9 +69,11 @@ class Writer:
 
     Attributes:
         graph: of the model, once it is written.
+        quantized: how that was quantised; None where it was not.
     """
 
     graph: fx.GraphModule
+    quantized: Quantized | None = None
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -88,6 +90,7 @@ class Writer:
         edits: Sequence[Edit] = (),
         loss: Mapping[str, Tensor] | None = None,
         limits: Limits | None = None,
+        control: Control | None = None,
     ) -> Checkpoint:
         """Edits, weights and programs of a model; the checkpoint can be measured, but isn't there yet.
 
@@ -99,6 +102,7 @@ class Writer:
             edits: what leads to it from the user's model.
             loss: what training changed of the loss beside it.
             limits: by which layers are excluded, and so not quantised either.
+            control: what int8 may cost; None quantises all that can be.
 
         Raises:
             TrialError: the model cannot be exported or quantised.
@@ -112,7 +116,7 @@ class Writer:
         if artifact == "onnx-int8":
             excludes = (limits or Limits()).excludes
             in_floats = [node for node, names in origins.items() if any(map(excludes, names))]
-            quantize_onnx(self.aside / ONNX, calibration, in_floats)
+            self.quantized = quantize_onnx(self.aside / ONNX, calibration, in_floats, control)
         return Checkpoint(self.aside, {})
 
     def commit(self, manifest: Mapping[str, Any]) -> Checkpoint:

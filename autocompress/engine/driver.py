@@ -208,6 +208,7 @@ class SearchDriver:
             "validation_rows": result.validation_rows,
             "difference": result.difference,
             "estimated": result.estimated,
+            "int8": result.int8,
             "seconds": round(result.seconds, 3),
             "step_seconds": round(result.step_seconds, 3),
             "method_seconds": round(result.method_seconds, 3),

@@ -20,6 +20,7 @@ from autocompress.engine.final import settle_front
 from autocompress.engine.folder import RunFolder
 from autocompress.engine.identity import identity
 from autocompress.engine.moasha import MoAsha, rungs
+from autocompress.engine.out_of_bounds import why_none_within
 from autocompress.engine.prepare import Prepared, prepare
 from autocompress.engine.reference import ReferenceFirst
 from autocompress.engine.results import build_result, draw_pictures, report, study_name
@@ -261,6 +262,9 @@ class _Search:
             raise SearchFailedError(
                 f"none of the {counts['fail']} trials succeeded: {'; '.join(sorted(reasons - {''}))}"
             )
+        why = why_none_within(study, self.prepared.constraints, driver.reference)
+        if finished and why is not None:
+            self.progress.note(why)
         if finished:
             result = settle_front(self.prepared, self.folder, study, self.progress)
         else:

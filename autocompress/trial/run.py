@@ -42,7 +42,13 @@ from autocompress.task.random_state import generators_of
 from autocompress.training.distillation import Distillation
 from autocompress.training.loop import Trainer
 from autocompress.trial.config import TrialConfig
-from autocompress.trial.measuring import Measuring, Reference, measure_unexported, with_estimated_bytes
+from autocompress.trial.int8 import int8_data
+from autocompress.trial.measuring import (
+    Measuring,
+    Reference,
+    measure_unexported,
+    with_estimated_bytes,
+)
 from autocompress.trial.rungs import RungMeter
 from autocompress.trial.sensitivity import with_losses
 from autocompress.trial.stages import compress_in_stages, make_method
@@ -63,6 +69,7 @@ class TrialResult:
         replicates: of the same metrics, over resamples of the validation rows that all trials share.
         validation_rows: how many they are.
         estimated: metrics that were not measured, because the model was not exported.
+        int8: how the file was quantised, see `Quantized`; None where it was not.
     """
 
     metrics: Mapping[str, float]
@@ -75,6 +82,7 @@ class TrialResult:
     replicates: Mapping[str, list[float]] = field(default_factory=dict)
     validation_rows: int = 0
     estimated: list[str] = field(default_factory=list)
+    int8: Mapping[str, Any] | None = None
 
 
 # Whether a candidate cannot be kept, by the least that its metrics can be, and by their replicates.
@@ -139,8 +147,9 @@ def run_trial(
             estimated = ("bytes", "weight_bytes")
             return _result(with_estimated_bytes(unexported, reference), trainer, difference, start, estimated)
     stored = _Stored(config, reference, difference, joined([*edits, *compressed.edits]))
-    measured = _store(folder, model, task, measuring, trainer, stored, torch.device(device))[1]
-    return _result(measured, trainer, difference, start)
+    checkpoint, measured = _store(folder, model, task, measuring, trainer, stored, torch.device(device))
+    result = _result(measured, trainer, difference, start)
+    return replace(result, int8=checkpoint.manifest["int8"])
 
 
 def _result(
@@ -294,6 +303,7 @@ def _store(
                 "profile": _profile(model, task, writer, stored, device),
                 "check": {"max_relative_difference": stored.difference},
                 "artifact": measuring.artifact,
+                "int8": None if writer.quantized is None else writer.quantized.to_json(),
                 "session": measured.session or None,
                 "history": trainer.history,
             }
@@ -332,10 +342,10 @@ def _measured(
     """Export, check that edits and weights rebuild the model, and measure what is loaded from the file."""
     model = model.to("cpu").eval()
     example = task.example()
-    calibration = task.calibration() if measuring.artifact == "onnx-int8" else []
+    calibration, control = int8_data(task, measuring)
     loss = changed_tensors(task.criterion, trainer.criterion)
     checkpoint = writer.write(
-        model, example, measuring.artifact, calibration, stored.edits, loss, task.limits
+        model, example, measuring.artifact, calibration, stored.edits, loss, task.limits, control
     )
     rebuilt = rebuild_from(fresh_model(task), checkpoint.path, example)
     check_equal(rebuilt, model, example, "rebuilding the model from edits and weights")

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from autocompress.errors import CheckpointError, one_line
 from autocompress.weights.encodings import Encoding, Factored, Pruned, Quantized, Rounded
 from autocompress.weights.folding import Folding
-from autocompress.weights.packing import codes_per_byte, digits, pack
+from autocompress.weights.packing import codes_per_byte, deflated_size, digits, pack
+
+# Share of zeros from which on their places may be worth storing, and what the program takes more to do so.
+_LEAST_ZEROS, _SCATTERING = 0.5, 100
 
 
 class WeightCode(nn.Module):
@@ -97,7 +100,7 @@ class Codes(WeightCode):
         self.register_buffer("packed", pack(encoding.codes, self.k, self.per_byte).to(levels.device))
         self.register_buffer("digits", self._digits(), persistent=False)
         self.scale: nn.Parameter | None = None
-        if encoding.tied == "free":
+        if encoding.tied in ("free", "nonzero"):
             self.levels: Tensor = nn.Parameter(levels)
         else:
             scale = levels.abs().max().clamp_min(1e-12) if encoding.tied == "scale" else None
@@ -153,7 +156,10 @@ class Codes(WeightCode):
         # Not by `bincount`, which waits for a GPU to know how long its answer is.
         counts = codes.new_zeros(self.k).scatter_add(0, codes, codes.new_ones(()).expand(codes.shape))
         if self.scale is None:
-            return _damped(self.levels, counts)[codes]
+            levels = self.levels
+            if self.tied == "nonzero":
+                levels = torch.where(levels == 0, levels.detach(), levels)
+            return _damped(levels, counts)[codes]
         norm = (counts * self.levels.square()).sum()
         return (self.levels * _damped(self.scale, norm))[codes]
 
@@ -249,9 +255,58 @@ class Sparse(WeightCode):
         values: Tensor = self.values
         if self.training and torch.is_grad_enabled():
             values = values * (values != 0)
-        positions = torch.cumsum(self.gaps.to(torch.int64) + 1, 0) - 1
-        empty = torch.zeros(self.count, dtype=values.dtype, device=values.device)
-        return empty.scatter(0, positions, values).reshape(self.shape)
+        return _between_zeros(self.gaps, values, self.count).reshape(self.shape)
+
+
+class SparseCodes(WeightCode):
+    """Codes of the values that are not zero, and how many zeros precede each, one byte: pruning and a
+    codebook in one, of which zero is a level.
+
+    Gaps and codes are each near their entropy once the file's compression has coded them, where a code for
+    each weight would cost a bit at least, and runs of zeros cost as much as where they begin and end.
+    """
+
+    kind = "sparse_codes"
+    gaps: Tensor
+
+    def __init__(self, encoding: Quantized, shape: tuple[int, ...]) -> None:
+        super().__init__(shape)
+        # One more than its place among the levels, as zero is none.
+        placed = torch.where(encoding.levels.index_select(0, encoding.codes) == 0, 0, encoding.codes + 1)
+        gaps, values = _gaps(placed)
+        used, codes = torch.unique(values, return_inverse=True)
+        levels = torch.cat([encoding.levels.new_zeros(1), encoding.levels.detach()])[used]
+        self.count = len(encoding.codes)
+        self.register_buffer("gaps", gaps)
+        self.values = Codes(Quantized(levels, codes, "nonzero"), tuple(values.shape))
+
+    def sizes(self) -> dict[str, Any]:
+        """Say how many values are stored, and how."""
+        return {"values": len(self.gaps), "of": self.values.sizes()}
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], **sizes: Any) -> SparseCodes:
+        """Make codes of as many values, all of them 0."""
+        code = cls(Quantized(torch.zeros(1), torch.zeros(math.prod(shape), dtype=torch.int64)), shape)
+        code.gaps = code.gaps.new_zeros(sizes["values"])
+        code.values = Codes.empty((sizes["values"],), **sizes["of"])
+        return code
+
+    @property
+    def numbers(self) -> int:
+        """Each stored value counts as one."""
+        return len(self.gaps)
+
+    def forward(self) -> Tensor:
+        """Put the levels that values are at their places between zeros; → `shape`."""
+        return _between_zeros(self.gaps, self.values(), self.count).reshape(self.shape)
+
+
+def _between_zeros(gaps: Tensor, values: Tensor, count: int) -> Tensor:
+    """Values at their places, each after so many zeros, `(m,)` → `(count,)`."""
+    positions = torch.cumsum(gaps.to(torch.int64) + 1, 0) - 1
+    empty = torch.zeros(count, dtype=values.dtype, device=values.device)
+    return empty.scatter(0, positions, values)
 
 
 def _gaps(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -376,7 +431,7 @@ class Sum(WeightCode):
 def weight_code(encoding: Encoding, shape: tuple[int, ...]) -> WeightCode:
     """The module that an encoding is stored as, for a weight of that shape."""
     if isinstance(encoding, Quantized):
-        return Codes(encoding, shape)
+        return _codes(encoding, shape)
     if isinstance(encoding, Rounded):
         return Half(encoding, shape)
     if isinstance(encoding, Pruned):
@@ -384,3 +439,24 @@ def weight_code(encoding: Encoding, shape: tuple[int, ...]) -> WeightCode:
     if isinstance(encoding, Factored):
         return Product(encoding, shape)
     return Sum([weight_code(part, shape) for part in encoding.parts], shape)
+
+
+def _codes(encoding: Quantized, shape: tuple[int, ...]) -> WeightCode:
+    """A code for each number; or for those that are not zero alone, where that takes less of a file."""
+    each = Codes(encoding, shape)
+    zero = encoding.levels == 0
+    if encoding.tied != "nonzero" or not bool(zero.any()):
+        return each
+    if float(zero.index_select(0, encoding.codes).float().mean()) < _LEAST_ZEROS:
+        return each
+    others = SparseCodes(encoding, shape)
+    return others if _bytes(others) + _SCATTERING < _bytes(each) else each
+
+
+def _bytes(code: WeightCode) -> int:
+    """What the integers of a code take once a file has compressed them."""
+    return sum(
+        deflated_size(buffer.cpu().numpy().tobytes())
+        for name, buffer in code.named_buffers()
+        if buffer.dtype == torch.uint8 and not name.endswith("digits")
+    )

@@ -17,13 +17,13 @@ class Quantized:
     Args:
         levels: `(k,)`.
         codes: which level each number is, int64, `(n,)`.
-        tied: what training may change: each level ("free"), their common scale ("scale") or
-            nothing ("fixed").
+        tied: what training may change: each level ("free"), each but one that is 0 ("nonzero"), their common
+            scale ("scale") or nothing ("fixed").
     """
 
     levels: Tensor
     codes: Tensor
-    tied: Literal["free", "scale", "fixed"] = "free"
+    tied: Literal["free", "nonzero", "scale", "fixed"] = "free"
 
     def dense(self) -> Tensor:
         """The numbers, `(n,)`."""

@@ -8,6 +8,7 @@ the published ResNet-20 at 4 levels 55.7 kB, where a byte for each code leaves 6
 
 from __future__ import annotations
 
+import zlib
 from functools import cache
 
 import numpy as np
@@ -30,6 +31,12 @@ def codes_per_byte(k: int, count: int = _FEW_CODES) -> int:
     if count < _FEW_CODES:
         return 1
     return next(m for m in range(8, 0, -1) if k**m <= 256)
+
+
+def deflated_size(content: bytes | bytearray) -> int:
+    """Bytes that a record takes in the archive of a program."""
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return len(deflate.compress(content)) + len(deflate.flush())
 
 
 def pack(codes: Tensor, k: int, m: int) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx
@@ -10,12 +12,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.checkpoint import export_onnx, export_program, load_program, reload
-from autocompress.checkpoint.quantize import quantize_onnx
+from autocompress.checkpoint import export_onnx, export_program, load_program, quantize, reload
+from autocompress.checkpoint.quantize import Control, Quantized, quantize_onnx
 from autocompress.checkpoint.reload import reload_faults
 from autocompress.checkpoint.store import Writer, open_checkpoint
 from autocompress.errors import TrialError
+from autocompress.methods.lc.entropy import entropy_codebook
+from autocompress.methods.lc.kmeans import kmeans
 from autocompress.task.limits import settle
+from autocompress.weights.encoded import encode_weight
+from autocompress.weights.encodings import Encoding, Pruned, Rounded, Summed
+from autocompress.weights.encodings import Quantized as Coded
 
 
 @pytest.fixture
@@ -78,6 +85,153 @@ def test_excluded_layers_stay_floats_and_frozen_ones_do_not(excluded: str, tmp_p
     checkpoint = writer.write(model, x[:2], "onnx-int8", [x], limits=limits)
     weight = model.get_submodule(excluded).weight
     assert float_weights(checkpoint.artifact_file("onnx-int8")) == {weight.numel()}
+
+
+def differing(expected: list[Tensor], found: list[Tensor]) -> float:
+    """The share of rows whose class is another one."""
+    pairs = zip(expected, found, strict=True)
+    return float(torch.cat([a.argmax(1) != b.argmax(1) for a, b in pairs]).float().mean())
+
+
+def timed(monkeypatch: pytest.MonkeyPatch, int8: float) -> None:
+    """The float file and that with int8 weights alone take a second, others as much as is said."""
+
+    def seconds(contents: Sequence[bytes], feed: object) -> list[float]:
+        return [1.0, *[int8] * (len(contents) - 2), 1.0]
+
+    monkeypatch.setattr(quantize, "seconds_of", seconds)
+
+
+class Swishing(nn.Module):
+    """Two layers with an operator between them that ONNX Runtime has no integers for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.head = nn.Conv2d(3, 64, 3), nn.Linear(64, 40)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(nn.functional.hardswish(self.enter(x)).mean((2, 3)))
+
+
+def controlled(model: nn.Module, path: Path, images: Tensor, control: Control) -> Quantized:
+    export_onnx(model, images[:2], path)
+    return quantize_onnx(path, [images], control=control)
+
+
+def test_what_int8_makes_slower_has_int8_weights_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model, images, path = Swishing().eval(), torch.randn(64, 3, 8, 8), tmp_path / "model.onnx"
+    timed(monkeypatch, 1.2)
+    how = controlled(model, path, images, Control([images], differing))
+    assert (how.int8, len(how.weights), how.floats) == ((), 2, ())
+    assert how.speed == 1.0
+    assert float_weights(path) == {64, 40}  # a scale for each output
+    with torch.no_grad():
+        expected = model(images)
+    assert (load_program(path)(images) - expected).abs().max() < 0.02 * expected.abs().max()
+    assert reload_faults([path], images[:3]) == {}
+
+
+def test_layers_whose_int8_is_faster_compute_in_it(
+    network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = torch.randn(64, 3, 8, 8)
+    timed(monkeypatch, 0.5)
+    how = controlled(network, tmp_path / "model.onnx", images, Control([images], lambda a, b: 0.0))
+    assert (len(how.int8), how.weights, how.calibration) == (3, (), "MinMax")
+
+
+def test_without_timing_all_is_quantised(network: nn.Module, tmp_path: Path) -> None:
+    images = torch.randn(64, 3, 8, 8)
+    how = controlled(
+        network, tmp_path / "model.onnx", images, Control([images], lambda a, b: 0.0, timed=False)
+    )
+    assert (len(how.int8), how.speed) == (3, None)
+
+
+class Outlying(nn.Module):
+    """A layer whose activations have few values that are a thousand times the others'."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.middle, self.head = nn.Linear(32, 64), nn.Linear(64, 64), nn.Linear(64, 20)
+        with torch.no_grad():
+            self.enter.weight[0] *= 3000
+            self.middle.weight[:, 0] = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.middle(torch.relu(self.enter(x)))))
+
+
+def test_layers_that_hurt_go_back_until_the_bound_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model, x, path = Outlying().eval(), torch.randn(256, 32), tmp_path / "model.onnx"
+    timed(monkeypatch, 0.5)
+    free = controlled(model, path, x[:128], Control([x[128:]], differing, bound=1.0))
+    assert len(free.int8) == 3
+    assert free.difference is not None
+    assert free.difference > 0.1
+    held = controlled(model, path, x[:128], Control([x[128:]], differing, bound=0.05))
+    assert held.difference is not None
+    assert held.difference <= 0.05
+    assert 0 < len(held.int8) < 3
+    assert set(held.int8) | set(held.weights) == set(free.int8)
+    with torch.no_grad():
+        assert differing([model(x[128:])], [load_program(path)(x[128:])]) == held.difference
+
+
+def test_weights_that_cannot_be_int8_end_as_floats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, path = Words().eval(), torch.randn(16, 6, 8), tmp_path / "model.onnx"
+    timed(monkeypatch, 2.0)
+    how = controlled(model, path, x, Control([x], lambda a, b: 0.5))
+    assert how.difference == 0.5
+    assert how.int8 == ()
+
+
+def tenth(weights: Tensor) -> Encoding:
+    """All but the greatest tenth are zero."""
+    return Pruned(torch.where(weights.abs() > weights.abs().quantile(0.9), weights, 0.0))
+
+
+def ternary(weights: Tensor) -> Encoding:
+    codes = (weights > 0.03).long() - (weights < -0.03).long() + 1
+    return Coded(torch.tensor([-0.05, 0.0, 0.05]), codes, "scale")
+
+
+@pytest.mark.parametrize(
+    "encode",
+    [
+        lambda w: Coded(*kmeans(w, 4)),
+        lambda w: Coded(*kmeans(w, 200)),
+        lambda w: Coded(
+            torch.tensor([-0.05, 0.0, 0.05]), (w > 0.03).long() - (w < -0.03).long() + 1, "scale"
+        ),
+        Rounded,
+        tenth,
+        lambda w: Summed(
+            (Coded(*kmeans(w, 2)), Pruned(torch.where(w.abs() > w.abs().quantile(0.9), w, 0.0)))
+        ),
+        lambda w: Coded(*entropy_codebook(w, 9, 1.5), "nonzero"),
+    ],
+    ids=["codebook", "many levels", "ternary", "half", "pruned", "sum", "entropy"],
+)
+def test_layers_that_are_stored_as_codes_become_int8(
+    encode: Callable[[Tensor], Encoding], network: nn.Module, tmp_path: Path
+) -> None:
+    model, path = copy.deepcopy(network), tmp_path / "model.onnx"
+    for name in ("0", "2", "5"):
+        weight = model.get_submodule(name).weight.detach()
+        encode_weight(model, encode(weight.reshape(-1)), f"{name}.weight")
+    images = torch.randn(32, 3, 8, 8)
+    export_onnx(model, images[:2], path)
+    quantize_onnx(path, [images])
+    with torch.no_grad():
+        expected = model(images)
+    assert (load_program(path)(images) - expected).abs().mean() < 0.06 * expected.abs().mean()
 
 
 def test_what_cannot_be_quantised_says_so(tmp_path: Path) -> None:

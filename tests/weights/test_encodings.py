@@ -8,6 +8,7 @@ import math
 import pickle
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from torch import nn
 from autocompress.checkpoint import export_onnx, export_program, load_program
 from autocompress.checkpoint.weights import save_weights
 from autocompress.errors import CheckpointError
-from autocompress.weights.decoders import Sparse, WeightCode, weight_code
+from autocompress.weights.decoders import Codes, Sparse, SparseCodes, WeightCode, weight_code
 from autocompress.weights.encoded import encode_weight
 from autocompress.weights.encodings import Encoding, Factored, Pruned, Quantized, Rounded, Summed, moved
 from autocompress.weights.folding import Folding
@@ -247,7 +248,8 @@ def test_a_code_made_of_its_spec_trains_like_the_one_it_came_from(kind: str) -> 
     [
         (
             {"kind": "hologram"},
-            "kind of a weight's code must be one of codes, half, sparse, product, verbatim, sum",
+            "kind of a weight's code must be one of codes, half, sparse, sparse_codes, product, verbatim, "
+            "sum",
         ),
         ({}, "but got None (a plug-in that is not installed here?)"),
         ({"kind": "codes", "tied": "free"}, "code of kind 'codes' is not readable: it lacks 'k'"),
@@ -257,7 +259,7 @@ def test_a_code_made_of_its_spec_trains_like_the_one_it_came_from(kind: str) -> 
         ({"kind": "sum"}, "it lacks 'parts'"),
         (
             {"kind": "sum", "parts": [{"kind": "hologram"}]},
-            "must be one of codes, half, sparse, product, verbatim, sum",
+            "must be one of codes, half, sparse, sparse_codes, product, verbatim, sum",
         ),
         ({"kind": "codes", "k": "two", "tied": "free"}, "code of kind 'codes' is not readable"),
     ],
@@ -265,3 +267,53 @@ def test_a_code_made_of_its_spec_trains_like_the_one_it_came_from(kind: str) -> 
 def test_specs_that_cannot_be_read_are_refused(spec: dict[str, object], message: str) -> None:
     with pytest.raises(CheckpointError, match=re.escape(message)):
         WeightCode.from_spec(spec, (6, 8))
+
+
+def few(share: float, n: int = 300 * 400, tied: Any = "nonzero") -> Quantized:
+    """Codes of which this share is not zero, and a level that nothing has."""
+    generator = torch.Generator().manual_seed(2)
+    there = torch.rand(n, generator=generator) < share
+    codes = torch.where(there, torch.randint(0, 3, (n,), generator=generator), 3)
+    return Quantized(torch.tensor([-0.5, 0.2, 0.9, 0.0, 7.0]), codes, tied)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.03])
+def test_codes_that_are_mostly_zero_are_stored_by_their_places(share: float) -> None:
+    encoding = few(share)
+    code = weight_code(encoding, (300, 400))
+    assert isinstance(code, SparseCodes)
+    assert torch.equal(code().reshape(-1), encoding.dense())
+    again = WeightCode.from_spec(json.loads(json.dumps(code.spec)), (300, 400))
+    again.load_state_dict(code.state_dict())
+    assert torch.equal(again(), code())
+    assert again.numbers == code.numbers
+    # More than 255 zeros in a row have a stop among them.
+    assert code.numbers >= int((encoding.dense() != 0).sum())
+
+
+def test_codes_of_which_few_are_zero_have_one_for_each() -> None:
+    assert isinstance(weight_code(few(0.9), (300, 400)), Codes)
+    assert isinstance(weight_code(few(0.03, tied="free"), (300, 400)), Codes)
+    assert isinstance(weight_code(few(0.03, n=24), (6, 4)), Codes)
+
+
+@pytest.mark.parametrize("share", [0.03, 0.9])
+def test_zeros_stay_zeros_in_training_and_other_levels_do_not(share: float) -> None:
+    encoding = few(share)
+    code = weight_code(encoding, (300, 400)).train()
+    optimizer = torch.optim.SGD(code.parameters(), 0.1)
+    (code() - 1).square().mean().backward()
+    optimizer.step()
+    after = code.eval()().reshape(-1)
+    assert torch.equal(after == 0, encoding.dense() == 0)
+    assert bool((after != encoding.dense())[encoding.dense() != 0].all())
+
+
+@pytest.mark.parametrize("export", [export_program, export_onnx])
+def test_a_program_decodes_codes_by_their_places(export: Any, tmp_path: Path) -> None:
+    layer, x = nn.Linear(400, 300), torch.randn(2, 400)
+    encode_weight(layer, few(0.03))
+    path = tmp_path / ("model.pt2" if export is export_program else "model.onnx")
+    export(nn.Sequential(layer), x, path)
+    with torch.no_grad():
+        assert torch.allclose(load_program(path)(x), layer(x), atol=1e-5)

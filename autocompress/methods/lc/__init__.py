@@ -7,6 +7,7 @@ from autocompress.methods.lc.pruning import PenaltyL0, PenaltyL1, PruneL0, Prune
 from autocompress.methods.lc.quantization import (
     Binary,
     Codebook,
+    EntropyCodebook,
     FixedPoint,
     HalfPrecision,
     MixedPrecision,
@@ -23,6 +24,7 @@ __all__ = [
     "Binary",
     "Codebook",
     "Config",
+    "EntropyCodebook",
     "FixedPoint",
     "HalfPrecision",
     "Lc",

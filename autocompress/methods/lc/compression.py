@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from autocompress.graph.weights import Weight
+from autocompress.methods.lc.entropy import entropy
 from autocompress.methods.lc.scheme import Scheme, View
 from autocompress.weights.encodings import Encoding, Factored, Pruned, Quantized, Rounded, Summed
 from autocompress.weights.packing import codes_per_byte
@@ -75,8 +77,8 @@ class Compression:
 def stored_bytes(encoding: Encoding) -> int:
     """What an encoding's tensors hold before a file's compression, from counts alone and in single precision.
 
-    As many codes share a byte as fit; a sparse value takes four bytes and one for the zeros before it, and
-    so does a zero on the way where there are more than 255 of them.
+    As many codes share a byte as fit, or take their entropy where one level stays zero; a sparse value takes
+    four bytes and one for the zeros before it, and so does a zero on the way where there are more than 255.
     """
     if isinstance(encoding, Summed):
         return sum(stored_bytes(part) for part in encoding.parts)
@@ -90,4 +92,6 @@ def stored_bytes(encoding: Encoding) -> int:
         return 5 * (len(positions) + int((zeros // 256).sum()))
     assert isinstance(encoding, Quantized)
     levels = len(encoding.levels)
+    if encoding.tied == "nonzero":
+        return math.ceil(entropy(encoding.codes, levels) * len(encoding.codes) / 8) + 4 * levels
     return -(-len(encoding.codes) // codes_per_byte(levels)) + 4 * levels

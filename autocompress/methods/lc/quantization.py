@@ -9,6 +9,7 @@ from torch import Tensor
 
 from autocompress.errors import SettingsError
 from autocompress.methods.lc import projections
+from autocompress.methods.lc.entropy import entropy_codebook
 from autocompress.methods.lc.kmeans import kmeans
 from autocompress.methods.lc.scheme import Scheme, View
 from autocompress.weights.encodings import Encoding, Quantized, Rounded
@@ -29,6 +30,27 @@ class Codebook(Scheme):
         """Cluster the weights, `(n,)`, by k-means that starts from the last levels."""
         start = previous.levels if isinstance(previous, Quantized) else None
         return Quantized(*kmeans(x, self.k, start))
+
+
+@dataclass(frozen=True)
+class EntropyCodebook(Scheme):
+    """k levels at most, one of them 0, whose codes have so many bits of entropy, near which they are stored:
+    few bits leave few weights; see `entropy_codebook`."""
+
+    kind: str = field(init=False, default="entropy")
+    bits: float = 0.5
+    k: int = 16
+
+    def __post_init__(self) -> None:
+        if not 0 < self.bits <= 8:
+            raise SettingsError(f"bits must be in (0, 8] but got {self.bits}.")
+        if not 2 <= self.k <= 256:
+            raise SettingsError(f"k must be in [2, 256] but got {self.k}.")
+
+    def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
+        """Quantise the weights, `(n,)`, with at most so many bits, from the last levels on."""
+        start = previous.levels if isinstance(previous, Quantized) else None
+        return Quantized(*entropy_codebook(x, self.k, self.bits, start), "nonzero")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What a weight may be compressed to; each scheme's `solve` is the C step of learning-compression.
 
 Codebook(k=4)                                   an adaptive codebook
+EntropyCodebook(bits=0.5)                       levels, one of them 0, whose codes have so few bits of entropy
 MixedPrecision(bits=3)                          codebooks of 3 bits on average, more where it counts
 Binary(), ScaledBinary(), Ternary(), FixedPoint(bits=8), HalfPrecision()
 PruneL0(keep=0.05), PruneL1(share=0.1), PenaltyL0(alpha=1e-6), PenaltyL1(alpha=1e-6)
@@ -21,8 +22,9 @@ from autocompress.methods.lc.scheme import Scheme, Sum
 SCHEMES: dict[str, type[Scheme]] = {
     str(next(f.default for f in fields(cls) if f.name == "kind")): cls
     for cls in (
-        quantization.Codebook, quantization.MixedPrecision, quantization.Binary, quantization.ScaledBinary,
-        quantization.Ternary, quantization.FixedPoint, quantization.HalfPrecision,
+        quantization.Codebook, quantization.EntropyCodebook, quantization.MixedPrecision,
+        quantization.Binary, quantization.ScaledBinary, quantization.Ternary, quantization.FixedPoint,
+        quantization.HalfPrecision,
         pruning.PruneL0, pruning.PruneL1, pruning.PenaltyL0, pruning.PenaltyL1,
         low_rank.LowRank, low_rank.RankSelection, Sum,
     )
