@@ -9,6 +9,7 @@ AutocompressError
 │   ├── DivergedError     a loss or a metric became NaN or infinite
 │   └── ProofError        the compact model does not equal the masked one
 ├── ClusterError          Ray failed as a whole; the same command continues    (exit code 1)
+├── StorageError          the study or the disk failed; the same command continues   (exit code 1)
 ├── CheckpointError       a checkpoint is missing, damaged or of another version
 └── SearchFailedError     no trial succeeded                                (exit code 1)
 """
@@ -53,6 +54,10 @@ class ProofError(TrialError):
 
 class ClusterError(AutocompressError):
     """Ray failed as a whole; what had finished is recorded."""
+
+
+class StorageError(AutocompressError):
+    """The study's storage, or the disk, failed; what had finished is kept."""
 
 
 class CheckpointError(AutocompressError):

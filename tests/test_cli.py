@@ -287,11 +287,11 @@ def test_limits_come_from_configuration_files_as_lists_texts_or_tables(
 ) -> None:
     seen: list[Settings] = []
 
-    def search(name: str, settings: Settings, progress: object) -> None:
+    def search(interruption: object, task: str, settings: Settings, progress: object) -> None:
         seen.append(settings)
         raise ac.UsageError("that is enough")
 
-    monkeypatch.setattr("autocompress.engine.run.search", search)
+    monkeypatch.setattr("autocompress.engine.run.search_within", search)
     files = [
         'exclude = ["features.0", "Linear"]\nat-least = "features.4=0.5, features.8=1"\n',
         'exclude = "features.0,Linear"\n[at_least]\n"features.4" = 0.5\n"features.8" = 1\n',
@@ -334,11 +334,11 @@ def test_init_writes_every_option_of_a_search_with_its_help_and_default(
 ) -> None:
     seen: list[Settings] = []
 
-    def searched(_: str, settings: Settings, **__: object) -> None:
+    def searched(interruption: object, task: str, settings: Settings, progress: object) -> None:
         seen.append(settings)
         raise ac.UsageError("that is enough")
 
-    monkeypatch.setattr("autocompress.engine.run.search", searched)
+    monkeypatch.setattr("autocompress.engine.run.search_within", searched)
     assert "autocompress search --config run.toml" in command("init", "digits").stdout
     command("search", "--config", "run.toml")
     command("search", "digits")
@@ -363,7 +363,7 @@ def test_version_is_printed(command: Command) -> None:
 def test_the_result_comes_last_of_the_json_lines_and_alone_where_it_is_to_be_quiet(
     finished: ac.SearchResult, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("autocompress.engine.run.search", lambda *_, **__: finished)
+    monkeypatch.setattr("autocompress.engine.run.search_within", lambda *_, **__: finished)
     lines = command("search", "digits", "--json-lines").stdout.splitlines()
     assert json.loads(lines[-1]) == {"event": "result", **finished.to_json()}
     quiet = command("search", "digits", "--quiet")
@@ -377,11 +377,11 @@ def test_distillation_is_switched_off_by_option_and_file(
 ) -> None:
     given: list[bool] = []
 
-    def search(task: str, settings: ac.Settings, **others: object) -> None:
+    def search(interruption: object, task: str, settings: ac.Settings, progress: object) -> None:
         given.append(settings.distill)
         raise ac.UsageError("enough")
 
-    monkeypatch.setattr("autocompress.engine.run.search", search)
+    monkeypatch.setattr("autocompress.engine.run.search_within", search)
     (tmp_path / "c.toml").write_text("distillation = false\n")
     for options in ([], ["--no-distillation"], ["--config", "c.toml"]):
         assert "enough" in command("search", "digits", *options).stderr

@@ -15,7 +15,7 @@ from autocompress import pareto
 from autocompress.errors import SettingsError
 from autocompress.measure import Constraint, Objective
 from autocompress.measure.resampling import REPLICATES
-from autocompress.study import SearchStudy, make_sampler, samplers, sqlite_url
+from autocompress.study import CONFIG, SearchStudy, make_sampler, samplers, sqlite_url
 
 OBJECTIVES = (Objective("accuracy", "maximize"), Objective("bytes", "minimize"))
 BASE = {"accuracy": 0.9, "bytes": 100.0}
@@ -67,6 +67,25 @@ def test_leftovers_are_closed_and_their_parameters_run_again(tmp_path: Path) -> 
     assert again.counts() == {"complete": 1, "fail": 0, "pruned": 0, "interrupted": 1}
     assert again.ask().suggest_float("x", 0, 1) == value
     assert again.close_leftovers() == 1
+    # It ran twice; after the third time something is wrong with it.
+    assert again.ask().suggest_float("x", 0, 1) == value
+    assert again.close_leftovers() == 0
+    assert again.counts() == {"complete": 1, "fail": 1, "pruned": 0, "interrupted": 2}
+
+
+def test_what_died_runs_again_at_most_twice_as_it_was(tmp_path: Path) -> None:
+    made = study(tmp_path)
+    trial = made.ask()
+    trial.suggest_float("x", 0, 1)
+    trial.set_user_attr(CONFIG, {"parent": 7})
+    for run in (1, 2, 3):
+        again = made.may_run_again(trial.number)
+        assert again == (run < 3)
+        made.fail(trial.number, "the worker process died", "Traceback", again=again)
+        assert made.study.trials[trial.number].user_attrs["traceback"] == "Traceback"
+        trial = made.ask()
+        assert (trial.user_attrs.get(CONFIG) == {"parent": 7}) == again
+    assert made.failures() == {3: "the worker process died"}
 
 
 def test_failed_trials_keep_their_reason_and_count(tmp_path: Path) -> None:

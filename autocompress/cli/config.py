@@ -50,7 +50,10 @@ def settings_of(options: Mapping[str, Any]) -> Settings:
     values = dict(options)
     if values["task"] is None:
         raise SettingsError("TASK must be given, on the command line or as task in the configuration file.")
-    methods, timeout = values.pop("methods"), values.pop("timeout")
+    methods = values.pop("methods")
+    for name in ("timeout", "trial_timeout"):
+        if values[name] is not None:
+            values[name] = parse_duration(name, str(values[name]))
     values["objectives"] = parse_list(values["objectives"])
     values["spaces"] = tuple(values.pop("space") or ())
     values["distill"] = values.pop("distillation")
@@ -58,11 +61,7 @@ def settings_of(options: Mapping[str, Any]) -> Settings:
     values["at_least"] = parse_shares(patterns_of(values["at_least"]))
     given = values.pop("constraint")
     values["constraints"] = None if not given else tuple(c for c in given if c != "none")
-    return Settings(
-        **values,
-        methods=None if methods is None else parse_list(methods),
-        timeout=None if timeout is None else parse_duration(str(timeout)),
-    )
+    return Settings(**values, methods=None if methods is None else parse_list(methods))
 
 
 def patterns_of(given: list[str] | None) -> tuple[str, ...]:

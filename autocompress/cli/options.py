@@ -89,7 +89,17 @@ Trials = Annotated[
     int,
     Whole(help="Compressed models to try."),
 ]
-Timeout = Annotated[str | None, typer.Option(help="Time limit: 90s, 30m, 2h.")]
+Timeout = Annotated[
+    str | None,
+    typer.Option(
+        help="Time limit: 90s, 30m, 2h. Trials end a tenth of it before, at most a minute, so that "
+        "the front can be measured."
+    ),
+]
+TrialTimeout = Annotated[
+    str | None,
+    typer.Option(help="Time limit of one trial, which fails where it takes longer; the reference has none."),
+]
 Epochs = Annotated[int | None, Whole(help="Of one trial. [default: the task's]")]
 StepsPerEpoch = Annotated[
     int | None,
@@ -144,7 +154,14 @@ AtLeast = Annotated[
     ),
 ]
 Out = Annotated[str | None, typer.Option(help="RUN. [default: runs/<task>-<model>]")]
-Storage = Annotated[str | None, typer.Option(help="Optuna storage URL. [default: SQLite in RUN]")]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        envvar="AUTOCOMPRESS_STORAGE",
+        help="Optuna storage URL, such as postgresql://user@host/name; its password is not written anywhere. "
+        "[default: SQLite in RUN]",
+    ),
+]
 RayAddress = Annotated[str | None, typer.Option(help="Of a running Ray cluster.")]
 MlflowUri = Annotated[
     str | None, typer.Option("--mlflow", metavar="URI", help="Log trials to this MLflow server or folder.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from autocompress.cli.app import app
 from autocompress.cli.config import given_options, patterns_of, settings_of
 from autocompress.cli.short_help import everyday
 from autocompress.cli.show import console, print_error, print_result
+from autocompress.engine.interruption import INTERRUPTED, Interruption
 from autocompress.engine.settings import Settings, parse_shares
 from autocompress.errors import SettingsError
 
@@ -55,6 +58,7 @@ def search(
     target: opt.Target = None,
     trials: opt.Trials = Settings.trials,
     timeout: opt.Timeout = None,
+    trial_timeout: opt.TrialTimeout = None,
     epochs: opt.Epochs = None,
     steps_per_epoch: opt.StepsPerEpoch = None,
     workers: opt.Workers = None,
@@ -86,15 +90,18 @@ def search(
     options = given_options(context, config)
     quiet, json_lines = options.pop("quiet"), options.pop("json_lines")
     settings = settings_of(options)
-    with _display(quiet, json_lines) as progress:
-        from autocompress.engine.run import search as run_search
+    with (
+        Interruption(settings.timeout, _end_at_once) as interruption,
+        _display(quiet, json_lines, interruption) as progress,
+    ):
+        from autocompress.engine.run import search_within
 
-        result = run_search(settings.task, settings, progress=progress)
+        result = search_within(interruption, settings.task, settings, progress)
         progress.close()
         print_result(result, quiet, json_lines)
-        if result.interrupted:
+        if result.interrupted or interruption.signum is not None:
             print_error("interrupted; the partial front is saved, the same command continues")
-            raise typer.Exit(130)
+            raise typer.Exit(INTERRUPTED + (interruption.signum or signal.SIGINT))
 
 
 @app.command(
@@ -136,8 +143,8 @@ def inspect(
 
 
 @contextmanager
-def _display(quiet: bool, json_lines: bool) -> Iterator[Progress]:
-    """What shows the search while it runs."""
+def _display(quiet: bool, json_lines: bool, interruption: Interruption) -> Iterator[Progress]:
+    """What shows the search while it runs, and where it was interrupted before any trial."""
     from autocompress.report import JsonLinesProgress, Progress, shown_progress
 
     if quiet and json_lines:
@@ -151,6 +158,14 @@ def _display(quiet: bool, json_lines: bool) -> Iterator[Progress]:
     except KeyboardInterrupt:
         progress.close()
         print_error("interrupted before any trial; the same command starts again")
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED + (interruption.signum or signal.SIGINT)) from None
     finally:
         progress.close()
+
+
+def _end_at_once(signum: int) -> None:
+    """End this process, and Ray's with it, which do not outlive it."""
+    if sys.stderr.isatty():
+        sys.stderr.write("\x1b[?25h\n")  # the live display hides the cursor
+        sys.stderr.flush()
+    os._exit(INTERRUPTED + signum)

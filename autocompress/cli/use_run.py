@@ -209,18 +209,18 @@ def dashboard(
 
 
 @app.command(epilog="Example:  autocompress replay runs/digits-small_cnn --trial 7")
-def replay(run: Run, trial: Annotated[int, Whole(help="Number of a complete trial.")]) -> None:
-    """Train a trial of RUN again from its stored configuration."""
+def replay(run: Run, trial: Annotated[int, Whole(help="Number of a trial that ended.")]) -> None:
+    """Train a trial of RUN again from its stored configuration; of one that failed, say where it did."""
     from rich.table import Table
 
     from autocompress.engine.replay import replay as run_again
 
     stored, result, path = run_again(
-        run, trial, report=lambda e: print(f"epoch {e['epoch']:.0f}  loss {e['loss']:.4f}")
+        run, trial, report=lambda e: print(f"epoch {e['epoch']:.0f}  loss {e['loss']:.4f}"), note=print
     )
     table = Table("metric", "stored", "again")
     for name, value in result.metrics.items():
-        table.add_row(name, f"{stored[name]:g}", f"{value:g}")
+        table.add_row(name, f"{stored[name]:g}" if name in stored else "-", f"{value:g}")
     console().print(table)
     print(path)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from autocompress.rivals import Rivals
 from autocompress.trial import TrialConfig, TrialResult
@@ -50,6 +50,23 @@ class Job:
     rivals: Rivals
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why a job ended without a result.
+
+    Args:
+        reason: in a line.
+        traceback: where it was raised.
+        kind: "memory" or "disk" where that ran out.
+        error: itself, where the reference failed.
+    """
+
+    reason: str
+    traceback: str = ""
+    kind: Literal["memory", "disk"] | None = None
+    error: Exception | None = None
+
+
 class Driver(Protocol):
     """A run, as seen by what executes its jobs. All calls come from one thread."""
 
@@ -61,12 +78,33 @@ class Driver(Protocol):
         """Hear of an epoch; whether to go on with the job."""
         ...
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether all is to be left as it is, at once; who runs it is not told of how jobs ended."""
+        ...
+
+    def overdue(self, number: int, seconds: float) -> bool:
+        """Say whether a job that has run for so many seconds is to be ended now, wherever it is.
+
+        It is asked several times a second of each job that runs.
+        """
+        ...
+
+    def waits(self, number: int, seconds: float) -> None:
+        """Hear, several times a second, for how long a job has waited for a worker."""
+
     def completed(self, number: int, result: TrialResult | None) -> None:
         """Hear that a trial ended with a result; None of the reference, which is stored, and of a wait."""
 
     def stopped(self, number: int) -> None:
         """Hear that a trial ended early because `epoch` said so."""
 
-    def failed(self, number: int, reason: str, error: Exception | None = None) -> None:
-        """Hear that a job ended without a result, and why; the reference, with the error itself, unless its
-        process died."""
+    def killed(self, number: int, where: str) -> None:
+        """Hear that a job was ended because `overdue` said so; where it was then, as a traceback, which is
+        empty where that is not known."""
+
+    def died(self, number: int) -> None:
+        """Hear that the process of a job died."""
+
+    def failed(self, number: int, failure: Failure) -> None:
+        """Hear that a job ended without a result, and why."""

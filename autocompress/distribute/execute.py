@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,6 +28,7 @@ _ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "100000",
     "TUNE_WARN_THRESHOLD_S": "60",
     "TUNE_RESULT_BUFFER_LENGTH": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
 # Joining a cluster by its address authenticates only where this mode is named; starting Ray with the
 # mode named fails where there is no token yet, which Ray otherwise makes.
@@ -36,11 +39,12 @@ for _name, _value in _ENVIRONMENT.items():
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
+from ray._private import services  # noqa: E402
 from ray.exceptions import RayError  # noqa: E402
 from ray.tune.error import TuneError  # noqa: E402
 
 from autocompress.distribute.driver import Driver  # noqa: E402
-from autocompress.distribute.searcher import DriverScheduler, DriverSearcher  # noqa: E402
+from autocompress.distribute.searcher import DriverScheduler, DriverSearcher, Left, Watch  # noqa: E402
 from autocompress.distribute.worker import Shared, train  # noqa: E402
 from autocompress.errors import ClusterError, SettingsError, TaskError, one_line  # noqa: E402
 from autocompress.task import Task  # noqa: E402
@@ -62,7 +66,7 @@ class Cluster:
 
 
 def execute(driver: Driver, shared: Shared, cluster: Cluster) -> bool:
-    """Run the driver's jobs until it has no more; False where Ctrl-C ended it before. Inside of `connection`.
+    """Run the driver's jobs until it has no more, after `start_here`; whether it came so far.
 
     Args:
         driver: gives jobs and hears of their ends.
@@ -73,10 +77,9 @@ def execute(driver: Driver, shared: Shared, cluster: Cluster) -> bool:
         ClusterError: Ray failed as a whole, not one trial.
         SettingsError: no machine of the cluster carries a trial.
     """
-    start_here(cluster)
     _check_machines(cluster)
-    with tempfile.TemporaryDirectory(prefix="autocompress-") as scratch:
-        searcher = DriverSearcher(driver)
+    with tempfile.TemporaryDirectory(prefix="autocompress-", ignore_cleanup_errors=True) as scratch:
+        searcher = DriverSearcher(driver, shared.computed)
         trainable = tune.with_resources(
             tune.with_parameters(train, handle=[ray.put(shared)]),
             {"cpu": cluster.cpus, "gpu": cluster.gpus},
@@ -90,17 +93,24 @@ def execute(driver: Driver, shared: Shared, cluster: Cluster) -> bool:
                 max_concurrent_trials=cluster.workers,
                 reuse_actors=True,
             ),
-            run_config=tune.RunConfig(name="search", storage_path=scratch, verbose=0, log_to_file=False),
+            run_config=tune.RunConfig(
+                name="search",
+                storage_path=scratch,
+                verbose=0,
+                log_to_file=False,
+                callbacks=[Watch(searcher)],
+            ),
         )
         try:
             tuner.fit()
-        except KeyboardInterrupt:
+        except Left:
             return False
         except (RayError, TuneError, ConnectionError) as error:
+            if searcher.error is not None:
+                raise searcher.error from None
             raise ClusterError(
                 f"Ray failed: {one_line(error)} (the same command continues the run)"
             ) from error
-        # Tune takes the first Ctrl-C itself and returns with trials that never ended.
         return searcher.exhausted and not searcher.numbers
 
 
@@ -179,10 +189,18 @@ def connection(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
+# That a machine of a cluster takes to answer.
+_ANSWER_SECONDS = 5.0
+
+
 def _join(address: str) -> None:
+    host, colon, port = address.rpartition(":")
     try:
+        if colon and port.isdigit() and "/" not in host:
+            # Ray itself would try for two minutes, without a word.
+            socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS).close()
         _init(address=address)
-    except (ConnectionError, ValueError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
         raise SettingsError(
             f"ray_address must be that of a running Ray cluster but got {address!r}: {one_line(error)}"
         ) from error
@@ -194,7 +212,9 @@ def start_here(cluster: Cluster) -> None:
         return
     cpus = max(1, math.ceil(cluster.workers * cluster.cpus))
     try:
-        _init(address="local", num_cpus=cpus, include_dashboard=False)
+        # For a minute Ray would wait for a part of itself that died on this machine, and does not come again.
+        wait = {"gcs_rpc_server_reconnect_timeout_s": 10}
+        _init(address="local", num_cpus=cpus, include_dashboard=False, _system_config=wait)
     except (ConnectionError, ValueError) as error:
         raise ClusterError(f"Ray could not be started: {one_line(error)}") from error
 
@@ -213,9 +233,28 @@ def _check_machines(cluster: Cluster) -> None:
 
 def _init(**options: Any) -> None:
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with _quiet_stderr():
+        # What goes wrong is told by who started a trial.
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with _quiet_stderr(), _apart():
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+
+
+@contextlib.contextmanager
+def _apart() -> Iterator[None]:
+    """Start Ray's processes in sessions of their own, if this version of Ray starts them as known here.
+
+    SLURM, timeout and terminals send signals to a whole group of processes. The search is to answer them,
+    with a Ray that is still there.
+    """
+    popen = getattr(services, "ConsolePopen", None)
+    if popen is None:
+        yield
+        return
+    services.ConsolePopen = functools.partial(popen, start_new_session=True)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
 
 
 @contextlib.contextmanager

@@ -1,31 +1,51 @@
-"""Ray Tune's searcher and scheduler, both thin: every decision is the driver's."""
+"""Ray Tune's searcher, scheduler and callback, all thin: every decision is the driver's."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import pickle
+import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import ray
+from ray.tune import Callback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from autocompress.distribute.driver import Driver, ReferenceJob, WaitJob
-from autocompress.distribute.worker import MESSAGE
+from autocompress.distribute.driver import Driver, Failure, ReferenceJob, WaitJob
+from autocompress.distribute.worker import MESSAGE, where_file
 from autocompress.errors import one_line
 from autocompress.trial import TrialResult
 
 
 class DriverSearcher(Searcher):  # type: ignore[misc]
-    """Hands out the driver's jobs. It saves nothing: the study is the only record of trials."""
+    """Hands out the driver's jobs. It saves nothing: the study is the only record of trials.
 
-    def __init__(self, driver: Driver) -> None:
+    Args:
+        driver: whose jobs they are.
+        computed: folder in which workers note where they are.
+
+    Attributes:
+        numbers: of the jobs that were handed out and have not ended, by Tune's name.
+        asked: when each of these was handed out, in seconds of `time.monotonic`.
+        exhausted: whether there are no more jobs.
+        error: what the driver raised, of which Tune passes on the text alone.
+    """
+
+    def __init__(self, driver: Driver, computed: Path) -> None:
         super().__init__(metric=[MESSAGE], mode=["max"])
-        self.driver = driver
+        self.driver, self.computed = driver, computed
         self.numbers: dict[str, int] = {}
+        self.asked: dict[str, float] = {}
         self.outcomes: dict[str, tuple[str, Any]] = {}
         self.stopped: set[str] = set()
+        self.killed: set[str] = set()
         self.exhausted = False
+        self.error: Exception | None = None
 
     def suggest(self, trial_id: str) -> Any:
         """Hand Tune the driver's next job as a configuration, or say that there is none left."""
@@ -36,6 +56,7 @@ class DriverSearcher(Searcher):  # type: ignore[misc]
             self.exhausted = True
             return Searcher.FINISHED
         self.numbers[trial_id] = job.number
+        self.asked[trial_id] = time.monotonic()
         if isinstance(job, ReferenceJob):
             return {"number": job.number, "seed": job.seed, "threads": job.threads}
         if isinstance(job, WaitJob):
@@ -50,18 +71,34 @@ class DriverSearcher(Searcher):  # type: ignore[misc]
         number = self.numbers.pop(trial_id, None)
         if number is None:
             return
+        del self.asked[trial_id]
+        with self.keeping_errors():
+            self._tell(trial_id, number)
+
+    @contextlib.contextmanager
+    def keeping_errors(self) -> Iterator[None]:
+        """Keep what the driver raises inside."""
+        try:
+            yield
+        except Exception as error:
+            self.error = error
+            raise
+
+    def _tell(self, trial_id: str, number: int) -> None:
         kind, content = self.outcomes.pop(trial_id, ("", None))
         if kind == "result":
             self.driver.completed(number, None if content is None else TrialResult(**content))
         elif kind == "failure":
-            self.driver.failed(number, content)
+            self.driver.failed(number, Failure(**content))
         elif kind == "error":
             raised = pickle.loads(base64.b64decode(content))
-            self.driver.failed(number, one_line(raised), raised)
+            self.driver.failed(number, Failure(one_line(raised), error=raised))
         elif trial_id in self.stopped:
             self.driver.stopped(number)
+        elif trial_id in self.killed:
+            self.driver.killed(number, _where(where_file(self.computed, number)))
         else:
-            self.driver.failed(number, "the worker process died")
+            self.driver.died(number)
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing, because the study is what a search resumes from."""
@@ -72,6 +109,12 @@ class DriverSearcher(Searcher):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles itself for a restore that is never done: the study is what resumes.
         return {}
+
+
+def _where(file: Path) -> str:
+    """Of what a worker noted of all its threads, the one that ran the trial."""
+    threads = file.read_text().split("\n\n") if file.is_file() else []
+    return next((thread for thread in threads if "in run_trial" in thread), "")
 
 
 class DriverScheduler(FIFOScheduler):  # type: ignore[misc]
@@ -88,7 +131,51 @@ class DriverScheduler(FIFOScheduler):  # type: ignore[misc]
             self.searcher.outcomes[trial.trial_id] = (kind, content)
             return str(TrialScheduler.CONTINUE)
         number = self.searcher.numbers[trial.trial_id]
-        if self.searcher.driver.epoch(number, content):
+        with self.searcher.keeping_errors():
+            goes_on = self.searcher.driver.epoch(number, content)
+        if goes_on:
             return str(TrialScheduler.CONTINUE)
         self.searcher.stopped.add(trial.trial_id)
         return str(TrialScheduler.STOP)
+
+
+class Left(BaseException):
+    """Jobs are left as they are; what Tune would do of other errors is for a Ray that goes on."""
+
+
+class Watch(Callback):  # type: ignore[misc]
+    """Ends jobs that are overdue by ending their processes: what hangs hears nothing else.
+
+    Args:
+        searcher: that hands out the jobs.
+    """
+
+    def __init__(self, searcher: DriverSearcher) -> None:
+        self.searcher = searcher
+        # Tune's name of each job that runs → its trial, and when it began.
+        self.running: dict[str, tuple[Any, float]] = {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Take note of when a job begins on its worker."""
+        self.running[trial.trial_id] = trial, time.monotonic()
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Look at all jobs, which Tune lets us do some ten times a second.
+
+        Raises:
+            Left: the driver was interrupted.
+        """
+        searcher, now = self.searcher, time.monotonic()
+        if searcher.driver.interrupted:
+            raise Left
+        for trial_id in self.running.keys() - searcher.numbers.keys():
+            del self.running[trial_id]
+        for trial_id, number in list(searcher.numbers.items()):
+            if trial_id not in self.running:
+                searcher.driver.waits(number, now - searcher.asked[trial_id])
+                continue
+            trial, begun = self.running[trial_id]
+            actor = trial.temporary_state.ray_actor
+            if trial_id not in searcher.killed and actor and searcher.driver.overdue(number, now - begun):
+                searcher.killed.add(trial_id)
+                ray.kill(actor)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import errno
+import faulthandler
 import gc
 import json
+import os
 import pickle
+import shutil
 import time
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -46,6 +51,8 @@ class Shared:
         computed: folder of what trials compute but once.
         use_gpu: whether jobs run on a GPU, where there is one.
         threads: of a trial.
+        trial_timeout: seconds after which the driver ends a trial; None is never.
+        memory: bytes that a worker may take beyond what it starts with; None is any number.
     """
 
     task: Task
@@ -56,6 +63,8 @@ class Shared:
     computed: Path
     use_gpu: bool
     threads: int
+    trial_timeout: float | None = None
+    memory: int | None = None
 
     @cached_property
     def stored_reference(self) -> Reference:
@@ -98,7 +107,11 @@ def train(config: Mapping[str, Any], handle: list[Any]) -> None:
 def _train_trial(config: Mapping[str, Any], shared: Shared) -> None:
     rivals: Rivals = pickle.loads(config["rivals"])
     try:
-        with sharing(shared.computed), shared.task.opened() as task:
+        with (
+            _noting_where(shared, config["number"]),
+            sharing(shared.computed),
+            shared.task.opened() as task,
+        ):
             result = run_trial(
                 task,
                 shared.stored_reference,
@@ -110,13 +123,65 @@ def _train_trial(config: Mapping[str, Any], shared: Shared) -> None:
                 trials=shared.trials,
                 shut_out=lambda metrics, replicates: rivals.shut_out(Point(metrics, replicates)),
             )
-    except AutocompressError as error:
-        # An expected failure ends the trial, not the worker process.
-        _send("failure", one_line(error))
     except Exception as error:
-        _send("failure", f"{type(error).__name__}: {one_line(error)}")
+        # A failure ends the trial, not the worker process.
+        _send("failure", _described(error, shared.trials))
     else:
         _send("result", asdict(result))
+
+
+# Of a traceback, at the end of which it says what happened.
+_MOST_CHARACTERS = 6000
+# A disk with fewer free bytes is full.
+_LEAST_FREE = 1 << 20
+
+
+def _described(error: Exception, folder: Path) -> dict[str, Any]:
+    """Why a trial failed that writes into a folder, as `Failure` says it."""
+    named = isinstance(error, AutocompressError)
+    return {
+        "reason": one_line(error) if named else f"{type(error).__name__}: {one_line(error)}",
+        "traceback": traceback.format_exc()[-_MOST_CHARACTERS:],
+        "kind": _kind(error, folder),
+    }
+
+
+def _kind(error: BaseException | None, folder: Path) -> str | None:
+    """What ran out, by an error or what led to it; those of PyTorch and safetensors have neither class nor
+    number."""
+    while error is not None:
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+            return "memory"
+        no_space = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if no_space or os.strerror(errno.ENOSPC) in str(error):
+            return "disk"
+        if "file write failed" in str(error) and shutil.disk_usage(folder).free < _LEAST_FREE:
+            return "disk"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def where_file(computed: Path, number: int) -> Path:
+    """The file that says where a trial was shortly before its time was over."""
+    return computed / f"where-{number}.txt"
+
+
+@contextlib.contextmanager
+def _noting_where(shared: Shared, number: int) -> Iterator[None]:
+    """Have a trial that does not end in time say where it is, before the driver ends its process.
+
+    That works while other code than Python's runs and hangs.
+    """
+    if shared.trial_timeout is None:
+        yield
+        return
+    shared.computed.mkdir(parents=True, exist_ok=True)
+    with where_file(shared.computed, number).open("w") as file:
+        faulthandler.dump_traceback_later(0.95 * shared.trial_timeout, file=file)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
 
 def _train_reference(seed: int, shared: Shared) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+import traceback
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,20 +14,24 @@ from typing import Any
 
 from autocompress import plugins
 from autocompress.checkpoint.store import kept_trials, trial_folder
-from autocompress.distribute import Job
+from autocompress.distribute import Failure, Job
 from autocompress.engine.family import FamilyTree, stored_as_codes
+from autocompress.engine.interruption import Interruption
 from autocompress.engine.moasha import MoAsha
 from autocompress.engine.prepare import Prepared
-from autocompress.errors import UsageError, one_line
+from autocompress.errors import StorageError, UsageError, one_line
 from autocompress.lineage import Family, Running
 from autocompress.report import Progress, TrialBegin, TrialEnd
 from autocompress.result import LEAST_PROBABILITY
 from autocompress.rivals import Rivals
-from autocompress.study import EXTRA, TAKEN_OVER, SearchStudy, Tracker
+from autocompress.study import CONFIG, EXTRA, TAKEN_OVER, SearchStudy, Tracker
 from autocompress.trial import Stage, TrialConfig, TrialResult, epoch_values, move_text, rung_metrics
 
 # Trials of the same methods with the same settings, and proposals of such in a row that end a search.
 _MOST_ALIKE, _MOST_REPEATED = 2, 50
+# From when on it is said that something waits, which is longer than a worker's start on a busy machine.
+WAIT_SECONDS = 30.0
+WAITS = "waits for a worker: Ray has no CPUs or GPUs free for one, or it is slow to start"
 
 
 class SearchDriver:
@@ -40,6 +45,7 @@ class SearchDriver:
         progress: the display.
         stopping: stops trials early; None lets all run to their end.
         tracker: is told of each trial that ended; None where nothing is tracked.
+        interruption: ends the search before its budget does; None is the time limit alone, from now on.
     """
 
     def __init__(
@@ -51,12 +57,14 @@ class SearchDriver:
         progress: Progress,
         stopping: MoAsha | None = None,
         tracker: Tracker | None = None,
+        interruption: Interruption | None = None,
     ) -> None:
         self.prepared, self.study, self.trials = prepared, study, trials
         self.reference, self.progress, self.stopping, self.tracker = reference, progress, stopping, tracker
         self.left = prepared.settings.trials - study.finished()
-        timeout = prepared.settings.timeout
-        self.deadline = None if timeout is None else time.monotonic() + timeout
+        self.interruption = interruption or Interruption(prepared.settings.timeout)
+        self.waited: set[int] = set()
+        self.fatal: StorageError | None = None
         self.epochs = prepared.task.recipe.epochs
         self.configs: dict[int, TrialConfig] = {}
         # Why trials were stopped early, and what their models measured then.
@@ -82,11 +90,6 @@ class SearchDriver:
         self.idle = False
         self.guided = prepared.settings.sampler == "auto"
         self.tried = Counter(_stages(config) for config in study.configs())
-
-    @property
-    def late(self) -> bool:
-        """Whether the time limit of the search is over."""
-        return self.deadline is not None and time.monotonic() > self.deadline
 
     def plan(self, workers: int) -> str | None:
         """What the budget is spent on, in one line; None where the sampler proposes every trial.
@@ -119,7 +122,7 @@ class SearchDriver:
     def next(self) -> Job | None:
         """Propose the next trial; where its search space fails, that is recorded and another proposed."""
         repeated = 0
-        while not (self.idle or self.late):
+        while not (self.idle or self.fatal or self.interruption.late or self.interruption.overdue):
             family = self.tree.family(tuple(self.running.values()), self._coding(), self.left)
             reason = self.pipeline.enough(family) if self.guided and self.left > 0 else None
             if reason is not None:
@@ -128,7 +131,8 @@ class SearchDriver:
                 continue
             waiting = self.study.waiting()
             move = None if waiting else self._guided(family)
-            if self.left <= 0 and (move is None or move.trained):
+            trains = move is None or move.trained
+            if self.left <= 0 and trains and not self.study.waiting(extra=True):
                 # Until a running trial ends with a model that is worth storing as codes.
                 self.idle = True
                 break
@@ -186,7 +190,7 @@ class SearchDriver:
         self.progress.epoch_log(number, epoch_values(entry))
         self.progress.trial_epoch(number, int(entry["epoch"]), self.epochs)
         self.seconds[number] = entry["seconds"]
-        if self.late:
+        if self.interruption.late:
             return False
         standing = rung_metrics(entry)
         if self.stopping is None or not standing:
@@ -195,6 +199,23 @@ class SearchDriver:
         if reason is not None:
             self.pruned[number] = (reason, standing)
         return reason is None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal came; `abandon` then records what runs."""
+        return self.interruption.signum is not None
+
+    def overdue(self, number: int, seconds: float) -> bool:
+        """Whether a trial is to be ended wherever it is: the search is over, or the trial's own time is."""
+        limit = self.prepared.settings.trial_timeout
+        ended = self.fatal is not None or self.interruption.overdue
+        return ended or (limit is not None and seconds > limit)
+
+    def waits(self, number: int, seconds: float) -> None:
+        """Say once of a trial that it waits."""
+        if seconds > WAIT_SECONDS and number not in self.waited:
+            self.waited.add(number)
+            self.progress.note(f"trial {number} {WAITS}")
 
     def completed(self, number: int, result: TrialResult | None) -> None:
         """Record a trial's result in the study, keep or drop its checkpoint, and show its end."""
@@ -257,12 +278,49 @@ class SearchDriver:
             self.study.fail(number, reason, interrupted=True)
         self._show_end(number, "pruned", reason, metrics)
 
-    def failed(self, number: int, reason: str, error: Exception | None = None) -> None:
-        """Record a trial as failed, with the reason."""
+    def killed(self, number: int, where: str) -> None:
+        """Record a trial that was ended as interrupted where the search is over, else as failed."""
+        if self.fatal is not None:
+            self._ended(number, 0.0)  # `abandon` records it
+        elif self.interruption.overdue:
+            self.stopped(number)
+        else:
+            limit = self.prepared.settings.trial_timeout
+            reason = f"it took longer than the {limit:g} s of trial_timeout"
+            lines = (line.strip() for line in where.splitlines())
+            place = next((line for line in lines if line.startswith("File ")), "")
+            self.failed(number, Failure(f"{reason}, and was at {place}" if place else reason, where))
+
+    def died(self, number: int) -> None:
+        """Record a trial whose process died, to be run again where it did not often."""
+        self._again_or_fail(number, Failure("the worker process died"))
+
+    def failed(self, number: int, failure: Failure) -> None:
+        """Record a trial as failed; where memory ran out, to be run again where it did not often.
+
+        Where the disk is full, the search is over.
+        """
+        if failure.kind == "memory":
+            self._again_or_fail(number, failure)
+        elif failure.kind == "disk":
+            self.fatal = StorageError(
+                f"the disk of '{self.trials}' or of TMPDIR is full: {failure.reason} (what had finished is "
+                "kept; make room, and the same command continues)"
+            )
+            self._ended(number, 0.0)  # `abandon` records it
+        else:
+            self._fail(number, failure)
+
+    def _again_or_fail(self, number: int, failure: Failure) -> None:
+        """Record a trial as failed by what may be no fault of its own; it runs again, but not for ever."""
+        self._fail(number, failure, again=self.study.may_run_again(number))
+
+    def _fail(self, number: int, failure: Failure, *, again: bool = False) -> None:
         self._ended(number, self.seconds.get(number, 0.0))
         self.configs.pop(number, None)
-        self.study.fail(number, reason)
-        self._show_end(number, "fail", reason)
+        self.left += again and not self.study.is_extra(number)
+        self.study.fail(number, failure.reason, failure.traceback, again=again)
+        self._show_end(number, "fail", f"{failure.reason}; it runs again" if again else failure.reason)
 
     @property
     def live(self) -> bool:
@@ -325,12 +383,21 @@ class SearchDriver:
         else:
             self.left -= 1
         try:
-            config = self._propose(trial, family)
+            config = self._proposed_before(trial, family, self._propose(trial, family))
         except Exception as error:
-            self.failed(trial.number, f"its search space failed: {one_line(error)}")
+            reason = f"its search space failed: {one_line(error)}"
+            self.failed(trial.number, Failure(reason, traceback.format_exc()))
             return trial.number, None
         self.study.record_config(trial.number, config)
         return trial.number, config
+
+    def _proposed_before(self, trial: Any, family: Family, proposed: TrialConfig) -> TrialConfig:
+        """What a trial that runs again was: of a family that has grown, its parameters may mean another
+        parent."""
+        if CONFIG not in trial.user_attrs:
+            return proposed
+        before = TrialConfig.from_json(trial.user_attrs[CONFIG])
+        return before if {before.parent, before.teacher} <= {0, *family.kept} else proposed
 
     def _propose(self, trial: Any, family: Family) -> TrialConfig:
         if TAKEN_OVER in trial.user_attrs:

@@ -18,6 +18,7 @@ from autocompress.checkpoint.store import TAKEN_OVER
 from autocompress.engine.changes import DIGESTS, changed
 from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError, one_line
+from autocompress.study import masked
 
 SCHEMA = 1
 LOCK = ".lock"
@@ -62,6 +63,10 @@ class RunFolder:
             raise SettingsError(
                 f"RUN must be of schema {SCHEMA} but '{self.path}' is of {data.get('schema')!r}."
             )
+        for part in (data.get("identity", {}), data.get("settings", {})):
+            # Older versions wrote passwords.
+            if part.get("storage"):
+                part["storage"] = masked(part["storage"])
         return data
 
     def refuse_other_settings(self, current: Mapping[str, Any], *, replayed: bool = False) -> None:

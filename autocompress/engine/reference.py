@@ -6,9 +6,10 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from autocompress.distribute import Job, ReferenceJob, WaitJob
-from autocompress.engine.driver import SearchDriver
-from autocompress.errors import ClusterError
+from autocompress.distribute import Failure, Job, ReferenceJob, WaitJob
+from autocompress.engine.driver import WAIT_SECONDS, WAITS, SearchDriver
+from autocompress.engine.interruption import Interruption
+from autocompress.errors import ClusterError, SearchFailedError, StorageError
 from autocompress.trial import TrialResult
 
 
@@ -23,6 +24,8 @@ class ReferenceFirst:
         ended: the file by which workers are told that the reference has ended.
         begin: makes the search, once the reference is stored.
         report: hears of each of the reference's epochs.
+        interruption: ends the reference too.
+        note: shows a line.
 
     Attributes:
         search: what runs the trials; None until the reference is stored.
@@ -36,15 +39,23 @@ class ReferenceFirst:
         ended: Path,
         begin: Callable[[], SearchDriver],
         report: Callable[[Mapping[str, float]], None],
+        interruption: Interruption | None = None,
+        note: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.begin, self.report, self.ended = begin, report, ended
+        self.begin, self.report, self.ended, self.note = begin, report, ended, note
+        self.interruption = interruption or Interruption()
         # One that a killed run left would end waits at once.
         ended.unlink(missing_ok=True)
         waits = [WaitJob(-number, ended) for number in range(1, workers)]
         self.jobs: deque[ReferenceJob | WaitJob] = deque([job, *waits])
-        self.trained = False
+        self.trained = self.waited = False
         self.search: SearchDriver | None = None
         self.error: Exception | None = None
+
+    @property
+    def fatal(self) -> StorageError | None:
+        """What ended the search, of what no trial has to do with."""
+        return None if self.search is None else self.search.fatal
 
     @property
     def live(self) -> bool:
@@ -62,7 +73,8 @@ class ReferenceFirst:
             self.search = self.begin()
         if self.search is not None:
             return self.search.next()
-        return self.jobs.popleft() if self.jobs and self.error is None else None
+        ended = self.error is not None or self.interruption.overdue
+        return self.jobs.popleft() if self.jobs and not ended else None
 
     def epoch(self, number: int, entry: Mapping[str, float]) -> bool:
         """Report an epoch of the reference, or pass on that of a trial."""
@@ -70,6 +82,25 @@ class ReferenceFirst:
             return self.search.epoch(number, entry)
         self.report(entry)
         return True
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal came."""
+        return self.interruption.signum is not None
+
+    def overdue(self, number: int, seconds: float) -> bool:
+        """Whether the search is over before it began, or a trial of it is to be ended."""
+        if number > 0 and self.search is not None:
+            return self.search.overdue(number, seconds)
+        return self.interruption.overdue
+
+    def waits(self, number: int, seconds: float) -> None:
+        """Say that nothing has begun yet, or pass on that a trial waits."""
+        if self.search is not None:
+            self.search.waits(number, seconds)
+        elif number == 0 and seconds > WAIT_SECONDS and not self.waited:
+            self.waited = True
+            self.note(f"the reference {WAITS}")
 
     def completed(self, number: int, result: TrialResult | None) -> None:
         """Take note that the reference is stored, or pass on a trial's result."""
@@ -84,13 +115,35 @@ class ReferenceFirst:
         if number > 0 and self.search is not None:
             self.search.stopped(number)
 
-    def failed(self, number: int, reason: str, error: Exception | None = None) -> None:
+    def killed(self, number: int, where: str) -> None:
+        """Take note that there was no time for the reference, or pass on that a trial was ended."""
+        if number == 0 and self.interruption.signum is None:
+            self._fail(
+                SearchFailedError(
+                    f"timeout must leave time to train the reference but {self.interruption.timeout:g} s "
+                    "were over before (give more)"
+                )
+            )
+        elif number > 0 and self.search is not None:
+            self.search.killed(number, where)
+
+    def died(self, number: int) -> None:
+        """Take note that the reference's process died, or pass on that a trial's did."""
+        if number == 0:
+            self._fail(ClusterError("the worker process died while the reference trained"))
+        elif number > 0 and self.search is not None:
+            self.search.died(number)
+
+    def failed(self, number: int, failure: Failure) -> None:
         """Take note of why there is no reference, or pass on a trial's failure."""
         if number == 0:
-            self.error = error or ClusterError(f"{reason} while the reference trained")
-            self._tell()
+            self._fail(failure.error or ClusterError(failure.reason))
         elif number > 0 and self.search is not None:
-            self.search.failed(number, reason, error)
+            self.search.failed(number, failure)
+
+    def _fail(self, error: Exception) -> None:
+        self.error = error
+        self._tell()
 
     def _tell(self) -> None:
         self.ended.parent.mkdir(exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,6 +17,7 @@ from autocompress.engine.prepare import prepare
 from autocompress.engine.results import open_study
 from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError
+from autocompress.study import CONFIG
 from autocompress.task import Task
 from autocompress.task.checks import fresh_model
 from autocompress.trial import Reference, TrialConfig, TrialResult, run_trial
@@ -27,8 +29,9 @@ def replay(
     task: Task | None = None,
     report: Callable[[Mapping[str, float]], None] = lambda entry: None,
     latency_by: Callable[..., float] | None = None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> tuple[Mapping[str, float], TrialResult, Path]:
-    """Run a complete trial again, after those that it started from or learned from, into `RUN/replays/`.
+    """Run a trial that ended again, after those that it started from or learned from, into `RUN/replays/`.
 
     Args:
         path: the run folder.
@@ -36,19 +39,25 @@ def replay(
         task: where the run was made with a `Task` object instead of a name.
         report: receives each epoch's entry, of one trial after the other.
         latency_by: where the run measured latency by a function that it was not given the place of.
+        note: receives why a trial that failed did, and where.
 
     Returns:
-        The stored metrics, the new result and the new checkpoint's folder.
+        The stored metrics, none of a trial that failed, the new result and the new checkpoint's folder.
 
     Raises:
-        SettingsError: the folder is no run or has no such complete trial, or the task's data, weights,
+        SettingsError: the folder is no run or has no such trial, or the task's data, weights,
             loss, metrics, model or recipe are not those that it was made with.
     """
     folder = RunFolder(Path(path))
     study, _ = open_study(folder)
-    stored = {t.number: t for t in study.complete_trials() if t.number > 0}
-    if number not in stored:
-        raise SettingsError(f"trial must be one of the complete trials {sorted(stored)} but got {number}.")
+    stored = {t.number: t.user_attrs for t in study.ended() if t.number > 0}
+    configs = {
+        n: TrialConfig.from_json(config) for n, t in stored.items() if (config := _config(t)) is not None
+    }
+    if number not in configs:
+        raise SettingsError(f"trial must be one of those that ran, {sorted(configs)}, but got {number}.")
+    if "metrics" not in stored[number]:
+        note(f"{stored[number].get('traceback', '')}\ntrial {number}: {stored[number].get('reason')}".strip())
     settings = Settings.from_json(folder.read()["settings"])
     if latency_by is not None:
         settings = replace(settings, latency_by=latency_by)
@@ -57,7 +66,6 @@ def replay(
     reference = Reference.of(open_checkpoint(folder.reference), fresh_model(prepared.task), settings.artifact)
     torch.set_num_threads(max(1, int(settings.cpus_per_trial)))
     replays = folder.path / "replays"
-    configs = {n: TrialConfig.from_json(t.user_attrs["details"]["config"]) for n, t in stored.items()}
     for wanted in line_of(configs, number):
         with prepared.task.opened() as opened:
             result = run_trial(
@@ -69,7 +77,12 @@ def replay(
                 report,
                 trials=replays,
             )
-    return stored[number].user_attrs["metrics"], result, trial_folder(replays, number)
+    return stored[number].get("metrics", {}), result, trial_folder(replays, number)
+
+
+def _config(attributes: Mapping[str, Any]) -> Any:
+    """What a trial was proposed as; None where it was not, and of those that failed in older versions."""
+    return attributes.get("details", {}).get("config") or attributes.get(CONFIG)
 
 
 def line_of(configs: Mapping[int, TrialConfig], number: int) -> list[int]:

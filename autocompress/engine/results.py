@@ -20,7 +20,7 @@ from autocompress.report import trial_picture, write_report
 from autocompress.report.portable import RunFacts
 from autocompress.report.portable import take_along as write_folder
 from autocompress.result import LEAST_PROBABILITY, ParetoModel, SearchResult, ratios
-from autocompress.study import STUDY_NAME, SearchStudy, sqlite_url
+from autocompress.study import STUDY_NAME, SearchStudy, sqlite_url, unmasked
 from autocompress.task.checks import fresh_model
 
 
@@ -114,7 +114,7 @@ def open_study(folder: RunFolder) -> tuple[SearchStudy, tuple[Objective, ...]]:
     if "objectives" not in data:
         raise TaskError(f"RUN must have a trained reference but '{folder.path}' has none yet.")
     objectives = tuple(Objective(**item) for item in data["objectives"])
-    storage = settings.storage or sqlite_url(folder.path)
+    storage = sqlite_url(folder.path) if settings.storage is None else unmasked(settings.storage)
     name = study_name(folder)
     known = dict.fromkeys(data["reference"]["metrics"], "")
     constraints = tuple(Constraint.parse(text, known) for text in data.get("constraints", ()))

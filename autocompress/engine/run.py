@@ -13,12 +13,22 @@ from joblib import cpu_count
 
 from autocompress.checkpoint import Checkpoint, open_checkpoint
 from autocompress.checkpoint.store import remove_leftovers, trial_folder
-from autocompress.distribute import Cluster, ReferenceJob, check_sendable, connection, execute
+from autocompress.distribute import (
+    Cluster,
+    ReferenceJob,
+    check_sendable,
+    connection,
+    execute,
+    hide_in_title,
+    start_here,
+)
 from autocompress.distribute.worker import Shared
 from autocompress.engine.driver import SearchDriver
-from autocompress.engine.final import settle_front
+from autocompress.engine.failures import grouped, told_failures
+from autocompress.engine.final import UNSETTLED, settle_front
 from autocompress.engine.folder import RunFolder
 from autocompress.engine.identity import identity
+from autocompress.engine.interruption import Interrupted, Interruption, TimeOver
 from autocompress.engine.moasha import MoAsha, rungs
 from autocompress.engine.out_of_bounds import why_none_within
 from autocompress.engine.prepare import Prepared, prepare
@@ -26,11 +36,18 @@ from autocompress.engine.reference import ReferenceFirst
 from autocompress.engine.results import build_result, draw_pictures, report, study_name
 from autocompress.engine.settings import Settings
 from autocompress.engine.warm_start import WarmStart, plan_warm_start
-from autocompress.errors import SearchFailedError, refuse_unknown
+from autocompress.errors import SearchFailedError, StorageError, one_line, refuse_unknown
 from autocompress.graph.reach import reach
 from autocompress.report import Progress, shown_progress
 from autocompress.result import Z95, SearchResult
-from autocompress.study import SearchStudy, Tracker, check_storage, sqlite_url
+from autocompress.study import (
+    STORAGE_ERRORS,
+    SearchStudy,
+    Tracker,
+    check_storage,
+    secrets_of,
+    sqlite_url,
+)
 from autocompress.task import ModelProfile, Task
 from autocompress.trial import epoch_values
 
@@ -50,33 +67,70 @@ def search(
         progress: receives events; None shows them on standard error, `Progress()` nowhere.
         options: fields of `Settings`, lists for tuples.
 
+    Ctrl-C ends the search with the front so far. SIGTERM and SIGHUP do too, and then do what they would have
+    done to this process.
+
     Raises:
         UsageError: the task or a setting cannot be used; nothing was written.
-        SearchFailedError: no trial succeeded.
+        SearchFailedError: no trial succeeded, or there was no time for any.
     """
     fixed: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
     fixed |= {name: str(fixed[name]) for name in ("out", "warm_start") if fixed.get(name) is not None}
     name = task if isinstance(task, str) else task.name
     refuse_unknown("search", fixed, Settings.__dataclass_fields__)
     resolved = replace(settings or Settings(), **fixed, task=name)
-    resolved.check_machine()
-    prepared = prepare(task, resolved)
-    folder = RunFolder(prepared.out)
-    entries = identity(prepared)
-    folder.refuse_other_settings(entries)
-    # Once it is taken over, the other run is needed no more.
-    taking = resolved.warm_start is not None and not folder.taken_over.is_dir()
-    warm_start = plan_warm_start(prepared, entries) if taking else None
-    if resolved.storage is not None:
-        check_storage(resolved.storage)
-    with connection(resolved.ray_address), folder.locked():
-        if progress is not None:
-            return _Search(prepared, entries, folder, progress, warm_start).run()
-        shown = shown_progress()
-        try:
-            return _Search(prepared, entries, folder, shown, warm_start).run()
-        finally:
-            shown.close()
+    interruption = Interruption(resolved.timeout)
+    try:
+        with interruption:
+            return search_within(interruption, task, resolved, progress)
+    finally:
+        interruption.hand_on()
+
+
+def search_within(
+    interruption: Interruption, task: Task | str, settings: Settings, progress: Progress | None = None
+) -> SearchResult:
+    """Search, or continue an earlier search, until it ends or is interrupted.
+
+    Args:
+        interruption: entered.
+        task: a `Task`, or a name as on the command line.
+        settings: all settings.
+        progress: receives events; None shows them on standard error.
+
+    Raises:
+        Interrupted: a signal came before anything was written.
+    """
+    try:
+        settings.check_machine()
+        if settings.storage is not None:
+            hide_in_title(secrets_of(settings.storage))
+        prepared = prepare(task, settings)
+        folder = RunFolder(prepared.out)
+        entries = identity(prepared)
+        folder.refuse_other_settings(entries)
+        # Once it is taken over, the other run is needed no more.
+        taking = settings.warm_start is not None and not folder.taken_over.is_dir()
+        warm_start = plan_warm_start(prepared, entries) if taking else None
+        if settings.storage is not None:
+            check_storage(settings.storage)
+        with connection(settings.ray_address), folder.locked():
+            shown = progress or shown_progress()
+            try:
+                return _Search(prepared, entries, folder, shown, warm_start, interruption).run()
+            finally:
+                if progress is None:
+                    shown.close()
+    except STORAGE_ERRORS as error:
+        raise StorageError(
+            f"the storage of the study failed: {one_line(error)} (what had finished is kept, and the same "
+            "command continues)"
+        ) from error
+    except TimeOver as error:
+        raise SearchFailedError(
+            f"timeout must leave time to prepare the search but {interruption.timeout:g} s were over before "
+            "(give more)"
+        ) from error
 
 
 def _reached(prepared: Prepared) -> str:
@@ -106,9 +160,11 @@ class _Search:
         folder: RunFolder,
         progress: Progress,
         warm_start: WarmStart | None,
+        interruption: Interruption,
     ) -> None:
         self.prepared, self.identity, self.folder, self.progress = prepared, entries, folder, progress
         self.settings, self.warm_start = prepared.settings, warm_start
+        self.interruption = interruption
         self.workers = min(self.settings.parallel, self.settings.trials)
         names = [objective.metric for objective in prepared.objectives]
         self.tracker = Tracker(names, self.settings.mlflow, self.settings.wandb, progress.note)
@@ -135,7 +191,7 @@ class _Search:
         if first.error is not None:
             raise first.error
         if first.search is None:
-            raise KeyboardInterrupt
+            raise Interrupted
         return self._finish(first.search, finished)
 
     def _reference_first(self) -> ReferenceFirst:
@@ -152,6 +208,8 @@ class _Search:
             self.folder.computed.resolve() / "reference-ended",
             self._begin,
             lambda entry: self._show_reference(entry, epochs),
+            self.interruption,
+            self.progress.note,
         )
 
     def _show_reference(self, entry: Mapping[str, float], epochs: int) -> None:
@@ -187,6 +245,7 @@ class _Search:
             self.progress,
             stopping,
             self.tracker,
+            self.interruption,
         )
         if driver.left > 0:
             self._tell(driver)
@@ -241,14 +300,17 @@ class _Search:
             computed=self.folder.computed.resolve(),
             use_gpu=settings.gpus_per_trial > 0,
             threads=max(1, int(settings.cpus_per_trial)),
+            trial_timeout=settings.trial_timeout,
         )
         cluster = Cluster(self.workers, settings.cpus_per_trial, settings.gpus_per_trial)
         try:
-            ended = execute(driver, shared, cluster)
+            start_here(cluster)
+            with self.interruption.asked():
+                ended = execute(driver, shared, cluster)
+            if driver.fatal is not None:
+                raise driver.fatal
             # Trials that nobody told the end of were cut off, whatever Tune says.
-            return ended and not driver.live
-        except KeyboardInterrupt:
-            return False
+            return ended and not driver.live and self.interruption.signum is None
         finally:
             driver.abandon()
             shutil.rmtree(self.folder.computed, ignore_errors=True)
@@ -258,24 +320,49 @@ class _Search:
         study = driver.study
         counts = study.counts()
         if finished and not counts["complete"] and counts["fail"]:
-            reasons = {t.user_attrs.get("reason", "") for t in study.study.trials if t.number}
             raise SearchFailedError(
-                f"none of the {counts['fail']} trials succeeded: {'; '.join(sorted(reasons - {''}))}"
+                f"none of the {counts['fail']} trials succeeded: {grouped(study.failures())}"
+                f"{self._how_to_see(study)}"
             )
         why = why_none_within(study, self.prepared.constraints, driver.reference)
         if finished and why is not None:
             self.progress.note(why)
         if finished:
-            result = settle_front(self.prepared, self.folder, study, self.progress)
-        else:
-            # Estimates stand until the run is continued, and the test split is for what then is the front.
-            result = build_result(self.folder, study, self.prepared.objectives, self.prepared.fresh_model)
+            finished = self._settle(study)
+        with self.interruption.asked():
+            return self._conclude(driver, finished)
+
+    def _settle(self, study: SearchStudy) -> bool:
+        """Measure the front once more, as far as there is time; whether no signal ended that."""
+        try:
+            settle_front(self.prepared, self.folder, study, self.progress, self.interruption)
+        except TimeOver:
+            self.progress.note(UNSETTLED)
+        except Interrupted:
+            return False
+        return True
+
+    def _how_to_see(self, study: SearchStudy) -> str:
+        """Which command runs the first trial that failed once more, where it may be seen failing."""
+        return f" (autocompress replay {self.folder.path} --trial {min(study.failures())} shows where)"
+
+    def _conclude(self, driver: SearchDriver, finished: bool) -> SearchResult:
+        """The result as it stands, and its report.
+
+        Where the search was interrupted estimates stand until it is continued, and the test split is for what
+        then is the front.
+        """
+        study = driver.study
+        result = build_result(self.folder, study, self.prepared.objectives, self.prepared.fresh_model)
         measured, outside = driver.overhead(self.workers), driver.outside()
         result = replace(
             result,
             overhead=None if measured is None else measured[0],
             interrupted=not finished,
         )
+        failures = told_failures(study.failures(), study.finished())
+        if failures is not None:
+            self.progress.note(f"{failures}{self._how_to_see(study)}")
         draw_pictures(result, study)
         report(result, self.folder, study)
         if measured is not None:

@@ -6,6 +6,7 @@ needs them: `--help` does not wait for them.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -19,6 +20,7 @@ from autocompress.score import TAU
 EXECUTION = (
     "trials",
     "timeout",
+    "trial_timeout",
     "workers",
     "cpus_per_trial",
     "gpus_per_trial",
@@ -51,6 +53,8 @@ class Settings:
 
     Search spaces are modules, files, or functions `suggest(trial, profile)`, which are stored by name.
 
+    `timeout` and `trial_timeout` are seconds, of the whole search and of one trial, but not of the reference.
+
     With `distill=False` no trial learns from a teacher, be it the best model so far or the task's own.
 
     `mlflow` is the tracking URI of an MLflow server or folder, `wandb` a project of Weights & Biases: each
@@ -79,6 +83,7 @@ class Settings:
     constraints: tuple[str, ...] | None = None
     trials: int = 24
     timeout: float | None = None
+    trial_timeout: float | None = None
     epochs: int | None = None
     steps_per_epoch: int | None = None
     workers: int | None = None
@@ -115,8 +120,10 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"{name} must be at least 1 but got {value}.")
-        if self.timeout is not None and not self.timeout > 0:
-            raise SettingsError(f"timeout must be greater than 0 seconds but got {self.timeout:g}.")
+        for name in ("timeout", "trial_timeout"):
+            seconds = getattr(self, name)
+            if seconds is not None and not 0 < seconds < math.inf:
+                raise SettingsError(f"{name} must be greater than 0 seconds and finite but got {seconds:g}.")
         if not self.cpus_per_trial > 0:
             raise SettingsError(f"cpus_per_trial must be greater than 0 but got {self.cpus_per_trial}.")
         if not self.gpus_per_trial >= 0:
@@ -185,11 +192,14 @@ class Settings:
         return {name: value for name, value in self.to_json().items() if name not in skipped}
 
     def to_json(self) -> dict[str, Any]:
-        """All settings; what is a function by its name alone."""
+        """All settings; what is a function by its name alone, a storage without its secrets."""
+        from autocompress.study import masked
+
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["spaces"] = [_name(space) for space in self.spaces]
         values["latency_by"] = None if self.latency_by is None else _name(self.latency_by)
         values["at_least"] = dict(self.at_least)
+        values["storage"] = None if self.storage is None else masked(self.storage)
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @staticmethod
@@ -218,15 +228,15 @@ def _is(value: object, kind: type) -> bool:
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
-def parse_duration(text: str) -> float:
-    """Seconds of "90", "90s", "30m" or "2h".
+def parse_duration(name: str, text: str) -> float:
+    """Seconds of "90", "90s", "30m" or "2h", given for a setting.
 
     Raises:
         SettingsError: another form.
     """
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([smh]?)\s*", text)
     if match is None:
-        raise SettingsError(f"timeout must read like '90s', '30m' or '2h' but got {text!r}.")
+        raise SettingsError(f"{name} must read like '90s', '30m' or '2h' but got {text!r}.")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from autocompress.child import MOST_SECONDS
 from autocompress.errors import SettingsError, TrialError, one_line
 from autocompress.measure.artifact import exclusive, measured_apart
 from autocompress.task.inputs import Inputs, repeated_rows
@@ -63,6 +64,7 @@ def measure_latency(
     example: Inputs,
     settings: LatencySettings,
     reference_ms: float | None = None,
+    limit: float = MOST_SECONDS,
 ) -> Latency:
     """Time a program file against the reference's (itself where None), one file at a time on this machine.
 
@@ -73,18 +75,21 @@ def measure_latency(
         settings: how; by a function of the user's own where there is one.
         reference_ms: milliseconds of the reference, where they are known: a model's are then its ratio times
             these.
+        limit: seconds that this may take, waiting for others that measure included; a function of the user's
+            own takes what it takes.
 
     Raises:
-        TrialError: the measuring process, or the user's own function, failed.
+        TrialError: the measuring process, or the user's own function, failed, or it took too long.
     """
     if settings.by is not None:
-        with exclusive():
+        with exclusive(limit):
             own = own_latency(settings.by, program, settings)
         return Latency(own / reference_ms if reference_ms else 1.0, 0.0, own)
     found = measured_apart(
         "latency",
         [reference or program, program],
         repeated_rows(example, settings.batch_size),
+        limit,
         threads=settings.threads,
         pairs=settings.pairs,
         least_seconds=settings.least_ms / 1000,

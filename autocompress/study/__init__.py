@@ -3,7 +3,16 @@
 from autocompress.study.importance import Importance, importance
 from autocompress.study.record import ASKED, CONFIG, EXTRA, TAKEN_OVER, SearchStudy
 from autocompress.study.samplers import SAMPLERS, make_sampler
-from autocompress.study.storage import STUDY_NAME, check_storage, sqlite_url
+from autocompress.study.storage import (
+    STORAGE_ERRORS,
+    STORAGE_VARIABLE,
+    STUDY_NAME,
+    check_storage,
+    masked,
+    secrets_of,
+    sqlite_url,
+    unmasked,
+)
 from autocompress.study.tracking import Tracker
 
 __all__ = [
@@ -11,6 +20,8 @@ __all__ = [
     "CONFIG",
     "EXTRA",
     "SAMPLERS",
+    "STORAGE_ERRORS",
+    "STORAGE_VARIABLE",
     "STUDY_NAME",
     "TAKEN_OVER",
     "Importance",
@@ -19,5 +30,8 @@ __all__ = [
     "check_storage",
     "importance",
     "make_sampler",
+    "masked",
+    "secrets_of",
     "sqlite_url",
+    "unmasked",
 ]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from autocompress.errors import SettingsError, one_line
+from autocompress.errors import SettingsError
 from autocompress.measure import Constraint, Objective
 from autocompress.pareto import (
     front_probabilities,
@@ -27,12 +27,15 @@ from autocompress.pareto import (
 )
 from autocompress.rivals import Point, Rivals, costs_of, drawn_costs
 from autocompress.study.samplers import make_sampler
+from autocompress.study.storage import open_storage, opening
 from autocompress.trial import TrialConfig
 
 INTERRUPTED = "interrupted"
 # What a trial was proposed to do, also of one that fails or still runs.
 CONFIG = "config"
 ASKED, EXTRA = "asked", "extra"
+# How often a trial that was cut off by no fault of its own has run, itself included; and at most.
+_RUNS, _MOST_RUNS = "runs", 3
 _RUNGS = "rungs"
 # Of a trial that was taken over: where from, and which trial's model it is of that run.
 WARM_START, TAKEN_OVER = "warm_start", "taken_over"
@@ -77,16 +80,14 @@ class SearchStudy:
         self.objectives, self.constraints = tuple(objectives), tuple(constraints)
         directions: list[Any] = [o.direction for o in objectives]
         self._in_transaction = False
-        try:
-            self._database = optuna.storages.RDBStorage(storage)
+        self._database = open_storage(storage)
+        with opening(storage):
             if create:
                 self.study = optuna.create_study(
                     storage=self._database, study_name=name, directions=directions, load_if_exists=True
                 )
             else:
                 self.study = optuna.load_study(storage=self._database, study_name=name)
-        except Exception as error:
-            raise SettingsError(f"storage {storage!r} cannot be used: {one_line(error)}") from error
         stored = [d.name.lower() for d in self.study.directions]
         if stored != directions:
             raise SettingsError(f"objectives must be the study's {stored} but are {directions}.")
@@ -146,13 +147,23 @@ class SearchStudy:
         return {"metrics": dict(metrics), "details": dict(attributes), "feasible": feasible}
 
     def close_leftovers(self) -> int:
-        """Close trials of a driver that died and enqueue their parameters again; how many."""
+        """Close trials of a driver that died; how many of them are to run again."""
         left = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        again = [trial for trial in left if _may_run_again(trial)]
         with self.transaction():
             for trial in left:
-                self._fail(trial.number, trial._trial_id, "the driver died", interrupted=True)
-                self._enqueue(trial)
-        return len(left)
+                self._fail(trial.number, trial._trial_id, "the driver died", interrupted=trial in again)
+            for trial in again:
+                self._enqueue(trial, counted=True)
+        return len(again)
+
+    def may_run_again(self, number: int) -> bool:
+        """Whether a running trial did not run too often, where it is cut off by no fault of its own."""
+        return _may_run_again(self.live[number])
+
+    def is_extra(self, number: int) -> bool:
+        """Whether a running trial is beside the budget."""
+        return EXTRA in self.live[number].user_attrs
 
     def take_over(
         self,
@@ -179,9 +190,10 @@ class SearchStudy:
                 told = {ASKED: asked[number]} if number in asked else {}
                 self.study.enqueue_trial(dict(params), user_attrs={WARM_START: _origin(run, number), **told})
 
-    def waiting(self) -> bool:
-        """Whether trials wait to be run, or to be run again."""
-        return bool(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+    def waiting(self, *, extra: bool = False) -> bool:
+        """Whether trials wait to be run, or to be run again; those beside the budget alone, if so asked."""
+        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        return bool(waiting) and (not extra or all(EXTRA in trial.user_attrs for trial in waiting))
 
     def ask(self, params: Mapping[str, Any] | None = None, asked: float = 0.0, extra: bool = False) -> Trial:
         """A new trial to propose for.
@@ -247,13 +259,31 @@ class SearchStudy:
         artifact = uuid.uuid5(uuid.NAMESPACE_OID, f"{self.study.study_name}/{number}")
         return f"{_ARTIFACTS}:{self.study.get_trials(deepcopy=False)[number]._trial_id}:{artifact}"
 
-    def fail(self, number: int, reason: str, *, interrupted: bool = False) -> None:
-        """Record a failed trial with its reason; an interrupted one is enqueued again."""
+    def fail(
+        self,
+        number: int,
+        reason: str,
+        traceback: str = "",
+        *,
+        interrupted: bool = False,
+        again: bool = False,
+    ) -> None:
+        """Record a failed trial.
+
+        Args:
+            number: of the trial.
+            reason: why, in a line.
+            traceback: where.
+            interrupted: whether the search was ended; it is enqueued again.
+            again: whether it is to run again by itself, which is counted.
+        """
         trial = self.live.pop(number)
         with self.transaction():
-            self._fail(number, trial._trial_id, reason, interrupted=interrupted)
-            if interrupted:
-                self._enqueue(self.study.trials[number])
+            if traceback:
+                trial.set_user_attr("traceback", traceback)
+            self._fail(number, trial._trial_id, reason, interrupted=interrupted or again)
+            if interrupted or again:
+                self._enqueue(self.study.trials[number], counted=again)
 
     def record_rung(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
         """Record what a running trial's model is worth after an epoch, if it ended there.
@@ -312,6 +342,11 @@ class SearchStudy:
     def finished(self) -> int:
         """Proposed trials that ended and were not interrupted, without those that are beside the budget."""
         return sum(1 for t in self.ended() if t.number > 0 and not {INTERRUPTED, EXTRA} & t.user_attrs.keys())
+
+    def failures(self) -> dict[int, str]:
+        """Why proposed trials failed that do not run again, by number."""
+        failed = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+        return {t.number: t.user_attrs.get("reason", "") for t in failed if INTERRUPTED not in t.user_attrs}
 
     def counts(self) -> dict[str, int]:
         """Number of proposed trials by state, interrupted ones apart, without those that did not run."""
@@ -485,11 +520,18 @@ class SearchStudy:
             storage.set_trial_user_attr(trial_id, INTERRUPTED, True)
         self.study.tell(number, state=TrialState.FAIL)
 
-    def _enqueue(self, trial: FrozenTrial) -> None:
-        kept = (ASKED, EXTRA, WARM_START, TAKEN_OVER)
+    def _enqueue(self, trial: FrozenTrial, *, counted: bool) -> None:
+        kept = (ASKED, EXTRA, WARM_START, TAKEN_OVER, CONFIG, _RUNS)
         again = {name: trial.user_attrs[name] for name in kept if name in trial.user_attrs}
-        if trial.params or TAKEN_OVER in again:
+        if counted:
+            again[_RUNS] = again.get(_RUNS, 1) + 1
+        if trial.params or {TAKEN_OVER, CONFIG} & again.keys():
             self.study.enqueue_trial(trial.params, user_attrs=again)
+
+
+def _may_run_again(trial: Trial | FrozenTrial) -> bool:
+    runs: int = trial.user_attrs.get(_RUNS, 1)
+    return runs < _MOST_RUNS
 
 
 def _origin(run: str, number: int) -> str:

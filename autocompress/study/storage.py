@@ -1,28 +1,136 @@
-"""Where studies are stored."""
+"""Where studies are stored, without what only their storage is to know."""
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote, quote_plus
 
 import optuna
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from autocompress.errors import SettingsError, one_line
 
 STUDY_NAME = "autocompress"
+# The variable that a storage URL may be given in, where a command line would show it to other users.
+STORAGE_VARIABLE = "AUTOCOMPRESS_STORAGE"
+# What using a study may raise through no fault of the code: locks, full disks, lost connections.
+STORAGE_ERRORS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
+_HIDDEN = "***"
+_SECRET_NAMES = re.compile("pass|pwd|secret|token", re.IGNORECASE)
 
 
-def check_storage(url: str) -> None:
+def masked(storage: str) -> str:
+    """A storage URL as it may be written and shown: without its password, nor others in its query."""
+    secrets = secrets_of(storage)
+    try:
+        url = make_url(storage)
+    except (ArgumentError, ValueError):
+        return _without(storage, secrets)
+    if not secrets:
+        return storage
+    hidden = {name: _HIDDEN for name in url.query if _SECRET_NAMES.search(name)}
+    text = url.update_query_dict(hidden).render_as_string(hide_password=True)
+    return text.replace(quote_plus(_HIDDEN), _HIDDEN)
+
+
+def unmasked(stored: str) -> str:
+    """The storage URL that a run's `run.json` names, with the password that is not written there.
+
+    Raises:
+        SettingsError: the environment does not tell it.
+    """
+    if _HIDDEN not in stored:
+        return stored
+    given = os.environ.get(STORAGE_VARIABLE)
+    if given is None or masked(given) != stored:
+        other = "" if given is None else f", which is {masked(given)!r}"
+        raise SettingsError(
+            f"storage {stored!r} must be opened with a password, which the run does not store: give the "
+            f"whole URL in the environment variable {STORAGE_VARIABLE}{other}."
+        )
+    return given
+
+
+def open_storage(storage: str) -> optuna.storages.RDBStorage:
+    """Connect to a storage.
+
+    Raises:
+        SettingsError: it cannot be opened.
+    """
+    with opening(storage):
+        # The driver that the extra "postgres" brings, where the URL names none.
+        return optuna.storages.RDBStorage(re.sub(r"^postgres(ql)?:", "postgresql+psycopg:", storage))
+
+
+def check_storage(storage: str) -> None:
     """Refuse a storage that cannot be opened.
 
     Raises:
         SettingsError: it cannot.
     """
+    open_storage(storage).engine.dispose()
+
+
+@contextmanager
+def opening(storage: str) -> Iterator[None]:
+    """Say what a storage fails with in one line, without its secrets.
+
+    Raises:
+        SettingsError: it failed inside.
+    """
     try:
-        optuna.storages.get_storage(url)
-    except Exception as error:
-        raise SettingsError(f"storage {url!r} cannot be used: {one_line(error)}") from error
+        yield
+    except ImportError as error:
+        # Optuna's error says less than what it came from.
+        package = getattr(error.__cause__ or error, "name", None) or one_line(error)
+        extra = " (pip install 'autocompress[postgres]')" if package.startswith("psycopg") else ""
+        raise SettingsError(
+            f"storage {masked(storage)!r} must have its driver installed but there is no package "
+            f"{package}{extra}."
+        ) from error
+    except Exception as error:  # of a database's driver it may be any error
+        reason = _without(one_line(error), secrets_of(storage))
+        # Not from it: it may say more than is to be read in a traceback.
+        raise SettingsError(f"storage {masked(storage)!r} cannot be used: {reason}") from None
+
+
+def secrets_of(storage: str) -> list[str]:
+    """What nobody is to read in a storage URL, the longest first; as far as it is a URL."""
+    try:
+        url = make_url(storage)
+    except (ArgumentError, ValueError):
+        # What comes before the last @ may be one, however the rest is written.
+        _, colon, secret = storage.rpartition("@")[0].rpartition("://")[2].partition(":")
+        return [secret] if colon and secret else []
+    query: Mapping[str, Any] = url.query
+    values = [value for name, value in query.items() if _SECRET_NAMES.search(name)]
+    flat = [item for value in values for item in ((value,) if isinstance(value, str) else value)]
+    secrets = {str(secret) for secret in (url.password, *flat) if secret and secret != _HIDDEN}
+    return sorted(secrets, key=len, reverse=True)
+
+
+def _without(text: str, secrets: Iterable[str]) -> str:
+    """A text without secrets, also as a URL writes them."""
+    for secret in secrets:
+        for written in {secret, quote(secret), quote(secret, safe=""), quote_plus(secret)}:
+            text = text.replace(written, _HIDDEN)
+    return text
 
 
 def sqlite_url(folder: Path) -> str:
-    """The URL of a run folder's own storage."""
-    return f"sqlite:///{(folder / 'study.db').resolve()}"
+    """The URL of a run folder's own storage.
+
+    Raises:
+        SettingsError: the folder's name cannot be part of a URL, as in older versions of SQLAlchemy.
+    """
+    file = str((folder / "study.db").resolve())
+    url = URL.create("sqlite", database=file).render_as_string(hide_password=False)
+    if make_url(url).database != file:
+        raise SettingsError(f"out must be a folder without '?' and the like in its name but got '{folder}'.")
+    return url

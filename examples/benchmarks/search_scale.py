@@ -43,7 +43,7 @@ from rich.table import Table
 import autocompress as ac
 from autocompress.checkpoint.program import load_program
 from autocompress.checkpoint.store import MANIFEST, Checkpoint, kept_trials, trial_folder
-from autocompress.distribute import Job
+from autocompress.distribute import Failure, Job
 from autocompress.engine.driver import SearchDriver
 from autocompress.engine.folder import RunFolder
 from autocompress.engine.moasha import MoAsha, rungs
@@ -140,7 +140,7 @@ def simulate(search: Search, workers: int, run: Worker) -> Log:
 
     def tell(job: Job, outcome: TrialResult | AutocompressError) -> None:
         if isinstance(outcome, AutocompressError):
-            driver.failed(job.number, str(outcome))
+            driver.failed(job.number, Failure(str(outcome)))
         elif all(driver.epoch(job.number, entry) for entry in outcome.history):
             driver.completed(job.number, outcome)
         else:

@@ -255,7 +255,7 @@ def test_settings_refuse_wrong_types_and_ranges(options: dict[str, object], mess
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("0.5h", 1800)])
 def test_durations_are_seconds(text: str, seconds: float) -> None:
-    assert parse_duration(text) == seconds
+    assert parse_duration("timeout", text) == seconds
 
 
 def test_a_search_says_where_validation_comes_from(residual_task: ac.Task) -> None:

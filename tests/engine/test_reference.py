@@ -14,7 +14,8 @@ from torch import Tensor, nn
 import autocompress as ac
 from autocompress.distribute import ReferenceJob, WaitJob
 from autocompress.distribute.worker import _pickled
-from autocompress.engine.driver import SearchDriver
+from autocompress.engine.driver import WAITS, SearchDriver
+from autocompress.engine.interruption import Interruption
 from autocompress.engine.reference import ReferenceFirst
 from autocompress.errors import ClusterError
 
@@ -45,13 +46,37 @@ def test_nothing_is_proposed_until_the_reference_is_stored(tmp_path: Path) -> No
 def test_a_reference_that_failed_is_the_end(tmp_path: Path) -> None:
     driver = ReferenceFirst(JOB, 2, tmp_path / "ended", no_search, lambda entry: None)
     driver.next()
-    driver.failed(-1, "the worker process died")
+    driver.died(-1)
     assert driver.error is None
-    driver.failed(0, "the worker process died")
+    driver.died(0)
     assert driver.next() is None
     assert driver.ended.exists()
     assert isinstance(driver.error, ClusterError)
     assert str(driver.error) == "the worker process died while the reference trained"
+
+
+def test_a_reference_that_there_is_no_time_for_is_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autocompress.engine.interruption._GRACE", 0.0)
+    driver = ReferenceFirst(JOB, 1, tmp_path / "ended", no_search, lambda entry: None, Interruption(60.0))
+    assert driver.next() is JOB
+    assert not driver.overdue(0, 1e9)
+    driver.interruption = Interruption(1e-9)
+    assert driver.overdue(0, 1.0)
+    driver.killed(0, "")
+    assert driver.next() is None
+    assert str(driver.error) == (
+        "timeout must leave time to train the reference but 1e-09 s were over before (give more)"
+    )
+
+
+def test_a_reference_that_waits_for_a_worker_says_so_once(tmp_path: Path) -> None:
+    said: list[str] = []
+    driver = ReferenceFirst(JOB, 1, tmp_path / "e", no_search, lambda entry: None, note=said.append)
+    for seconds in (0.1, 40.0, 41.0):
+        driver.waits(0, seconds)
+    assert said == [f"the reference {WAITS}"]
 
 
 class Stubborn(Exception):

@@ -262,6 +262,11 @@ def test_failing_trials_do_not_end_the_search(tmp_path: Path, digits: ac.Task) -
     assert set(states) == {"COMPLETE", "FAIL"}
     failed = [t for t in result.study.trials if t.state.name == "FAIL"]
     assert {t.user_attrs["reason"] for t in failed} == {"RuntimeError: too narrow"}
+    said: list[str] = []
+    with pytest.raises(RuntimeError, match="too narrow"):
+        replay(result.out, failed[0].number, task, note=said.append)
+    assert "in forward" in said[0]
+    assert said[0].endswith(f"trial {failed[0].number}: RuntimeError: too narrow")
     for folder in (tmp_path / "run" / "trials").iterdir():
         open_checkpoint(folder)
 
