@@ -114,6 +114,8 @@ BAD = [
     (["search", "digits", "--at-least", "features.*"], "at_least must read like 'layer1.*=0.5' but got"),
     (["search", "digits", "--at-least", "features.*=2"], "at_least must be in [0, 1] but got 2.0"),
     (["inspect", "digits", "--exclude", "*"], "exclude must leave something to compress"),
+    (["export", "lost", "--trial", "1"], "one of --output and --folder must be given"),
+    (["export", "lost", "--trial", "1", "-o", "a", "--folder", "b"], "one of --output and --folder must be"),
     (["front", "nowhere"], "RUN must be a folder that a search wrote"),
     (["front", "broken"], "must be JSON"),
     (["front", "lost"], "RUN must hold study.db"),

@@ -16,7 +16,7 @@ from autocompress.cli.show import console
 from autocompress.errors import SettingsError
 
 # Rooms with a page, as people read them; those of the methods follow.
-_PAGES = ("engine", "task", "measure", "graph", "checkpoint", "methods")
+_PAGES = ("engine", "task", "measure", "report", "graph", "checkpoint", "methods")
 
 
 @app.command(

@@ -66,13 +66,16 @@ class WrittenRun:
         folder: of it.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, path: Path, settings: Mapping[str, Any] | None = None, storage: str | None = None
+    ) -> None:
         path.mkdir(parents=True)
         (path / "trials").mkdir()
         (path / "artifacts").mkdir()
         self.folder = RunFolder(path)
         constraints = [Constraint.parse(text, dict.fromkeys(BASE, "")) for text in BOUNDS]
-        self.study = SearchStudy(sqlite_url(path), "run", OBJECTIVES, constraints, path / "artifacts")
+        url = sqlite_url(path) if storage is None else storage
+        self.study = SearchStudy(url, "run", OBJECTIVES, constraints, path / "artifacts")
         self.study.add_reference(BASE, self._details(TrialConfig(epochs=3)))
         self._checkpoint(self.folder.reference, TrialConfig(epochs=3), 1.0, [])
         alcn = Stage("alcn", {"initial_ratio": 0.25})
@@ -89,7 +92,13 @@ class WrittenRun:
             "schema": 1,
             "id": "12345678",
             "study": "run",
-            "settings": {"task": EVIL, "model": None, "artifact": "pt2", "storage": None, **(settings or {})},
+            "settings": {
+                "task": EVIL,
+                "model": None,
+                "artifact": "pt2",
+                "storage": storage,
+                **(settings or {}),
+            },
             "versions": {"autocompress": "0.1.0", "torch": "2.14.1"},
             "objectives": [{"metric": o.metric, "direction": o.direction} for o in OBJECTIVES],
             "constraints": list(BOUNDS),
