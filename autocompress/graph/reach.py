@@ -16,6 +16,8 @@ from autocompress.task import CutProfile, ModelProfile
 from autocompress.task.limits import owner_of
 
 _VECTORS = "it is in vectors: biases, normalisations"
+_NOT_BETWEEN = "it lies between no two cut points that a module can bridge"
+_NO_BRANCH = "it is in no branch beside a shortcut"
 
 
 @dataclass(frozen=True)
@@ -68,16 +70,18 @@ def reach(model: nn.Module, analysis: Analysis, profile: ModelProfile) -> dict[s
         for layer in profile.layers
         if layer not in factors
     }
+    alone = _left_alone(model, analysis, params)
+    deepest = _deepest(profile.cut_points, params, macs)
     return {
-        "alcn": _reach(channels, _left_alone(model, analysis, params)),
-        "depth": _reach((*_deepest(profile.cut_points, params, macs), held.depth(analysis, profile)), {}),
+        "alcn": _reach(channels, alone),
+        "depth": _reach((*deepest, held.depth(analysis, profile)), {_NOT_BETWEEN: 1 - deepest[0]}),
         "autoplastic": _reach(
             (
                 max(channels[0], within_branches),
                 max(channels[1], sum(multiplied.get(name, 0) for name in branches) / macs),
                 max(channels[2], held.share_of_layers(branches)),
             ),
-            {},
+            alone if channels[0] >= within_branches else {_NO_BRANCH: 1 - within_branches},
         ),
         "alds": _reach(
             (
