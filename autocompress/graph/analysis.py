@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 from operator import attrgetter
 from typing import Any, cast
 
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from autocompress.graph import rules  # noqa: F401  (it registers the rules)
-from autocompress.graph.exporting import export, untraceable
+from autocompress.graph.exporting import export, inference, untraceable
 from autocompress.graph.grouping import build_analysis
 from autocompress.graph.proof import prove_groups
 from autocompress.graph.structure import Analysis, unused_name
@@ -19,7 +21,7 @@ from autocompress.graph.structure_key import StructureKey, structure_key
 from autocompress.graph.tracing import Tracer
 from autocompress.graph.training_mode import Training, annotate, last_input, marked, observe
 from autocompress.task.copying import copied
-from autocompress.task.inputs import Inputs, moved
+from autocompress.task.inputs import Inputs, call, moved
 
 # A trial analyses the reference, and what each of its stages begins with, before and after it is trained.
 _CACHE: OrderedDict[StructureKey, Analysis] = OrderedDict()
@@ -40,6 +42,7 @@ def analyse(model: nn.Module, example: Inputs, graph: fx.GraphModule | None = No
     """
     subject = copied(model).to("cpu").eval()
     inputs = moved(example, "cpu")
+    _fill_caches(subject, inputs)
     key = structure_key(subject, inputs)
     if key is None:
         return _analysed(subject, inputs, graph)
@@ -51,6 +54,32 @@ def analyse(model: nn.Module, example: Inputs, graph: fx.GraphModule | None = No
     return _CACHE[key]
 
 
+def with_present_constants(analysis: Analysis, model: nn.Module, example: Inputs) -> Analysis:
+    """The analysis of a model whose weights have changed since, with what its code now makes of them,
+    as LeViT's attention keeps its biases in evaluation.
+
+    Args:
+        analysis: of the model.
+        model: not changed.
+        example: a batch of at least 2 inputs, `(B, ...)`.
+
+    Raises:
+        TraceError: `torch.export` cannot trace it any more.
+    """
+    if not analysis.trace.constants:
+        return analysis
+    subject, inputs = copied(model).to("cpu").eval(), moved(example, "cpu")
+    constants = _name_constants(_exported(subject, inputs, None)[0], _states(subject))
+    return replace(analysis, trace=replace(analysis.trace, constants=constants))
+
+
+def _fill_caches(subject: nn.Module, inputs: Inputs) -> None:
+    """Let a model make what it keeps in evaluation: its graph has it as constants, whose numbers tell it from
+    another one's."""
+    with contextlib.suppress(Exception), inference(subject):  # tracing says what is wrong with a model
+        call(subject, inputs)
+
+
 def _analysed(subject: nn.Module, inputs: Inputs, graph: fx.GraphModule | None) -> Analysis:
     exported, training = _exported(subject, inputs, graph)
     states = _states(subject)
@@ -58,7 +87,7 @@ def _analysed(subject: nn.Module, inputs: Inputs, graph: fx.GraphModule | None) 
     _follow_inputs(exported.graph)
     annotate(exported.graph, subject, training)
     tracer = Tracer()
-    tracer.run(exported.graph, states)
+    tracer.run(exported.graph, states, constants)
     return prove_groups(subject, inputs, build_analysis(subject, tracer, exported.graph, constants))
 
 

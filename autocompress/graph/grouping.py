@@ -24,10 +24,12 @@ def build_analysis(
     for ids, reason in tracer.units.frozen:
         for root in np.unique(roots[ids]).tolist():
             reasons.setdefault(root, reason)
-    groups, units = _free_groups(tracer, roots, reasons)
+    # Constants are cut where the graph is, and are no members: the model has them under no name.
+    axes = {key: ids for key, ids in tracer.axes.items() if key[0] not in constants}
+    groups, units = _free_groups(tracer, axes, roots, reasons)
     return Analysis(
         groups,
-        _frozen_layers(model, tracer, roots, reasons, groups),
+        _frozen_layers(model, tracer, axes, roots, reasons, groups),
         _layers(model),
         find_cut_points(graph),
         find_residuals(graph),
@@ -36,11 +38,11 @@ def build_analysis(
 
 
 def _free_groups(
-    tracer: Tracer, roots: Ids, reasons: dict[int, str]
+    tracer: Tracer, axes: Mapping[tuple[str, int], Ids], roots: Ids, reasons: dict[int, str]
 ) -> tuple[tuple[Group, ...], dict[str, Ids]]:
     """Free units that run through the same tensor dimensions form one group."""
     places: dict[int, list[tuple[str, int]]] = defaultdict(list)
-    for key, ids in tracer.axes.items():
+    for key, ids in axes.items():
         for root in np.unique(roots[ids]).tolist():
             if root not in reasons:
                 places[root].append(key)
@@ -93,6 +95,7 @@ def _layers(model: nn.Module) -> tuple[str, ...]:
 def _frozen_layers(
     model: nn.Module,
     tracer: Tracer,
+    axes: Mapping[tuple[str, int], Ids],
     roots: Ids,
     reasons: dict[int, str],
     groups: tuple[Group, ...],
@@ -105,7 +108,7 @@ def _frozen_layers(
             continue
         causes = [
             reasons[root]
-            for (tensor, dim), ids in tracer.axes.items()
+            for (tensor, dim), ids in axes.items()
             if tensor.rpartition(".")[0] == layer and tracer.roles[tensor, dim] != "in"
             for root in np.unique(roots[ids]).tolist()
             if root in reasons

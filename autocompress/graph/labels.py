@@ -8,7 +8,7 @@ permutations, slices and concatenations act on labels exactly as they act on the
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +29,14 @@ class Value:
         labels: unit of each element; broadcasts to `shape`.
         parameter: name of the parameter or buffer that this is, or is a view of.
         elements: for such a view, the flat index of each element in the parameter; None: all.
+        constant: it is no parameter but a tensor that the model's code holds or made when it was traced.
     """
 
     shape: tuple[int, ...]
     labels: Ids
     parameter: str | None = None
     elements: Ids | None = None
+    constant: bool = False
 
     @staticmethod
     def untracked(shape: tuple[int, ...]) -> Value:
@@ -42,9 +44,13 @@ class Value:
         return Value(shape, np.full((1,) * len(shape), UNTRACKED, dtype=np.int64))
 
     @staticmethod
-    def parameter_of(name: str, shape: tuple[int, ...], elements: Ids | None = None) -> Value:
-        """Make a tensor that is a parameter, or a view of one, and has no labels yet."""
-        return Value(shape, Value.untracked(shape).labels, name, elements)
+    def parameter_of(name: str, shape: tuple[int, ...], constant: bool = False) -> Value:
+        """Make a tensor that is a parameter, or a constant, and has no labels yet."""
+        return Value(shape, Value.untracked(shape).labels, name, None, constant)
+
+    def seen_as(self, shape: tuple[int, ...], elements: Ids) -> Value:
+        """A view of the parameter that this is, or is a view of."""
+        return replace(self, shape=shape, labels=Value.untracked(shape).labels, elements=elements)
 
     def varies(self) -> list[int]:
         """Dimensions along which the labels differ."""

@@ -11,7 +11,9 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from torch import fx, nn
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
 
 from autocompress.graph.branch_gate import BranchGate
 from autocompress.graph.corrections import correct, operator_name
@@ -48,7 +50,18 @@ def rewrite_channels(model: nn.Module, analysis: Analysis, keep: Keep) -> nn.Mod
         # Shapes as they were traced are no longer true; which module a node is of still is.
         node.meta = {k: v for k, v in node.meta.items() if k in ("nn_module_stack", CALLS)}
     graph.lint()
-    return graph_module(smaller, graph, analysis.trace.constants, modules)
+    constants = {name: _left(name, tensor, survival) for name, tensor in analysis.trace.constants.items()}
+    return graph_module(smaller, graph, constants, modules)
+
+
+def _left(name: str, constant: Tensor, survival: Survival) -> Tensor:
+    """What is left of a constant, as of an attention bias that the model's code keeps in evaluation."""
+    for dim in range(constant.dim()):
+        ids = survival.trace.axes.get((name, dim))
+        if ids is not None:
+            alive = survival.alive[survival.trace.roots[ids]]
+            constant = constant.index_select(dim, torch.from_numpy(np.flatnonzero(alive)).to(constant.device))
+    return constant
 
 
 # Operators that are all that a module's forward does → the modules' classes.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -94,9 +95,20 @@ class Tracer:
             for dim in range(len(self.shapes[value.parameter])):
                 self.units.freeze(self._ids(value.parameter, dim, "out"), reason)
 
-    def run(self, graph: fx.Graph, states: dict[str, Tensor]) -> None:
-        """Walk a graph from inputs to outputs; `states` are the model's parameters and buffers, shared ones
-        under each of their names, of which the first stands for all."""
+    def run(
+        self,
+        graph: fx.Graph,
+        states: Mapping[str, Tensor],
+        constants: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> None:
+        """Walk a graph from inputs to outputs.
+
+        Args:
+            graph: of the model.
+            states: the model's parameters and buffers, shared ones under each of their names, of which the
+                first stands for all.
+            constants: other tensors that the graph has.
+        """
         first_names: dict[int, str] = {}
         for name, tensor in states.items():
             first_names.setdefault(id(tensor), name)
@@ -105,6 +117,11 @@ class Tracer:
                 name = first_names[id(states[node.target])]
                 self.shapes[name] = tuple(states[name].shape)
                 self.values[node.name] = Value.parameter_of(name, self.shapes[name])
+            elif node.op == "get_attr" and node.target in constants:
+                self.shapes[node.target] = tuple(constants[node.target].shape)
+                self.values[node.name] = Value.parameter_of(
+                    node.target, self.shapes[node.target], constant=True
+                )
             elif node.op in ("placeholder", "get_attr"):
                 self.values[node.name] = like(node)
             elif node.op == "call_function":

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from autocompress.errors import CheckpointError, TrialError
 from autocompress.graph import Analysis, Keep, analyse
+from autocompress.graph.analysis import with_present_constants
 from autocompress.graph.masking import mask_channels
 from autocompress.graph.proof import cut_modules
 from autocompress.graph.removal import Cuts, cut_tensors, cuts_of
@@ -178,7 +179,9 @@ def keep_units(model: nn.Module, analysis: Analysis, keep: Keep, probe: Inputs) 
         rewritten=own is None,
         sizes=tuple((*place, size) for place, size in sizes.items()),
     )
-    smaller = rewrite_channels(model, analysis, keep) if own is None else own.model
+    if own is not None:
+        return Cut(own.model, (edit,), masked)
+    smaller = rewrite_channels(model, with_present_constants(analysis, model, probe), keep)
     return Cut(smaller, (edit,), masked)
 
 

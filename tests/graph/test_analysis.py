@@ -267,6 +267,34 @@ def test_tensors_made_in_sub_modules_are_held_by_rewritten_graphs(images: Tensor
         assert torch.allclose(again(images), model(images), atol=1e-6)
 
 
+def test_constants_that_the_code_keeps_are_cut_with_the_channels_of_its_graph(images: Tensor) -> None:
+    class Cached(nn.Module):
+        """Keeps a bias for each head, as LeViT's attention does in evaluation."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(24, 24), nn.Linear(24, 5)
+            self.bias = torch.randn(3, 8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            heads = self.first(x.flatten(2).reshape(-1, 8, 24)).reshape(-1, 8, 3, 8).transpose(1, 2)
+            mixed = (heads @ heads.mT + self.bias).softmax(-1) @ heads
+            return self.head(mixed.transpose(1, 2).flatten(2)).mean(1)
+
+    model = Cached().eval()
+    analysis = analyse(model, images)
+    assert {group.name: group.width for group in analysis.groups} == {"first": 3}
+    assert {member.tensor for member in analysis.group("first").members} == {
+        "first.weight", "first.bias", "head.weight"
+    }  # fmt: skip
+    smaller, difference = compact(model, analysis, {"first": [0, 2]}, images)
+    assert difference < TOLERANCE
+    (bias,) = (buffer for buffer in smaller.buffers() if buffer.dim() == 3)
+    assert torch.equal(bias, model.bias[[0, 2]])
+    again = analyse(smaller, images)
+    assert compact(smaller, again, {again.groups[0].name: [1]}, images)[1] < TOLERANCE
+
+
 def test_a_graph_with_a_vmap_runs_when_it_is_rewritten(images: Tensor) -> None:
     class OverRows(nn.Module):
         def __init__(self) -> None:

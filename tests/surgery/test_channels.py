@@ -188,3 +188,38 @@ def test_two_cuts_in_a_row_are_one(residual: nn.Module, images: Tensor) -> None:
     assert [p.shape for p in fresh.parameters()] == [p.shape for p in directly.parameters()]
     at_once = apply(copy.deepcopy(residual), both, images)
     assert all(map(torch.equal, at_once.parameters(), directly.parameters()))
+
+
+class Cached(nn.Module):
+    """Keeps what it makes of a parameter while it is in evaluation, as LeViT's attention does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(24, 24), nn.Linear(24, 5)
+        self.bias, self.kept = nn.Parameter(torch.randn(3, 8, 8)), {}
+
+    def train(self, mode: bool = True) -> Cached:
+        self.kept = {} if mode else self.kept
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training and not self.kept:
+            self.kept["bias"] = self.bias.detach().clone()
+        heads = self.first(x.flatten(2).reshape(-1, 8, 24)).reshape(-1, 8, 3, 8).transpose(1, 2)
+        scores = heads @ heads.mT + (self.bias if self.training else self.kept["bias"])
+        return self.head((scores.softmax(-1) @ heads).transpose(1, 2).flatten(2)).mean(1)
+
+
+def test_what_a_model_keeps_in_evaluation_is_cut_as_training_left_it(images: Tensor) -> None:
+    model = Cached().eval()
+    analysis = analyse(model, images)
+    assert [group.width for group in analysis.groups] == [3]
+    model.train()
+    nn.init.normal_(model.bias)
+    cut = keep_units(model.eval(), analysis, {"first": [0, 2]}, images)
+    assert check_equal(cut.model, cut.masked, images, "surgery") < 1e-5
+    other = Cached().eval()
+    assert not torch.equal(other.bias, model.bias)
+    kept = {"first": [1]}
+    cut = keep_units(other, analyse(other, images), kept, images)
+    assert check_equal(cut.model, cut.masked, images, "surgery") < 1e-5

@@ -28,8 +28,8 @@ def place(ids: Ids, shape: tuple[int, ...], dim: int) -> Value:
 
 
 def is_parameter(value: object) -> TypeGuard[Value]:
-    """Whether it is a parameter, a buffer or a view of one."""
-    return isinstance(value, Value) and value.parameter is not None
+    """Whether it is a parameter, a buffer or a view of one; constants are followed element by element."""
+    return isinstance(value, Value) and value.parameter is not None and not value.constant
 
 
 def consume(tracer: Tracer, channels: Ids, weight_ids: Ids) -> None:

@@ -84,11 +84,10 @@ def _product(tracer: Tracer, factors: list[Factor], result: list[str], node: fx.
 
 def _unexpanded(parameter: Factor) -> Factor:
     """A view of a parameter with size 1 along the dimensions along which it repeats its elements."""
-    name, elements = parameter.value.parameter, parameter.value.elements
-    if name is None or elements is None:
+    if parameter.value.elements is None:
         return parameter
-    distinct = compress(elements)
-    return Factor(Value.parameter_of(name, distinct.shape, distinct), parameter.names)
+    distinct = compress(parameter.value.elements)
+    return Factor(parameter.value.seen_as(distinct.shape, distinct), parameter.names)
 
 
 @rule("scaled_dot_product_attention")

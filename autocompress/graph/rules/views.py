@@ -17,7 +17,7 @@ from autocompress.graph.tracing import Arguments, Tracer, freeze_all, rule, shap
 def _arranged(value: Value, shape: tuple[int, ...], arrange: Callable[[Ids], Ids]) -> Value:
     """The value after an operation that acts alike on elements, on labels and on their dimensions."""
     if value.parameter is not None:
-        return Value.parameter_of(value.parameter, shape, arrange(value.positions()))
+        return value.seen_as(shape, arrange(value.positions()))
     return Value(shape, arrange(value.labels))
 
 
@@ -26,7 +26,7 @@ def reshaped(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Value:
     """The same elements in another shape."""
     x, shape = operand(arguments), shape_of(node)
     if x.parameter is not None:
-        return Value.parameter_of(x.parameter, shape, x.positions().reshape(shape))
+        return x.seen_as(shape, x.positions().reshape(shape))
     labels = reshape_labels(x.labels, x.shape, shape)
     if sum(size > 1 for size in labels.shape) > 1:
         tracer.units.grids.append(labels)
@@ -48,7 +48,7 @@ def resized(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Value:
     """Dimensions of size 1 come or go."""
     x, shape = operand(arguments), shape_of(node)
     if x.parameter is not None:
-        return Value.parameter_of(x.parameter, shape, x.positions().reshape(shape))
+        return x.seen_as(shape, x.positions().reshape(shape))
     return Value(shape, reshape_labels(x.labels, x.shape, shape))
 
 
@@ -80,7 +80,7 @@ def expanded(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Value:
     shape = shape_of(node)
     x = aligned(operand(arguments), len(shape))
     if x.parameter is not None:
-        return Value.parameter_of(x.parameter, shape, np.broadcast_to(x.positions(), shape))
+        return x.seen_as(shape, np.broadcast_to(x.positions(), shape))
     return Value(shape, x.labels)
 
 
@@ -123,7 +123,7 @@ def _fix_positions(tracer: Tracer, x: Value, dim: int) -> None:
 
 def _part(x: Value, shape: tuple[int, ...], dim: int, part: tuple[Any, ...]) -> Value:
     if x.parameter is not None:
-        return Value.parameter_of(x.parameter, shape, x.positions()[part])
+        return x.seen_as(shape, x.positions()[part])
     if x.labels.shape[dim] == 1:
         gone = len(shape) < len(x.shape)
         return Value(shape, x.labels.squeeze(dim) if gone else x.labels)
@@ -203,7 +203,7 @@ def indexed(tracer: Tracer, arguments: Arguments, node: fx.Node) -> Any:
     if x.parameter is not None:
         # Which rows is not known here: along them, no dimension of the parameter is followed.
         rows = x.positions().take(np.zeros(index_shape, dtype=np.int64), axis=dim)
-        return Value.parameter_of(x.parameter, shape, rows)
+        return x.seen_as(shape, rows)
     ones = [1] * len(index_shape)
     return Value(shape, x.labels.reshape([*x.labels.shape[:dim], *ones, *x.labels.shape[dim + 1 :]]))
 
