@@ -37,6 +37,9 @@ if "RAY_AUTH_TOKEN" in os.environ or (Path.home() / ".ray" / "auth_token").is_fi
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
+# It advises notebooks, when it is imported, to install widgets that nothing here shows.
+logging.getLogger("ray.widgets").setLevel(logging.ERROR)
+
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
 from ray._private import services  # noqa: E402
@@ -44,7 +47,7 @@ from ray.exceptions import RayError  # noqa: E402
 from ray.tune.error import TuneError  # noqa: E402
 
 from autocompress.distribute.driver import Driver  # noqa: E402
-from autocompress.distribute.searcher import DriverScheduler, DriverSearcher, Left, Watch  # noqa: E402
+from autocompress.distribute.searcher import DriverScheduler, DriverSearcher, Left, Silence, Watch  # noqa: E402
 from autocompress.distribute.worker import Shared, train  # noqa: E402
 from autocompress.errors import ClusterError, SettingsError, TaskError, one_line  # noqa: E402
 from autocompress.task import Task  # noqa: E402
@@ -99,6 +102,7 @@ def execute(driver: Driver, shared: Shared, cluster: Cluster) -> bool:
                 verbose=0,
                 log_to_file=False,
                 callbacks=[Watch(searcher)],
+                progress_reporter=Silence(),
             ),
         )
         try:

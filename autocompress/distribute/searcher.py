@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.tune import Callback
+from ray.tune import Callback, ProgressReporter
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -115,6 +115,17 @@ def _where(file: Path) -> str:
     """Of what a worker noted of all its threads, the one that ran the trial."""
     threads = file.read_text().split("\n\n") if file.is_file() else []
     return next((thread for thread in threads if "in run_trial" in thread), "")
+
+
+class Silence(ProgressReporter):  # type: ignore[misc]
+    """Reports nothing: Tune's own reporter clears the output of a notebook's cell, where the display is."""
+
+    def should_report(self, trials: list[Any], done: bool = False) -> bool:
+        """Never."""
+        return False
+
+    def report(self, trials: list[Any], done: bool, *sys_info: str) -> None:
+        """Report nothing."""
 
 
 class DriverScheduler(FIFOScheduler):  # type: ignore[misc]

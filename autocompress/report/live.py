@@ -166,7 +166,9 @@ class NotebookProgress(_Shown):
         if not now and time.monotonic() - self.shown < _NOTEBOOK_SECONDS:
             return
         self.shown = time.monotonic()
-        console = Console(file=io.StringIO(), record=True, width=_NOTEBOOK_WIDTH, force_terminal=True)
+        # Rich would print into the notebook by itself.
+        options: dict[str, Any] = {"force_terminal": True, "force_jupyter": False}
+        console = Console(file=io.StringIO(), record=True, width=_NOTEBOOK_WIDTH, **options)
         console.print(self.view.render())
         view = console.export_html(inline_styles=True, code_format="{code}")
         said = html.escape("\n".join(self.lines))
