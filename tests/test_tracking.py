@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 import pytest
 
+from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError
 from autocompress.measure import Objective
 from autocompress.study import SearchStudy, Tracker, sqlite_url
@@ -66,3 +67,8 @@ def test_what_is_not_installed_is_asked_for(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(SettingsError, match=rf"{package} must be installed.*pip install 'autocompress\["):
         Tracker(["accuracy"], mlflow, wandb, print)
+
+
+def test_the_password_of_a_tracking_server_is_not_stored() -> None:
+    settings = Settings(mlflow="https://me:hunter2@tracking.example:5000")
+    assert settings.to_json()["mlflow"] == "https://me:***@tracking.example:5000"

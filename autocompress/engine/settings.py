@@ -199,7 +199,8 @@ class Settings:
         values["spaces"] = [_name(space) for space in self.spaces]
         values["latency_by"] = None if self.latency_by is None else _name(self.latency_by)
         values["at_least"] = dict(self.at_least)
-        values["storage"] = None if self.storage is None else masked(self.storage)
+        for name in ("storage", "mlflow"):
+            values[name] = None if values[name] is None else masked(values[name])
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @staticmethod
