@@ -30,7 +30,7 @@ _STYLES = {
 _OTHER, REFERENCE = ("#56B4E9", "hexagon"), ("#000000", "star")
 _GREY = "#8a8a8a"
 # Ticks at equal factors: the least of these steps that gives few enough.
-_FACTORS, _MOST_TICKS = (2, 4, 10, 100), 8
+_FACTORS, _MOST_TICKS = (1.01, 1.02, 1.05, 1.1, 1.25, 2, 4, 10, 100), 8
 
 
 def style_of(record: TrialRecord) -> tuple[str, str]:

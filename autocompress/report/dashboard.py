@@ -10,10 +10,11 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any
-from urllib.parse import parse_qs, quote, unquote
+from urllib.parse import parse_qs, quote
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna_dashboard
@@ -32,6 +33,15 @@ _TRAINING = (
     *("compress_share", "lr_scale", "teacher", "distill_weight", "distill_temperature"),
 )  # fmt: skip
 _FILES = "/run/"
+# On a narrow screen optuna-dashboard leaves no room beside its lists and settings: what is beside goes below.
+_NARROW = b"""<style>@media (max-width: 700px) {
+  main { min-width: 0; }
+  main div:has(> .MuiDivider-vertical) { flex-direction: column; height: auto; }
+  main div:has(> .MuiDivider-vertical) > div { width: 100%; min-width: 0; }
+  main div:has(> .MuiDivider-vertical) > div:first-child { height: 14rem; overflow: auto; }
+  main .MuiGrid-root { flex-basis: 100%; width: 100%; max-width: 100%; }
+  main .MuiGrid-container { flex-direction: column; flex-wrap: nowrap; }
+}</style>"""
 Environ = dict[str, Any]
 
 
@@ -128,30 +138,30 @@ class ToldApp:
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
         """Answer a request."""
         path = environ.get("PATH_INFO", "")
-        if environ["REQUEST_METHOD"] == "GET" and path == self.detail:
-            after = int(parse_qs(environ.get("QUERY_STRING", "")).get("after", ["0"])[0] or 0)
-            # All trials: one that is on the front now may have been sent before.
-            return self._completed(
-                environ | {"QUERY_STRING": ""}, start_response, lambda d: self.tell(d, after)
-            )
-        if path == f"{self.detail}/param_importances":
-            return self._completed(environ, start_response, _name_importances)
-        if path.startswith(_FILES):
-            return self._file(unquote(path.removeprefix(_FILES)), start_response)
+        if environ["REQUEST_METHOD"] == "GET":
+            if path == self.detail:
+                after = parse_qs(environ.get("QUERY_STRING", "")).get("after", ["0"])[0]
+                told = partial(self.told, after=int(after) if after.isdecimal() else 0)
+                # All trials: one that is on the front now may have been sent before.
+                return self._completed(environ | {"QUERY_STRING": ""}, start_response, told)
+            if path == f"{self.detail}/param_importances":
+                return self._completed(environ, start_response, _with_stages)
+            if path == "/dashboard" or path.startswith("/dashboard/"):
+                return self._completed(environ, start_response, _for_narrow_screens)
+            if path.startswith(_FILES):
+                return self._file(path.removeprefix(_FILES), start_response)
         answer: Iterable[bytes] = self.app(environ, start_response)
         return answer
 
     def _completed(
-        self, environ: Environ, start_response: Any, complete: Callable[[dict[str, Any]], None]
+        self, environ: Environ, start_response: Any, complete: Callable[[bytes], bytes]
     ) -> Iterable[bytes]:
         """What the application answers, completed where it is no error."""
         begun: list[Any] = []
         body = b"".join(self.app(environ, lambda *answer: begun.append(answer)))
         status, headers, *rest = begun[-1]
         if status.startswith("200"):
-            data = json.loads(body)
-            complete(data)
-            body = json.dumps(data).encode()
+            body = complete(body)
             kept = [(name, value) for name, value in headers if name.lower() != "content-length"]
             headers = [*kept, ("Content-Length", str(len(body)))]
         start_response(status, headers, *rest)
@@ -166,14 +176,14 @@ class ToldApp:
                 self.result, self.seen = self.load(), seen
             return self.result
 
-    def tell(self, detail: dict[str, Any], after: int) -> None:
-        """Complete what is answered of the study, in place, and leave out trials that were sent before.
+    def told(self, body: bytes, after: int) -> bytes:
+        """What is answered of the study, completed, without trials that were sent before.
 
         Args:
-            detail: as optuna-dashboard answers, of all trials.
+            body: as optuna-dashboard answers, of all trials.
             after: number of the first trial that is wanted.
         """
-        result = self.current()
+        detail, result = json.loads(body), self.current()
         records = trial_records(self.study, result)
         front = {point.trial for point in result.front}
         violations = {t.number: t.constraints for t in self.study.study.get_trials(deepcopy=False)}
@@ -195,6 +205,7 @@ class ToldApp:
             bounds = [constraint.text for constraint in self.study.constraints]
             detail["note"]["body"] = study_note(result, records, bounds, report)
         detail["plotly_graph_objects"] = [*self._charts(result, records), *detail["plotly_graph_objects"]]
+        return json.dumps(detail).encode()
 
     def _tell_trial(self, trial: dict[str, Any], record: TrialRecord, violations: dict[str, float]) -> None:
         trial["constraints"] = list(violations.values())
@@ -269,7 +280,14 @@ def _attributes(record: TrialRecord) -> dict[str, str]:
     return attributes
 
 
-def _name_importances(data: dict[str, Any]) -> None:
+def _with_stages(body: bytes) -> bytes:
+    """Importances of parameters by the names that the others have."""
+    data = json.loads(body)
     for of_objective in data.get("param_importances", ()):
         for parameter in of_objective:
             parameter["name"] = stage_name(parameter["name"])
+    return json.dumps(data).encode()
+
+
+def _for_narrow_screens(body: bytes) -> bytes:
+    return body.replace(b"</head>", _NARROW + b"</head>", 1)

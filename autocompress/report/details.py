@@ -100,10 +100,11 @@ def curve_charts(history: Sequence[Mapping[str, float]]) -> dict[str, Chart]:
             kind, _, name = key.partition("/")
             if kind != "epoch" and math.isfinite(value):
                 series[kind][name].append((entry["epoch"], value))
-    return {kind: _lines(CURVES.get(kind, kind), named) for kind, named in series.items()}
+    last = max((entry["epoch"] for entry in history), default=0.0)
+    return {kind: _lines(CURVES.get(kind, kind), named, last) for kind, named in series.items()}
 
 
-def _lines(title: str, named: Mapping[str, Sequence[tuple[float, float]]]) -> Chart:
+def _lines(title: str, named: Mapping[str, Sequence[tuple[float, float]]], last: float) -> Chart:
     traces = []
     for position, (name, values) in enumerate(named.items()):
         epochs, logged = zip(*values, strict=True)
@@ -121,10 +122,11 @@ def _lines(title: str, named: Mapping[str, Sequence[tuple[float, float]]]) -> Ch
         "data": traces,
         "layout": layout(
             title={"text": text_of(title), "font": {"size": 13}, "x": 0, "xanchor": "left"},
-            xaxis=axes | {"title": {"text": "epoch"}, "nticks": 8},
+            xaxis=axes
+            | {"title": {"text": "epoch"}, "range": [0.5, last + 0.5], "nticks": min(int(last) + 1, 8)},
             yaxis=axes,
             showlegend=len(named) > 1,
-            legend={"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top"},
+            legend={"orientation": "h", "x": 0, "y": -0.35, "yanchor": "top"},
             margin={"l": 48, "r": 12, "t": 32, "b": 40},
             height=260 + (12 * len(named) if len(named) > 1 else 0),
         ),

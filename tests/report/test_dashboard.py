@@ -128,6 +128,7 @@ def test_trials_that_were_sent_before_are_not_sent_again_but_may_be_best(served:
     detail = served.detail("after=4")
     assert [trial["number"] for trial in detail["trials"]] == [4, 5, 6]
     assert 3 in [trial["number"] for trial in detail["best_trials"]]
+    assert len(served.detail("after=x")["trials"]) == 7
 
 
 def test_the_result_is_made_anew_when_the_study_changed(changing: Served) -> None:

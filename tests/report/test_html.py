@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from autocompress.engine.results import report
+from autocompress.report.charts import Axis
 from tests.report.browser import needs_browser, opened
 from tests.report.runs import EVIL, WrittenRun
 
@@ -86,6 +87,13 @@ def test_equal_factors_are_equal_steps_and_what_is_out_of_bounds_is_shaded(page:
     assert any(y == 0.9 for _, y in shades)  # accuracy below 0.9
     names = {trace["name"] for trace in chart["data"]}
     assert names == {"out of bounds", "front", "reference", "alcn", "lc"}
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.95, 1.0), (0.7, 1.1), (0.03, 1.0), (1e-6, 1.0)])
+def test_axes_have_some_ticks_and_not_many_however_far_they_reach(low: float, high: float) -> None:
+    ticks = Axis("bytes", [1000 * low, 1000 * high], 1000.0).layout()["tickvals"]
+    assert 3 <= len(ticks) <= 8
+    assert 1.0 in ticks
 
 
 def test_hover_tells_configuration_metrics_and_standard_errors(page: str) -> None:
