@@ -162,6 +162,10 @@ def hypervolume(costs: ArrayLike, bound: ArrayLike) -> float:
         return 0.0
     if len(most) == 1:
         return float(most[0] - points.min())
+    if len(most) == 2:
+        points = points[points[:, 0].argsort()]
+        widths = np.diff(points[:, 0], append=most[0])
+        return float(widths @ (most[1] - np.minimum.accumulate(points[:, 1])))
     points = points[points[:, -1].argsort()]
     starts = points[:, -1]
     depths = np.diff(starts, append=most[-1])

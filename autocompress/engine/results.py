@@ -14,7 +14,7 @@ from autocompress.checkpoint.store import kept_trials, trial_folder
 from autocompress.data import BUILT_IN, load_task
 from autocompress.engine.folder import RunFolder
 from autocompress.engine.settings import Settings
-from autocompress.errors import SettingsError, TaskError
+from autocompress.errors import CheckpointError, SettingsError, TaskError
 from autocompress.measure import Constraint, Objective
 from autocompress.report import trial_picture, write_report
 from autocompress.report.portable import RunFacts
@@ -169,7 +169,10 @@ def draw_pictures(result: SearchResult, study: SearchStudy) -> None:
     reference = open_checkpoint(result.reference.path, verify=False).manifest
     with tempfile.TemporaryDirectory() as scratch:
         for point in waiting:
-            manifest = open_checkpoint(point.path, verify=False).manifest
+            try:
+                manifest = open_checkpoint(point.path, verify=False).manifest
+            except CheckpointError:
+                continue  # the report says what is wrong with it
             picture = Path(scratch) / f"trial-{point.trial}.png"
             trial_picture(manifest, reference, f"trial {point.trial}", picture)
             study.add_picture(point.trial, picture)

@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from socketserver import ThreadingMixIn
@@ -115,6 +116,25 @@ def _is_local(server: WSGIServer) -> bool:
     return ipaddress.ip_address(str(server.server_address[0])).is_loopback
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """A run as it was when its study had a version.
+
+    Args:
+        version: what tells one state of the study from another.
+        result: of the run.
+        records: all trials.
+        violations: of the constraints, by trial.
+        charts: as optuna-dashboard takes them.
+    """
+
+    version: tuple[Any, ...]
+    result: SearchResult
+    records: dict[int, TrialRecord]
+    violations: dict[int, list[float]]
+    charts: list[dict[str, str]]
+
+
 class ToldApp:
     """optuna-dashboard's application, whose answers about a run's study are completed on their way.
 
@@ -131,8 +151,7 @@ class ToldApp:
     def __init__(self, app: Any, study: SearchStudy, load: Callable[[], SearchResult]) -> None:
         self.app, self.study, self.load = app, study, load
         self.lock = threading.Lock()
-        self.seen: tuple[Any, ...] = ()
-        self.result: SearchResult | None = None
+        self.seen: _Seen | None = None
         self.detail = f"/api/studies/{study.study._study_id}"
 
     def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
@@ -167,14 +186,20 @@ class ToldApp:
         start_response(status, headers, *rest)
         return [body]
 
-    def current(self) -> SearchResult:
-        """The run's result, made anew where the study has changed."""
+    def current(self) -> _Seen:
+        """The run as it stands, read anew where the study has changed."""
         with self.lock:
-            states = tuple(trial.state for trial in self.study.study.get_trials(deepcopy=False))
-            seen = (states, json.dumps(self.study.study.user_attrs, sort_keys=True))
-            if self.result is None or seen != self.seen:
-                self.result, self.seen = self.load(), seen
-            return self.result
+            trials = self.study.study.get_trials(deepcopy=False)
+            version = (
+                tuple(trial.state for trial in trials),
+                json.dumps(self.study.study.user_attrs, sort_keys=True),
+            )
+            if self.seen is None or version != self.seen.version:
+                result = self.load()
+                records = trial_records(self.study, result)
+                violations = {trial.number: list(trial.constraints.values()) for trial in trials}
+                self.seen = _Seen(version, result, records, violations, self._charts(result, records))
+            return self.seen
 
     def told(self, body: bytes, after: int) -> bytes:
         """What is answered of the study, completed, without trials that were sent before.
@@ -183,14 +208,13 @@ class ToldApp:
             body: as optuna-dashboard answers, of all trials.
             after: number of the first trial that is wanted.
         """
-        detail, result = json.loads(body), self.current()
-        records = trial_records(self.study, result)
+        detail, seen = json.loads(body), self.current()
+        result, records = seen.result, seen.records
         front = {point.trial for point in result.front}
-        violations = {t.number: t.constraints for t in self.study.study.get_trials(deepcopy=False)}
         for trial in detail["trials"]:
             record = records.get(trial["number"])
             if record is not None:
-                self._tell_trial(trial, record, violations[record.number])
+                self._tell_trial(trial, record, seen)
         # Runs of versions that named all studies alike have the folder's name here too.
         detail["name"] = result.out.resolve().name
         detail["best_trials"] = [trial for trial in detail["trials"] if trial["number"] in front]
@@ -204,24 +228,17 @@ class ToldApp:
             report = _FILES + "report.html" if (result.out / "report.html").is_file() else ""
             bounds = [constraint.text for constraint in self.study.constraints]
             detail["note"]["body"] = study_note(result, records, bounds, report)
-        detail["plotly_graph_objects"] = [*self._charts(result, records), *detail["plotly_graph_objects"]]
+        detail["plotly_graph_objects"] = [*seen.charts, *detail["plotly_graph_objects"]]
         return json.dumps(detail).encode()
 
-    def _tell_trial(self, trial: dict[str, Any], record: TrialRecord, violations: dict[str, float]) -> None:
-        trial["constraints"] = list(violations.values())
+    def _tell_trial(self, trial: dict[str, Any], record: TrialRecord, seen: _Seen) -> None:
+        trial["constraints"] = seen.violations.get(record.number, [])
         for parameter in [*trial["params"], *trial["fixed_params"]]:
             parameter["name"] = stage_name(parameter["name"])
         trial["user_attrs"] = [{"key": key, "value": value} for key, value in _attributes(record).items()]
         # What somebody wrote there stays.
         if not trial["note"]["body"]:
-            trial["note"]["body"] = trial_note(record, self._addresses(record))
-
-    def _addresses(self, record: TrialRecord) -> dict[str, str]:
-        assert self.result is not None
-        if not record.folder:
-            return {}
-        files = sorted((self.result.out / record.folder).iterdir())
-        return {file.name: f"{_FILES}{quote(f'{record.folder}/{file.name}')}" for file in files}
+            trial["note"]["body"] = trial_note(record, _addresses(record, seen.result.out))
 
     def _charts(self, result: SearchResult, records: dict[int, TrialRecord]) -> list[dict[str, str]]:
         rest = [objective.metric for objective in result.objectives[1:]] or ["bytes"]
@@ -235,7 +252,7 @@ class ToldApp:
 
     def _file(self, name: str, start_response: Any) -> Iterable[bytes]:
         """The report, or a file of a checkpoint; nothing else of the folder."""
-        file = (self.current().out / name).resolve()
+        file = (self.current().result.out / name).resolve()
         if file not in self._files():
             start_response("404 Not Found", [("Content-Type", "text/plain")])
             return [b"not a file of this run\n"]
@@ -245,9 +262,19 @@ class ToldApp:
         return _pieces(file)
 
     def _files(self) -> set[Path]:
-        out = self.current().out.resolve()
+        out = self.current().result.out.resolve()
         patterns = ("report.html", "reference/*", "trials/[0-9]*/*")
         return {file for pattern in patterns for file in out.glob(pattern) if file.is_file()}
+
+
+def _addresses(record: TrialRecord, out: Path) -> dict[str, str]:
+    """Where the files of a trial's checkpoint can be fetched, by name."""
+    folder = out / record.folder
+    if not record.folder or not folder.is_dir():
+        return {}
+    return {
+        file.name: f"{_FILES}{quote(f'{record.folder}/{file.name}')}" for file in sorted(folder.iterdir())
+    }
 
 
 def _pieces(file: Path, size: int = 2**20) -> Iterable[bytes]:

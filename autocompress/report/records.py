@@ -98,7 +98,7 @@ def trial_records(study: SearchStudy, result: SearchResult) -> dict[int, TrialRe
             feasible=attributes.get("feasible"),
             standing=standing.get(number, ""),
             reason=dropped.get(number, attributes.get("reason", "")),
-            epochs=0 if number == 0 else _epochs(trial.state.name, config, study.last_rung(number)),
+            epochs=0 if number == 0 else _epochs(trial.state.name, config, study.last_rung(trial)),
             ended=trial.datetime_complete,
             folder=folder.relative_to(result.out).as_posix() if folder.is_dir() else "",
         )

@@ -50,8 +50,9 @@ def growth(records: Mapping[int, TrialRecord], objectives: Sequence[Objective]) 
     for record in ended:
         epochs += record.epochs
         gain = 0.0
-        if record.number in by_number:
-            front = [*front, by_number[record.number]]
+        added = by_number.get(record.number)
+        if added is not None and not any(all(a <= b for a, b in zip(p, added, strict=True)) for p in front):
+            front = [*front, added]
             front = [front[position] for position in non_dominated(front)]
             gain = hypervolume(front, [1.0] * len(objectives)) - volume
             volume += gain

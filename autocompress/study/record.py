@@ -298,10 +298,10 @@ class SearchStudy:
         """Record what a running trial is to do, for who watches it and where it fails."""
         self.live[number].set_user_attr(CONFIG, config.to_json())
 
-    def last_rung(self, number: int) -> int:
+    @staticmethod
+    def last_rung(trial: FrozenTrial) -> int:
         """The last epoch after which something was recorded of a trial; 0 where nothing was."""
-        rungs = self.study.get_trials(deepcopy=False)[number].user_attrs.get(_RUNGS, {})
-        return max(map(int, rungs), default=0)
+        return max(map(int, trial.user_attrs.get(_RUNGS, {})), default=0)
 
     def rung(self, epoch: int) -> dict[int, Mapping[str, float]]:
         """What was recorded after an epoch, by trial number, of all trials but those that run again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +67,17 @@ class WrittenRun:
     """
 
     def __init__(
-        self, path: Path, settings: Mapping[str, Any] | None = None, storage: str | None = None
+        self,
+        path: Path,
+        settings: Mapping[str, Any] | None = None,
+        storage: str | None = None,
+        bounds: Sequence[str] = BOUNDS,
     ) -> None:
         path.mkdir(parents=True)
         (path / "trials").mkdir()
         (path / "artifacts").mkdir()
         self.folder = RunFolder(path)
-        constraints = [Constraint.parse(text, dict.fromkeys(BASE, "")) for text in BOUNDS]
+        constraints = [Constraint.parse(text, dict.fromkeys(BASE, "")) for text in bounds]
         url = sqlite_url(path) if storage is None else storage
         self.study = SearchStudy(url, "run", OBJECTIVES, constraints, path / "artifacts")
         self.study.add_reference(BASE, self._details(TrialConfig(epochs=3)))
@@ -101,7 +105,7 @@ class WrittenRun:
             },
             "versions": {"autocompress": "0.1.0", "torch": "2.14.1"},
             "objectives": [{"metric": o.metric, "direction": o.direction} for o in OBJECTIVES],
-            "constraints": list(BOUNDS),
+            "constraints": list(bounds),
             "reference": {"metrics": BASE},
         }
         self.folder.json.write_text(json.dumps(data))

@@ -157,6 +157,29 @@ def test_settings_that_are_defaults_are_folded_and_failures_have_their_reason(pa
     assert "the loss became nan" in page
 
 
+def test_a_run_whose_bounds_nothing_holds_has_a_report_that_says_so(tmp_path: Path) -> None:
+    run = WrittenRun(tmp_path / "run", bounds=("accuracy>=0.99", "bytes|params<=0.5*ref"))
+    page = report(run.result, run.folder, run.study).read_text(encoding="utf-8")
+    assert "No compressed model satisfies the constraints." in page
+    assert "a bound on one of several metrics has no side to shade" in page
+    assert set(charts(page)) == {"front-0", "growth"}
+    assert {trace["name"] for trace in charts(page)["front-0"]["data"]} == {"out of bounds", "reference"}
+
+
+def test_what_an_older_version_did_not_store_is_left_out(tmp_path: Path) -> None:
+    run = WrittenRun(tmp_path / "run")
+    for manifest in run.folder.path.glob("**/manifest.json"):
+        stored = json.loads(manifest.read_text())
+        for name in ("layers", "class_counts", "class_names"):
+            del stored[name]
+        manifest.write_text(json.dumps(stored))
+    (run.folder.trials / "0002" / "manifest.json").write_text("{")
+    page = report(run.result, run.folder, run.study).read_text(encoding="utf-8")
+    assert not [name for name in charts(page) if name.startswith(("layers", "classes"))]
+    assert "or the run was made by a version that did not note them" in page
+    assert "checkpoint must be a readable folder" in page
+
+
 @needs_browser
 def test_a_browser_draws_every_chart_and_has_nothing_to_say(written: WrittenRun, tmp_path: Path) -> None:
     opening = tmp_path / "open.html"

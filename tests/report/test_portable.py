@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,26 +16,39 @@ from torch import Tensor, nn
 from autocompress.checkpoint.program import export_program
 from autocompress.engine.results import take_along
 from autocompress.errors import SettingsError
+from autocompress.report.loading import loading_lines
 from autocompress.report.notes import code, plain
+from autocompress.result import ParetoModel
 from autocompress.task.inputs import to_json
 from tests.report.runs import EVIL, WrittenRun
 
-# What `predict.py` must do without.
-RUN = """
+# `predict.py` without what it must do without, once as it is and once on a file.
+PREDICT = """
 import runpy, sys
-for name in {blocked!r}:
+_, blocked, program, given = sys.argv
+for name in blocked.split():
     sys.modules[name] = None
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
+for arguments in ([program], [program, given]):
+    sys.argv = arguments
+    runpy.run_path(program, run_name="__main__")
+    print("--")
+"""
+EXECUTE = """
+import json, sys
+sys.modules["autocompress"] = None
+for lines in json.load(sys.stdin):
+    exec(lines, {})
+    print("--")
 """
 RAW = torch.tensor([[1.0, 2.0, 3.0, 4.0], [9.0, -2.0, 0.0, 4.0], [0.0, 0.0, 8.0, -4.0]])
 
 
-def predicted(folder: Path, *arguments: Path, blocked: tuple[str, ...]) -> list[str]:
-    command = [sys.executable, "-P", "-c", RUN.format(blocked=blocked), folder / "predict.py", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder.parent)
+def output(program: str, *arguments: object, given: str = "") -> list[list[str]]:
+    """Lines that a program prints in a fresh process, up to each `--`."""
+    command = [sys.executable, "-P", "-c", program, *map(str, arguments)]
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    return [part.split("\n") for part in done.stdout.replace("\n--\n", "--").split("--")[:-1]]
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +65,34 @@ def run(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> WrittenRu
 
 
 @pytest.fixture(scope="module")
-def taken(run: WrittenRun, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of trial 3 in a format."""
-    result = run.result
-    (point,) = [p for p in result.front if p.trial == 3]
+def taken(run: WrittenRun, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folder of trial 3 in each format."""
     root = tmp_path_factory.mktemp("taken")
-    return lambda name: take_along(result, point, root / name, name)
+    return {name: take_along(run.result, third(run), root / name, name) for name in ("pt2", "onnx")}
+
+
+class Pair(nn.Module):
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return a.sum(1) + b.float().sum(1)
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model with two inputs by name."""
+    run = WrittenRun(tmp_path_factory.mktemp("several") / "mine")
+    example = {"a": torch.zeros(2, 3), "b": torch.ones(2, 4, dtype=torch.int64)}
+    checkpoint = run.folder.trials / "0003"
+    export_program(Pair(), example, checkpoint / "model.pt2")
+    stored = json.loads((checkpoint / "manifest.json").read_text())
+    stored |= {"input": to_json(example), "class_counts": []}
+    (checkpoint / "manifest.json").write_text(json.dumps(stored))
+    return take_along(run.result, third(run), run.folder.path.parent / "taken")
+
+
+def third(run: WrittenRun) -> ParetoModel:
+    """The model of trial 3."""
+    (point,) = [p for p in run.result.front if p.trial == 3]
+    return point
 
 
 @pytest.mark.parametrize(("format", "blocked"), [
@@ -65,9 +100,9 @@ def taken(run: WrittenRun, tmp_path_factory: pytest.TempPathFactory) -> Callable
     ("onnx", ("autocompress", "torch", "onnx")),
 ])  # fmt: skip
 def test_its_program_needs_one_library_and_gives_the_models_labels(
-    format: str, blocked: tuple[str, ...], model: nn.Module, taken: Callable[[str], Path]
+    format: str, blocked: tuple[str, ...], model: nn.Module, taken: dict[str, Path]
 ) -> None:
-    folder = taken(format)
+    folder = taken[format]
     assert {file.name for file in folder.iterdir()} == {
         *("README.md", "labels.json", "predict.py", "preprocessing.json", f"model.{format}")
     }
@@ -75,16 +110,14 @@ def test_its_program_needs_one_library_and_gives_the_models_labels(
     given = folder.parent / ("raw.pt" if format == "pt2" else "raw.npy")
     torch.save(RAW, given) if format == "pt2" else np.save(given, RAW.numpy())
     inputs = (0.5 * RAW - torch.tensor([1.0, 0.0, 2.0, 3.0])) / 2
-    names = [EVIL, "dog"]
-    assert predicted(folder, given, blocked=blocked) == [names[label] for label in model(inputs).argmax(1)]
-    assert len(predicted(folder, blocked=blocked)) == 2  # of zeros
+    of_zeros, of_file = output(PREDICT, " ".join(blocked), folder / "predict.py", given)
+    assert of_file == [(EVIL, "dog")[label] for label in model(inputs).argmax(1)]
+    assert len(of_zeros) == 2
 
 
-def test_its_card_is_one_of_a_model_hub(taken: Callable[[str], Path], run: WrittenRun) -> None:
+def test_its_card_is_one_of_a_model_hub(taken: dict[str, Path], run: WrittenRun) -> None:
     hub = pytest.importorskip("huggingface_hub")
-    (point,) = [p for p in run.result.front if p.trial == 3]
-    folder = take_along(run.result, point, run.folder.path.parent / "card")
-    card = hub.ModelCard.load(folder / "README.md")
+    card = hub.ModelCard.load(taken["pt2"] / "README.md")
     assert card.data.library_name == "pytorch"
     assert card.data.tags == ["autocompress", "model-compression", "alcn", "lc"]
     (score,) = card.data.eval_results
@@ -102,30 +135,34 @@ def test_its_card_is_one_of_a_model_hub(taken: Callable[[str], Path], run: Writt
     assert str(run.folder.path) not in text  # no path of this machine
 
 
-def test_models_of_several_inputs_run_on_what_they_are_called_with(tmp_path: Path) -> None:
-    class Pair(nn.Module):
-        def forward(self, a: Tensor, b: Tensor) -> Tensor:
-            return a.sum(1) + b.float().sum(1)
-
-    run = WrittenRun(tmp_path / "mine")
-    example = {"a": torch.zeros(2, 3), "b": torch.ones(2, 4, dtype=torch.int64)}
-    checkpoint = run.folder.trials / "0003"
-    export_program(Pair(), example, checkpoint / "model.pt2")
-    stored = json.loads((checkpoint / "manifest.json").read_text())
-    stored |= {"input": to_json(example), "class_counts": []}
-    (checkpoint / "manifest.json").write_text(json.dumps(stored))
-    (point,) = [p for p in run.result.front if p.trial == 3]
-    folder = take_along(run.result, point, tmp_path / "taken")
-    assert not (folder / "labels.json").exists()
-    assert "`a` [2, 3] float32, `b` [2, 4] int64" in (folder / "README.md").read_text()
-    given = tmp_path / "given.pt"
+def test_models_of_several_inputs_run_on_what_they_are_called_with(several: Path) -> None:
+    assert not (several / "labels.json").exists()
+    assert "`a` [2, 3] float32, `b` [2, 4] int64" in (several / "README.md").read_text()
+    given = several.parent / "given.pt"
     torch.save(((), {"a": torch.ones(2, 3), "b": torch.full((2, 4), 2)}), given)
-    assert predicted(folder, given, blocked=("autocompress",)) == ["tensor([11., 11.])"]
+    of_zeros, of_file = output(PREDICT, "autocompress", several / "predict.py", given)
+    assert (of_zeros, of_file) == (["tensor([0., 0.])"], ["tensor([11., 11.])"])
+
+
+def test_five_lines_load_a_file_and_run_it(
+    run: WrittenRun, several: Path, taken: dict[str, Path], model: nn.Module
+) -> None:
+    single = third(run).checkpoint().manifest
+    both = single | {"input": to_json({"a": torch.zeros(2, 3), "b": torch.ones(2, 4, dtype=torch.int64)})}
+    files = [(single, taken[name] / f"model.{name}") for name in taken] + [(both, several / "model.pt2")]
+    snippets = [loading_lines(manifest, str(file)) for manifest, file in files]
+    assert all(len(lines.splitlines()) <= 5 for lines in snippets)
+    of_program, of_onnx, of_pair = output(EXECUTE, given=json.dumps(snippets))
+    bias = model.bias.tolist()
+    for shown in (of_program, of_onnx):
+        numbers = re.findall(r"-?[0-9]+[.][0-9]+", " ".join(shown))
+        assert [float(number) for number in numbers] == pytest.approx(bias * 2, abs=1e-3)
+    assert of_pair == ["tensor([0., 0.])"]
 
 
 def test_a_folder_with_files_in_it_stays_as_it_is(run: WrittenRun, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    (point,) = [p for p in run.result.front if p.trial == 3]
+    point = third(run)
     with pytest.raises(SettingsError, match="folder must be new or empty"):
         take_along(run.result, point, tmp_path)
     with pytest.raises(SettingsError, match="format must be pt2 or onnx for a folder but got 'safetensors'"):
