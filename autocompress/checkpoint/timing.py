@@ -8,6 +8,8 @@ from typing import Any
 
 # Rounds of all files in turn, and seconds of each file in one: forms that differ by a tenth are told apart.
 _ROUNDS, _LEAST_SECONDS = 5, 0.01
+# Larger ones are not loaded all at once.
+_MOST_BYTES = 1 << 28
 
 
 def seconds_of(contents: Sequence[bytes], arrays: Sequence[Any]) -> list[float]:
@@ -17,6 +19,8 @@ def seconds_of(contents: Sequence[bytes], arrays: Sequence[Any]) -> list[float]:
         contents: of ONNX files with the same inputs.
         arrays: the inputs of a call, in order.
     """
+    if len(contents) > 1 and sum(map(len, contents)) > _MOST_BYTES:
+        return [seconds for content in contents for seconds in seconds_of([content], arrays)]
     calls = [_session(content, arrays) for content in contents]
     loops = [max(1, int(_LEAST_SECONDS / max(_timed(call, 2), 1e-7))) for call in calls]
     rounds = [[_timed(call, count) for call, count in zip(calls, loops, strict=True)] for _ in range(_ROUNDS)]

@@ -153,3 +153,51 @@ def test_layers_with_as_many_levels_decode_by_one_table(tmp_path: Path) -> None:
     export_program(model, torch.zeros(2, 32), tmp_path / "model.pt2")
     casts = [n for n in load_module(tmp_path / "model.pt2").graph.nodes if "aten.to" in str(n.target)]
     assert len(casts) == 3  # of the table, and of each layer's bytes
+
+
+def coded(scale: float = 1.0) -> nn.Module:
+    """Two layers whose weights are codes, a batch norm between them, and a bias of 200 numbers."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 70, 3), nn.BatchNorm2d(70), nn.ReLU(), nn.Flatten(), nn.Linear(70 * 16, 200)
+    model = with_statistics(nn.Sequential(*layers))
+    for name in ("0.weight", "4.weight"):
+        weight = model.get_parameter(name)
+        codes = torch.randint(0, 3, (weight.numel(),))
+        encode_weight(model, Quantized(torch.tensor([-0.02, 0.0, 0.03]) * scale, codes), name)
+    return model
+
+
+def halves(path: Path) -> int:
+    """How many numbers a file stores in half precision."""
+    return sum(t.numel() for t in load_module(path).state_dict().values() if t.dtype is torch.float16)
+
+
+def test_what_is_left_float_beside_codes_is_stored_as_halves(tmp_path: Path) -> None:
+    model, x = coded(), torch.randn(4, 3, 6, 6)
+    export_program(model, x, tmp_path / "model.pt2")
+    export_onnx(model, x, tmp_path / "model.onnx")
+    # The factor and the shift of the folded batch norm, and the last bias.
+    assert halves(tmp_path / "model.pt2") == 70 + 70 + 200
+    stored = onnx.load(tmp_path / "model.onnx").graph.initializer
+    assert sum(t.data_type == onnx.TensorProto.FLOAT16 for t in stored) == 3
+    with torch.no_grad():
+        expected = model(x)
+    for name in ("model.pt2", "model.onnx"):
+        difference = (load_program(tmp_path / name)(x) - expected).abs().max() / expected.abs().max()
+        assert 0 < difference < 1e-3
+
+
+def test_numbers_that_halves_do_not_have_stay_as_they_are(tmp_path: Path) -> None:
+    model, x = coded(), torch.randn(4, 3, 6, 6)
+    with torch.no_grad():
+        model.get_parameter("4.bias")[0] = 1e6
+    export_program(model, x, tmp_path / "model.pt2")
+    assert halves(tmp_path / "model.pt2") == 0
+    with torch.no_grad():
+        assert torch.allclose(load_program(tmp_path / "model.pt2")(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_without_codes_has_no_halves(tmp_path: Path) -> None:
+    model = with_statistics(nn.Sequential(nn.Conv2d(3, 70, 3), nn.BatchNorm2d(70)))
+    export_program(model, torch.randn(2, 3, 6, 6), tmp_path / "model.pt2")
+    assert halves(tmp_path / "model.pt2") == 0

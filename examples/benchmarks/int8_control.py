@@ -1,0 +1,152 @@
+"""What int8 costs and saves: float, all in int8, and int8 as far as it is faster and exact.
+
+    python examples/benchmarks/int8_control.py --data-root DATA [--models resnet20 mobilenet_v3_small vit]
+
+resnet20 with its published weights on CIFAR-10; torchvision's mobilenet_v3_small on Fashion-MNIST in
+32 × 32, and a vision transformer of four blocks on the digits, both trained here for some epochs. Accuracy is
+that on the test split, of the file as loaded; time that of a call with one row, CPU, one thread, relative to
+the float file's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from published import resnet20
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torchvision.models import mobilenet_v3_small
+
+import autocompress as ac
+from autocompress.checkpoint import export_onnx, load_program
+from autocompress.checkpoint.quantize import Quantized, quantize_onnx
+from autocompress.checkpoint.timing import seconds_of
+from autocompress.data import load_task
+from autocompress.measure import measure_split
+from autocompress.task.pretrained import load_weights
+from autocompress.training.loop import Trainer
+from autocompress.trial import Measuring, seed_everything
+from autocompress.trial.int8 import int8_data
+
+console = Console(width=140)
+
+
+class Vit(nn.Module):
+    """A transformer on patches of 2 × 2 pixels of an image of 8 × 8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(1, 96, 2, 2)
+        self.place = nn.Parameter(0.02 * torch.randn(1, 16, 96))
+        block = nn.TransformerEncoderLayer(
+            96, 4, 192, 0.0, batch_first=True, norm_first=True, activation="gelu"
+        )
+        self.blocks = nn.TransformerEncoder(block, 4, enable_nested_tensor=False)
+        self.head = nn.Linear(96, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(self.patch(x).flatten(2).transpose(1, 2) + self.place).mean(1))
+
+
+class Mobile(nn.Module):
+    """mobilenet_v3_small on grey images, enlarged to 32 × 32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mobilenet_v3_small(num_classes=10)
+        # Smaller images than it was made for: the first step down is left out.
+        self.net.features[0][0] = nn.Conv2d(1, 16, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(nn.functional.pad(x, (2, 2, 2, 2)))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A task, and the epochs that its model is trained for; none where it has weights."""
+
+    task: Callable[[Path], ac.Task]
+    epochs: int = 0
+
+
+def mobile(root: Path) -> ac.Task:
+    task = load_task("fashion_mnist", root=root)
+    rows = np.arange(12_000)
+    return replace(task, model=Mobile, train=task.train.subset(rows), model_name="mobilenet_v3_small")
+
+
+def vit(root: Path) -> ac.Task:
+    return replace(load_task("digits"), model=Vit, model_name="vit")
+
+
+CASES = {
+    "resnet20": Case(lambda root: resnet20(str(root))),
+    "mobilenet_v3_small": Case(mobile, epochs=6),
+    "vit": Case(vit, epochs=20),
+}
+
+
+def trained(case: Case, task: ac.Task) -> nn.Module:
+    seed_everything(0, task)
+    model = task.model()
+    if task.weights is not None:
+        load_weights(model, task.weights)
+    else:
+        Trainer(task, case.epochs, reference=True).fit(model, case.epochs)
+    return model.eval()
+
+
+def files(model: nn.Module, task: ac.Task, folder: Path) -> dict[str, tuple[Path, Quantized | None]]:
+    """The float file, that of plain quantisation, and the one under control."""
+    calibration, control = int8_data(task, Measuring(artifact="onnx-int8"))
+    made: dict[str, tuple[Path, Quantized | None]] = {}
+    for name in ("float", "all in int8", "as it is chosen"):
+        path = folder / f"{name}.onnx"
+        export_onnx(model, task.example(), path)
+        how = None
+        if name != "float":
+            how = quantize_onnx(path, calibration, control=None if name == "all in int8" else control)
+        made[name] = path, how
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-root", type=Path, required=True)
+    parser.add_argument("--models", nargs="*", default=list(CASES), choices=list(CASES))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    table = Table()
+    for column in ("model", "file", "test accuracy", "bytes", "time", "in int8", "int8 weights", "floats"):
+        table.add_column(column)
+    for name in arguments.models:
+        task = CASES[name].task(arguments.data_root)
+        with tempfile.TemporaryDirectory() as scratch, task.opened() as opened:
+            made = files(trained(CASES[name], opened), opened, Path(scratch))
+            contents = [path.read_bytes() for path, _ in made.values()]
+            seconds = seconds_of(contents, [opened.example(1).numpy()])
+            for (kind, (path, how)), taken in zip(made.items(), seconds, strict=True):
+                assert opened.test is not None
+                accuracy = measure_split(load_program(path), opened.test, opened).values["accuracy"]
+                nodes = [len(part) for part in (how.int8, how.weights, how.floats)] if how else ["", "", ""]
+                cells = [
+                    name,
+                    kind,
+                    f"{accuracy:.2%}",
+                    f"{path.stat().st_size:,}",
+                    f"{taken / seconds[0]:.2f}",
+                ]
+                table.add_row(*cells, *map(str, nodes))
+                console.log(*cells, *nodes)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""How small the file of a published network can be: LeNet300 on MNIST, resnet20 on CIFAR-10.
+
+    python examples/benchmarks/small_files.py --data-root DATA [--parts lenet300 resnet20] [--epochs 30]
+
+From the published weights (2.13 % and 8.27 % error), `ac.compress` with LC's `EntropyCodebook`, whose codes
+are stored near their entropy. Several numbers of bits are tried; each is judged on 5,000 training rows that
+are kept out of the training here, though the published weights saw them, and reported on the test split.
+Printed are the settings, the bytes of `model.pt2` as it lies on the disk, and of its tensors, and what a call
+of it takes beside one of the dense file, in time (CPU, one thread, a batch of one) and in peak memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+import autocompress as ac
+from autocompress.checkpoint import export_program, load_program
+from autocompress.checkpoint.program import weight_bytes
+from autocompress.data import load_task
+from autocompress.measure import measure_split
+from autocompress.measure.artifact import peak_memory
+from autocompress.measure.latency import LatencySettings, measure_latency
+from autocompress.models.registry import model_factory
+from autocompress.task.pretrained import load_weights, read_weights
+
+HELD_OUT = 5000
+# By part, the settings of `EntropyCodebook` that are tried.
+CODEBOOKS = {
+    "lenet300": [ac.EntropyCodebook(bits=bits, k=9) for bits in (0.25, 0.23)],
+    "resnet20": [ac.EntropyCodebook(bits=bits, k=6) for bits in (1.75, 1.2)],
+}
+EPOCHS = {"lenet300": 30, "resnet20": 12}
+console = Console(width=150)
+
+
+class Shifted:
+    """Batches of images as rows of pixels; in training some are shifted by up to a pixel."""
+
+    def __init__(self, x: Tensor, y: Tensor, mean: Tensor, size: int, shift: float = 0.0) -> None:
+        self.x, self.y, self.mean, self.size, self.shift = x, y, mean, size, shift
+        self.generator = torch.Generator()
+
+    def __len__(self) -> int:
+        return -(-len(self.x) // self.size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        rows = len(self.x)
+        order = torch.randperm(rows, generator=self.generator) if self.shift else torch.arange(rows)
+        for part in order.split(self.size):
+            x = self.x[part]
+            if float(torch.rand((), generator=self.generator)) < self.shift:
+                steps = torch.randint(-1, 2, (2,), generator=self.generator).tolist()
+                x = torch.roll(x.reshape(-1, 28, 28), steps, (1, 2)).reshape(len(part), 784)
+            yield x - self.mean, self.y[part]
+
+
+def lenet300(root: Path) -> ac.Task:
+    """LeNet300, its weights, and MNIST less the mean of each pixel, as it was trained."""
+    data = np.load(root / "mnist.npz")
+    train, test = (
+        torch.from_numpy(data[f"x_{part}"].astype(np.float32).reshape(-1, 784) / 255)
+        for part in ("train", "test")
+    )
+    labels, test_labels = (torch.from_numpy(data[f"y_{part}"].astype(np.int64)) for part in ("train", "test"))
+    mean = train.mean(0)
+    return ac.Task(
+        model=model_factory("lenet300", (784,), 10),
+        train=Shifted(train[:-HELD_OUT], labels[:-HELD_OUT], mean, 256, shift=0.3),
+        val=Shifted(train[-HELD_OUT:], labels[-HELD_OUT:], mean, 1000),
+        test=Shifted(test, test_labels, mean, 1000),
+        recipe=ac.Recipe(
+            lr=0.2,
+            optimizer="sgd",
+            weight_decay=0.0,
+            warmup=0.02,
+            grad_clip=math.inf,
+            label_smoothing=0.05,
+        ),
+        weights=read_weights(root / "pretrained" / "lenet300_mnist.npz"),
+        name="lenet300",
+    )
+
+
+def resnet20(root: Path) -> ac.Task:
+    """The published resnet20 and CIFAR-10."""
+    task = load_task("cifar10", model="resnet20", root=root)
+    train = task.train
+    kept = np.arange(len(train.x) - HELD_OUT)
+    held = np.arange(len(train.x) - HELD_OUT, len(train.x))
+    return replace(
+        task,
+        train=train.subset(kept),
+        val=train.subset(held, shuffle=False, batch_size=500),
+        weights=read_weights(root / "pretrained" / "resnet20-12fca82f.th"),
+    ).with_recipe(lr=1e-3, label_smoothing=0.0)
+
+
+TASKS = {"lenet300": lenet300, "resnet20": resnet20}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file and what it was found to be."""
+
+    path: Path
+    val_error: float
+    test_error: float
+
+
+def stored(model: nn.Module, task: ac.Task, path: Path) -> Stored:
+    """The model's file, judged as loaded from it; errors in %."""
+    export_program(model.eval(), task.example(), path)
+    program = load_program(path)
+    with task.opened() as opened:
+        errors = [
+            100 * (1 - measure_split(program, split, opened, resampled=False).values["accuracy"])
+            for split in (opened.val, opened.test)
+            if split is not None
+        ]
+    return Stored(path, *errors)
+
+
+def reference(task: ac.Task) -> nn.Module:
+    model = task.model()
+    assert task.weights is not None
+    load_weights(model, task.weights)
+    return model
+
+
+def row(name: str, found: Stored, dense: Stored, example: Tensor, minutes: float) -> list[str]:
+    timing = measure_latency(found.path, dense.path, example, LatencySettings(pairs=10))
+    memory, dense_memory = (peak_memory(file.path, example[:1]) for file in (found, dense))
+    size = found.path.stat().st_size
+    return [
+        name,
+        f"{found.val_error:.2f}",
+        f"{found.test_error:.2f}",
+        f"{size:,}",
+        f"{weight_bytes(found.path):,}",
+        f"{dense.path.stat().st_size / size:.1f}",
+        f"{timing.ratio:.2f}",
+        f"{memory / 1e6:.1f} of {dense_memory / 1e6:.1f} MB",
+        f"{minutes:.1f}",
+    ]
+
+
+def tried(part: str, task: ac.Task, codebook: ac.EntropyCodebook, dense: Stored, path: Path) -> list[str]:
+    """A row of the table: one setting, trained, stored and measured.
+
+    Layers of LeNet300 share the codebook, so that the bits go where weights are large; those of resnet20,
+    which batch norms rescale, have one each.
+    """
+    layers: str | tuple[str, ...] = ("*",) if part == "lenet300" else "*"
+    method = ac.Lc(schemes={layers: codebook}, mu0=2e-4, growth=1.2, steps=40)
+    console.log(f"{part}: {method.config}")
+    start = time.perf_counter()
+    done = ac.compress(reference(task), task, method, compress_share=0.8)
+    minutes = (time.perf_counter() - start) / 60
+    found = stored(done.model, task, path)
+    console.log(
+        f"{codebook.bits} bits: {found.test_error:.2f} % on test, {found.val_error:.2f} on validation, "
+        f"{path.stat().st_size:,} bytes, {weight_bytes(path):,} of tensors, {minutes:.1f} minutes"
+    )
+    return row(f"{codebook.bits} bits, {codebook.k} levels", found, dense, task.example(), minutes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-root", type=Path, required=True)
+    parser.add_argument("--parts", nargs="*", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--bits", type=float, nargs="*", help="of these settings only")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    for part in arguments.parts:
+        task = TASKS[part](arguments.data_root)
+        task = task.with_recipe(epochs=arguments.epochs or EPOCHS[part])
+        table = Table(title=f"{part}, {task.recipe.epochs} epochs")
+        for column in ("settings", "val error %", "test error %", "file bytes", "of tensors", "× smaller",
+                       "time of a call", "peak memory", "minutes"):  # fmt: skip
+            table.add_column(column)
+        with tempfile.TemporaryDirectory() as scratch:
+            dense = stored(reference(task), task, Path(scratch) / "dense.pt2")
+            table.add_row(*row("dense", dense, dense, task.example(), 0.0))
+            for codebook in CODEBOOKS[part]:
+                if not arguments.bits or codebook.bits in arguments.bits:
+                    file = Path(scratch) / f"{codebook.bits}.pt2"
+                    table.add_row(*tried(part, task, codebook, dense, file))
+        console.print(table)
+
+
+if __name__ == "__main__":
+    main()
