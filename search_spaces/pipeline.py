@@ -7,7 +7,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import optuna
@@ -287,7 +287,7 @@ def guided(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
         if space.unsupported(aimed.parent.profile) is not None:
             continue
         asked = max(_LEAST_KEPT, aimed.keep ** _reserve(family, name))
-        params = _move(name, space, aimed.parent, asked)
+        params = _move(name, space, aimed.parent, asked, family.metric)
         if params is not None:
             place = {"parent": family.position(aimed.parent), "method": name, "only_train": 0.0}
             rate = _rate(family, aimed.tries if towards is None else towards.tries)
@@ -323,10 +323,12 @@ def _teaching(family: ac.Family) -> dict[str, Any]:
     return _DISTILL if family.distill else {}
 
 
-def _move(name: str, space: ac.SearchSpace, parent: ac.Parent, keep: float) -> Mapping[str, Any] | None:
-    """What a space, which may be a user's own, suggests to keep a share of a parent's cost."""
+def _move(
+    name: str, space: ac.SearchSpace, parent: ac.Parent, keep: float, metric: str
+) -> Mapping[str, Any] | None:
+    """What a space, which may be a user's own, suggests to keep a share of a parent's cost by this metric."""
     try:
-        return space.move(parent.profile, keep)
+        return space.move(replace(parent.profile, aims_at=metric), keep)
     except Exception as error:
         raise ac.UsageError(
             f"space {name!r} must say by move(profile, keep) how to keep {keep:.3g} but: "
@@ -354,7 +356,7 @@ def _coded(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
             continue
         keep = bits / 32
         for name in storage:
-            params = _move(name, spaces[name], parent, keep)
+            params = _move(name, spaces[name], parent, keep, family.metric)
             if params is not None and spaces[name].unsupported(parent.profile) is None:
                 place = {"parent": family.position(parent), "method": name, "only_train": 0.0}
                 place |= {"compress_share": _SHARE, "lr_scale": 1.0}

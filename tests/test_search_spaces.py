@@ -337,6 +337,13 @@ def test_guided_trials_ask_for_more_where_a_method_went_less_far_than_it_was_tol
     assert asked.cost == pytest.approx(usual.cost)
 
 
+def test_where_latency_counts_widths_are_those_that_hardware_computes_at_once(resnet20: ModelProfile) -> None:
+    spaces = of_methods("alcn")
+    for metric, multiple in (("latency", 8), ("macs", 1), ("weight_bytes", 1)):
+        params = pipeline.guided(alone(resnet20, left=8, metric=metric), spaces).params
+        assert params["alcn.round_to"] == multiple
+
+
 def test_models_of_the_front_are_stored_as_codes_once_the_budget_is_used_up(resnet20: ModelProfile) -> None:
     spaces = of_methods("alcn", "lc")
     reference, half = ac.Parent(0, 1.0, 0.9, resnet20), ac.Parent(1, 0.5, 0.89, resnet20)

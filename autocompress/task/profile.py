@@ -110,6 +110,7 @@ class ModelProfile:
         staying_params: of weights that stay as they are, which are none of `layers`, and of the least ranks
             of others.
         staying_macs: of them.
+        aims_at: the metric that trials are to bring down, where a `move` is asked for.
     """
 
     params: int
@@ -123,6 +124,7 @@ class ModelProfile:
     new_head: bool = True
     staying_params: int = 0
     staying_macs: int = 0
+    aims_at: str = "macs"
 
     def to_json(self) -> dict[str, Any]:
         """Turn the profile into JSON-able data, which `from_json` reads back."""
