@@ -39,7 +39,7 @@ _PASSING = (
     *("Relu", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
 )
 # How much faster one form must be than another to be preferred: by more than short runs differ.
-_FASTER = 0.95
+_FASTER = 0.9
 # Weights of fewer numbers stay floats.
 _LEAST_WEIGHTS = 1024
 # Single nodes are probed up to so many; of more, the one order is that of the graph, from its ends.

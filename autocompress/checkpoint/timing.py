@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 # Rounds of all files in turn, and seconds of each file in one: forms that differ by a tenth are told apart.
-_ROUNDS, _LEAST_SECONDS = 5, 0.01
+_ROUNDS, _LEAST_SECONDS = 10, 0.01
 # Larger ones are not loaded all at once.
 _MOST_BYTES = 1 << 28
 

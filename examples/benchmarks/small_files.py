@@ -38,7 +38,7 @@ from autocompress.task.pretrained import load_weights, read_weights
 HELD_OUT = 5000
 # By part, the settings of `EntropyCodebook` that are tried.
 CODEBOOKS = {
-    "lenet300": [ac.EntropyCodebook(bits=bits, k=9) for bits in (0.25, 0.23)],
+    "lenet300": [ac.EntropyCodebook(bits=bits, k=9) for bits in (0.245, 0.235)],
     "resnet20": [ac.EntropyCodebook(bits=bits, k=6) for bits in (1.75, 1.2)],
 }
 EPOCHS = {"lenet300": 30, "resnet20": 12}
@@ -77,7 +77,7 @@ def lenet300(root: Path) -> ac.Task:
     mean = train.mean(0)
     return ac.Task(
         model=model_factory("lenet300", (784,), 10),
-        train=Shifted(train[:-HELD_OUT], labels[:-HELD_OUT], mean, 256, shift=0.3),
+        train=Shifted(train[:-HELD_OUT], labels[:-HELD_OUT], mean, 256, shift=0.5),
         val=Shifted(train[-HELD_OUT:], labels[-HELD_OUT:], mean, 1000),
         test=Shifted(test, test_labels, mean, 1000),
         recipe=ac.Recipe(
