@@ -161,6 +161,7 @@ class ToldApp:
             if path == self.detail:
                 after = parse_qs(environ.get("QUERY_STRING", "")).get("after", ["0"])[0]
                 told = partial(self.told, after=int(after) if after.isdecimal() else 0)
+                self.current()  # which may draw pictures that are to be shown
                 # All trials: one that is on the front now may have been sent before.
                 return self._completed(environ | {"QUERY_STRING": ""}, start_response, told)
             if path == f"{self.detail}/param_importances":
