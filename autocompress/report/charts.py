@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,8 @@ _STYLES = {
 }
 _OTHER, REFERENCE = ("#56B4E9", "hexagon"), ("#000000", "star")
 _GREY = "#8a8a8a"
+# Letters of a line that fits a telephone.
+_HOVER_WIDTH = 38
 # Ticks at equal factors: the least of these steps that gives few enough.
 _FACTORS, _MOST_TICKS = (1.01, 1.02, 1.05, 1.1, 1.25, 2, 4, 10, 100), 8
 
@@ -52,7 +55,7 @@ def layout(**more: Any) -> Chart:
         "margin": {"l": 56, "r": 12, "t": 16, "b": 48},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "hoverlabel": {"align": "left"},
+        "hoverlabel": {"align": "left", "bgcolor": "#fff", "font": {"color": "#1d1d1f"}},
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#aaa", "activecolor": "#333"},
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
     }
@@ -238,7 +241,8 @@ def hover_text(record: TrialRecord, point: ParetoModel | None = None) -> str:
         lines.append(f"{text_of(record.label)}, from {start}")
     for stage in record.config.get("stages", ()):
         for name, value in changed_settings(stage["method"], stage["config"]).items():
-            lines.append(f"&nbsp;&nbsp;{text_of(name)} = {text_of(shortened(value))}")
+            setting = textwrap.wrap(f"{name} = {shortened(value)}", _HOVER_WIDTH)
+            lines += [f"&nbsp;&nbsp;{text_of(line)}" for line in setting]
     return "<br>".join(lines)
 
 
