@@ -180,3 +180,35 @@ HelpAll = Annotated[
     bool, typer.Option("--help-all", is_eager=True, callback=show_all, help="Show every option and exit.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")]
+Folder = Annotated[
+    Path | None,
+    typer.Option(help="Folder to write: the model, a model card, predict.py, labels, preprocessing."),
+]
+TrialOfFront = Annotated[int | None, Whole(help="Number of a trial of the front.")]
+PickRule = Annotated[str | None, typer.Option("--pick", help="knee or target")]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        help="pt2 (PyTorch, in Python), onnx (ONNX Runtime and others, in C++ and more) or safetensors "
+        "(tensors for ac.rebuild; a file's alone). [default: by the file's ending; of a folder what was "
+        "measured]"
+    ),
+]
+Opset = Annotated[int | None, Whole(help="Of ONNX's operators. [default: 18 to 20]")]
+InputNames = Annotated[str | None, typer.Option(help="Of an ONNX file, comma-separated.")]
+OutputNames = Annotated[str | None, typer.Option(help="Of an ONNX file, comma-separated.")]
+ClassNames = Annotated[
+    str | None, typer.Option(help="In an ONNX file's metadata, comma-separated. [default: the task's]")
+]
+EmbedPreprocessing = Annotated[
+    bool,
+    typer.Option(
+        "--embed-preprocessing",
+        help="Normalise inputs inside of an ONNX file: it takes them as the data have them, such as "
+        "pixels of 0 to 255, as floats.",
+    ),
+]
+DynamicSize = Annotated[
+    bool, typer.Option("--dynamic-size", help="Leave height and width of an ONNX file's images free.")
+]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autocompress.cli import options as opt
 from autocompress.cli.app import app
 from autocompress.cli.options import AsJson, Number, Run, Whole
 from autocompress.cli.show import answer_to_target, console, print_front
 from autocompress.errors import SettingsError
 
 if TYPE_CHECKING:
-    from autocompress.result import SearchResult
+    from autocompress.result import ParetoModel, SearchResult
 
 
 @app.command(epilog="Example:  autocompress front runs/digits-small_cnn --csv > front.csv")
@@ -98,40 +98,17 @@ Examples:
 )
 def export(
     run: Run,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
-    folder: Annotated[
-        Path | None,
-        typer.Option(help="Folder to write: the model, a model card, predict.py, labels, preprocessing."),
-    ] = None,
-    trial: Annotated[int | None, Whole(help="Number of a trial of the front.")] = None,
-    pick_rule: Annotated[str | None, typer.Option("--pick", help="knee or target")] = None,
-    format: Annotated[
-        str | None,
-        typer.Option(
-            help="pt2 (PyTorch, in Python), onnx (ONNX Runtime and others, in C++ and more) or safetensors "
-            "(tensors for ac.rebuild; a file's alone). [default: by the file's ending; of a folder what was "
-            "measured]"
-        ),
-    ] = None,
-    opset: Annotated[int | None, Whole(help="Of ONNX's operators. [default: 18 to 20]")] = None,
-    input_names: Annotated[str | None, typer.Option(help="Of an ONNX file, comma-separated.")] = None,
-    output_names: Annotated[str | None, typer.Option(help="Of an ONNX file, comma-separated.")] = None,
-    class_names: Annotated[
-        str | None,
-        typer.Option(help="In an ONNX file's metadata, comma-separated. [default: the task's]"),
-    ] = None,
-    embed_preprocessing: Annotated[
-        bool,
-        typer.Option(
-            "--embed-preprocessing",
-            help="Normalise inputs inside of an ONNX file: it takes them as the data have them, such as "
-            "pixels of 0 to 255, as floats.",
-        ),
-    ] = False,
-    dynamic_size: Annotated[
-        bool,
-        typer.Option("--dynamic-size", help="Leave height and width of an ONNX file's images free."),
-    ] = False,
+    output: opt.Output = None,
+    folder: opt.Folder = None,
+    trial: opt.TrialOfFront = None,
+    pick_rule: opt.PickRule = None,
+    format: opt.Format = None,
+    opset: opt.Opset = None,
+    input_names: opt.InputNames = None,
+    output_names: opt.OutputNames = None,
+    class_names: opt.ClassNames = None,
+    embed_preprocessing: opt.EmbedPreprocessing = False,
+    dynamic_size: opt.DynamicSize = False,
 ) -> None:
     """Write one model of RUN to a file, and say what runs it; or to a folder that is ready to be shared."""
     from autocompress.engine.results import load_run, take_along
@@ -147,13 +124,7 @@ def export(
             f"pick must be 'knee' or 'target' (`autocompress pick` has more rules) but got {pick_rule!r}."
         )
     result = load_run(run)
-    if trial is None:
-        point = result.pick("knee" if pick_rule == "knee" else "target")
-    else:
-        points = {p.trial: p for p in [result.reference, *result.front]}
-        if trial not in points:
-            raise SettingsError(f"trial must be on the front ({sorted(points)}) but got {trial}.")
-        point = points[trial]
+    point = _chosen(result, trial, pick_rule)
     options = {
         "opset": opset,
         "input_names": parse_list(input_names or ""),
@@ -172,6 +143,16 @@ def export(
         print(written)
         # Beside the path, which scripts read.
         print(f"runs with {RUNTIMES[format or written.suffix.removeprefix('.')]}", file=sys.stderr)
+
+
+def _chosen(result: SearchResult, trial: int | None, pick_rule: str | None) -> ParetoModel:
+    """The point of a front that is meant, by its number or by a rule; raises SettingsError."""
+    if trial is None:
+        return result.pick("knee" if pick_rule == "knee" else "target")
+    points = {p.trial: p for p in [result.reference, *result.front]}
+    if trial not in points:
+        raise SettingsError(f"trial must be on the front ({sorted(points)}) but got {trial}.")
+    return points[trial]
 
 
 @app.command(epilog="Example:  autocompress report runs/digits-small_cnn")

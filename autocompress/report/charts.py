@@ -80,24 +80,12 @@ def front_chart(
     up = result.objectives[0].metric
     shown = [r for r in records.values() if up in r.metrics and across in r.metrics]
     points = {p.trial: p for p in [result.reference, *result.front]}
-    others = [r for r in shown if r.number not in points]
     horizontal = Axis(across, [r.metrics[across] for r in shown], result.reference.metrics.get(across, 0.0))
     reach = [p.metrics[up] + sign * p.errors.get(up, 0.0) for p in points.values() for sign in (1, -1)]
     vertical = Axis(up, [*(r.metrics[up] for r in shown), *reach], result.reference.metrics.get(up, 0.0))
-    front = sorted((points[p.trial] for p in result.front), key=lambda p: p.metrics[across])
-    line = {
-        "x": [horizontal.place(p.metrics[across]) for p in front],
-        "y": [vertical.place(p.metrics[up]) for p in front],
-        "mode": "lines",
-        "line": {"color": _GREY, "width": 1.5, "shape": "linear"},
-        "name": "front",
-        "hoverinfo": "skip",
-        "showlegend": False,
-    }
     traces = [
-        _others([r for r in others if r.feasible], "other trials", "circle-open", horizontal, vertical),
-        _others([r for r in others if not r.feasible], "out of bounds", "x-thin-open", horizontal, vertical),
-        line,
+        *_others([r for r in shown if r.number not in points], horizontal, vertical),
+        _line(sorted(result.front, key=lambda p: p.metrics[across]), horizontal, vertical),
         *_front_points(result, points, records, horizontal, vertical),
     ]
     return {
@@ -174,17 +162,36 @@ def _factors(low: float, high: float) -> list[float]:
     return [float(factor) ** power for power in range(first, last + 1)]
 
 
-def _others(
-    records: Sequence[TrialRecord], name: str, symbol: str, horizontal: Axis, vertical: Axis
-) -> Chart:
+def _others(records: Sequence[TrialRecord], horizontal: Axis, vertical: Axis) -> list[Chart]:
+    """Trials that are not on the front; those that were stopped early by what they measured then."""
+    groups = {
+        "other trials": ("circle-open", [r for r in records if r.feasible]),
+        "out of bounds": ("x-thin-open", [r for r in records if r.feasible is False]),
+        "stopped early": ("triangle-down-open", [r for r in records if r.feasible is None]),
+    }
+    return [
+        {
+            "x": [horizontal.place(r.metrics[horizontal.metric]) for r in members],
+            "y": [vertical.place(r.metrics[vertical.metric]) for r in members],
+            "mode": "markers",
+            "name": name,
+            "marker": {"color": _GREY, "symbol": symbol, "size": 8, "line": {"width": 1.5, "color": _GREY}},
+            "text": [hover_text(r) for r in members],
+            "hovertemplate": "%{text}<extra></extra>",
+        }
+        for name, (symbol, members) in groups.items()
+    ]
+
+
+def _line(front: Sequence[ParetoModel], horizontal: Axis, vertical: Axis) -> Chart:
     return {
-        "x": [horizontal.place(r.metrics[horizontal.metric]) for r in records],
-        "y": [vertical.place(r.metrics[vertical.metric]) for r in records],
-        "mode": "markers",
-        "name": name,
-        "marker": {"color": _GREY, "symbol": symbol, "size": 8, "line": {"width": 1.5, "color": _GREY}},
-        "text": [hover_text(r) for r in records],
-        "hovertemplate": "%{text}<extra></extra>",
+        "x": [horizontal.place(p.metrics[horizontal.metric]) for p in front],
+        "y": [vertical.place(p.metrics[vertical.metric]) for p in front],
+        "mode": "lines",
+        "line": {"color": _GREY, "width": 1.5},
+        "name": "front",
+        "hoverinfo": "skip",
+        "showlegend": False,
     }
 
 

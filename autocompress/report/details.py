@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from autocompress.report.charts import Chart, layout, text_of
@@ -34,7 +35,7 @@ CURVES = {
     "mean_c": "mean C",
     "pruned": "share of MACs pruned",
 }
-_BEFORE, _AFTER = "#b0b0b0", "#0072B2"
+_BEFORE, _AFTER, _LOST = "#b0b0b0", "#0072B2", "#D55E00"
 # Okabe & Ito's colours, and line styles that go round in another number.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("solid", "dash", "dot", "dashdot")
@@ -146,31 +147,21 @@ def class_chart(
         before: of the reference.
         names: of the classes; None numbers them.
     """
-    if not counts or len(counts) != len(before):
-        return None
-    changes = []
-    for label, ((right, total), (right_before, total_before)) in enumerate(zip(counts, before, strict=True)):
-        if not total or total != total_before:
-            continue
-        p, q = right / total, right_before / total
-        error = math.sqrt((p * (1 - p) + q * (1 - q)) / total)
-        name = names[label] if names is not None and label < len(names) else f"class {label}"
-        changes.append((p - q, 2 * error, name, f"{q:.1%} → {p:.1%} of {total}"))
-    if not changes:
-        return None
-    changes.sort(key=lambda change: change[0])
+    changes = _changes(counts, before, names)
     if len(changes) > _MOST_CLASSES:
         changes = [*changes[: _MOST_CLASSES // 2], *changes[-_MOST_CLASSES // 2 :]]
+    if not changes:
+        return None
+    errors = [change.error for change in changes]
     return {
         "data": [{
             "type": "bar",
             "orientation": "h",
-            "y": [text_of(name) for _, _, name, _ in changes],
-            "x": [100 * change for change, _, _, _ in changes],
-            "error_x": {"array": [100 * error for _, error, _, _ in changes], "thickness": 1, "width": 3,
-                        "color": "#333"},
-            "marker": {"color": ["#D55E00" if change < 0 else "#0072B2" for change, _, _, _ in changes]},
-            "hovertext": [text for _, _, _, text in changes],
+            "y": [text_of(change.name) for change in changes],
+            "x": [change.points for change in changes],
+            "error_x": {"array": errors, "thickness": 1, "width": 3, "color": "#333"},
+            "marker": {"color": [_LOST if change.points < 0 else _AFTER for change in changes]},
+            "hovertext": [change.text for change in changes],
             "hoverinfo": "y+text",
         }],
         "layout": layout(
@@ -181,3 +172,28 @@ def class_chart(
             height=80 + 24 * len(changes),
         ),
     }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Change:
+    """How a class changed, in points of accuracy, two standard errors of that, and both in words."""
+
+    name: str
+    points: float
+    error: float
+    text: str
+
+
+def _changes(
+    counts: Sequence[Sequence[int]], before: Sequence[Sequence[int]], names: Sequence[str] | None
+) -> list[_Change]:
+    """The classes that are counted, the one that lost most first."""
+    changes = []
+    for label, ((right, total), (then, total_then)) in enumerate(zip(counts, before, strict=False)):
+        if not total or total != total_then:
+            continue
+        p, q = right / total, then / total
+        error = math.sqrt((p * (1 - p) + q * (1 - q)) / total)
+        name = names[label] if names is not None and label < len(names) else f"class {label}"
+        changes.append(_Change(name, 100 * (p - q), 200 * error, f"{q:.1%} → {p:.1%} of {total}"))
+    return sorted(changes, key=lambda change: change.points)
