@@ -205,7 +205,7 @@ def load_module(location: str) -> ModuleType:
                 sys.modules[path.stem] = hidden
     except SettingsError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # code of the user's own
         raise SettingsError(
             f"module {location!r} must be importable but: {type(error).__name__}: {one_line(error)}"
         ) from error

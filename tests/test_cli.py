@@ -126,6 +126,9 @@ BAD = [
 
 LOST = {
     "schema": 1,
+    "id": "0123",
+    "identity": {},
+    "versions": {},
     "settings": {"task": "digits"},
     "objectives": [{"metric": "accuracy", "direction": "maximize"}],
     "reference": {"metrics": {"accuracy": 1.0}},

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import builtins
 import json
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -66,14 +65,8 @@ def test_passwords_that_older_versions_wrote_are_not_read_aloud(tmp_path: Path) 
 
 
 def test_a_driver_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = builtins.__import__
-
-    def without(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.partition(".")[0] in ("psycopg", "psycopg2"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return plain(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    for package in ("psycopg", "psycopg2"):
+        monkeypatch.setitem(sys.modules, package, None)
     for scheme in ("postgresql", "postgres"):
         with pytest.raises(
             ac.UsageError, match=r"no package psycopg \(pip install 'autocompress\[postgres\]'\)"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -17,17 +18,24 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 from torch.export.pt2_archive.constants import (
+    CONSTANTS_CONFIG_FILENAME_FORMAT,
     SAMPLE_INPUTS_FILENAME_FORMAT,
+    TENSOR_CONSTANT_FILENAME_PREFIX,
     WEIGHTS_CONFIG_FILENAME_FORMAT,
     WEIGHTS_DIR,
 )
 
+from autocompress.errors import CheckpointError, one_line
 from autocompress.weights.packing import deflated_size
 
 _DEFLATED: dict[str, Any] = {"compress_type": zipfile.ZIP_DEFLATED, "compresslevel": 9}
 _ROOT = "model"
 _SAMPLE = SAMPLE_INPUTS_FILENAME_FORMAT.format("model")
 _CONFIG = WEIGHTS_CONFIG_FILENAME_FORMAT.format("model")
+_CONSTANTS = CONSTANTS_CONFIG_FILENAME_FORMAT.format("model")
+# What damaged archives, and JSON that is not as it should be, raise.
+_DAMAGED: tuple[type[Exception], ...] = (OSError, ValueError, LookupError, TypeError, AttributeError)
+_DAMAGED += (EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 # A digest for its own cache, which nothing asks for.
 _SERIALIZATION_ID = ".data/serialization_id"
 _TENSORS = (f"{_ROOT}/{WEIGHTS_DIR}", f"{_ROOT}/data/constants/")
@@ -99,6 +107,42 @@ def _append(record: bytearray, content: bytes) -> int:
     begin = len(record)
     record.extend(content)
     return begin
+
+
+def refuse_pickles(path: Path) -> None:
+    """Refuse a `.pt2` file that holds pickled objects, whose code PyTorch would run to load them.
+
+    This package writes none: tensors are bytes, and example inputs are tensors in plain containers.
+
+    Raises:
+        CheckpointError: it does, or is no such archive.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = {name.partition("/")[2]: name for name in archive.namelist()}
+            weights = json.loads(archive.read(records[_CONFIG]))["config"].values()
+            constants = json.loads(archive.read(records[_CONSTANTS]))["config"].values()
+            example = archive.read(records[_SAMPLE])
+        pickled = [w["path_name"] for w in weights if w["use_pickle"]]
+        pickled += [
+            c["path_name"]
+            for c in constants
+            if c["use_pickle"] or not c["path_name"].startswith(TENSOR_CONSTANT_FILENAME_PREFIX)
+        ]
+    except _DAMAGED as error:
+        raise CheckpointError(
+            f"program '{path}' cannot be loaded: {type(error).__name__}: {one_line(error)}"
+        ) from error
+    try:
+        torch.load(io.BytesIO(example), weights_only=True)
+    except (
+        Exception
+    ):  # of what PyTorch does not know it may be any error; it would load it then with its code
+        pickled.append(_SAMPLE)
+    if pickled:
+        raise CheckpointError(
+            f"program '{path}' must hold no pickled objects, whose code would run, but {pickled[0]!r} is one."
+        )
 
 
 def tensor_bytes(path: Path) -> int:

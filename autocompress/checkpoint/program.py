@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.export.passes import move_to_device_pass
 from torch.utils import _pytree as pytree
 
-from autocompress.checkpoint.archive import deflate, tensor_bytes
+from autocompress.checkpoint.archive import deflate, refuse_pickles, tensor_bytes
 from autocompress.checkpoint.slimming import halve, slim
 from autocompress.errors import CheckpointError, SettingsError, TrialError, one_line
 from autocompress.graph.exporting import export, full_precision, inference
@@ -183,18 +183,26 @@ def load_program(path: Path) -> Program:
         raise CheckpointError(f"program must be an existing file but '{path}' is not.")
     try:
         return _load_onnx(path) if path.suffix == ".onnx" else partial(call, load_module(path))
-    except SettingsError:
+    except (SettingsError, CheckpointError):
         raise
     except Exception as error:
         raise CheckpointError(f"program '{path}' cannot be loaded: {one_line(error)}") from error
 
 
 def load_module(path: Path) -> nn.Module:
-    """The plain module of a `.pt2` file: exported operators and weights, no class of the user's."""
+    """The plain module of a `.pt2` file: exported operators and weights, no class of the user's.
+
+    Raises:
+        CheckpointError: it is damaged, or loading it would run code.
+    """
+    refuse_pickles(path)
     with warnings.catch_warnings():
         # torch.export's own notice on how it reads its archive; nothing that a caller can act on.
         warnings.simplefilter("ignore")
-        module = torch.export.load(path).module()
+        try:
+            module = torch.export.load(path).module()
+        except Exception as error:  # of a damaged file PyTorch raises any error
+            raise CheckpointError(f"program '{path}' cannot be loaded: {one_line(error)}") from error
     # An exported program is fixed to inference; by itself it refuses even `eval()`.
     for part in module.modules():
         part.training = False
@@ -240,6 +248,7 @@ class _MovedProgram:
     def __init__(self, path: Path, device: torch.device) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            refuse_pickles(path)
             self.module = move_to_device_pass(torch.export.load(path), str(device)).module()
 
     def __call__(self, inputs: Inputs) -> Any:

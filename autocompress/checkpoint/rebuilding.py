@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
 from torch import nn
 
 from autocompress import plugins
@@ -16,6 +17,9 @@ from autocompress.surgery import Edit, apply, edits_from_json
 from autocompress.task.checks import called
 from autocompress.task.inputs import Inputs, from_json
 from autocompress.task.ready import ready
+
+# What edits and tensors raise that are none of the model's, or are damaged.
+_MISFITS = (CheckpointError, OSError, ValueError, AttributeError, RuntimeError, LookupError, SafetensorError)
 
 
 def rebuild(
@@ -40,14 +44,25 @@ def rebuild(
         wanted = "None: its task had none" if function is None else f"{function}, which its task had"
         given = None if prepare is None else called(prepare)
         raise CheckpointError(f"prepare of checkpoint '{path}' must be {wanted}, but got {given}.")
-    example = from_json(checkpoint.manifest["input"])
+    example = _example(checkpoint)
     model = ready(model, lambda: example)
     return rebuild_on(model if prepare is None else prepare(model), checkpoint)
 
 
 def rebuild_on(model: nn.Module, checkpoint: Checkpoint) -> nn.Module:
     """The same on a model that is ready, and prepared where the task has a function for that."""
-    return rebuild_from(model, checkpoint.path, from_json(checkpoint.manifest["input"]))
+    return rebuild_from(model, checkpoint.path, _example(checkpoint))
+
+
+def _example(checkpoint: Checkpoint) -> Inputs:
+    """Inputs as the model of a checkpoint takes them."""
+    try:
+        example: Inputs = from_json(checkpoint.manifest["input"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"checkpoint '{checkpoint.path}' must describe its inputs but: {_reason(error)}"
+        ) from error
+    return example
 
 
 def rebuild_from(model: nn.Module, folder: Path, example: Inputs) -> nn.Module:
@@ -65,7 +80,7 @@ def rebuild_from(model: nn.Module, folder: Path, example: Inputs) -> nn.Module:
     try:
         rebuilt = apply(model, edits, example)
         load_weights_into(rebuilt, folder / WEIGHTS)
-    except (CheckpointError, OSError, ValueError, AttributeError, RuntimeError, LookupError) as error:
+    except _MISFITS as error:
         raise CheckpointError(
             f"checkpoint '{folder}' must be of a {type(model).__name__} like this one but: {_reason(error)}"
         ) from error

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from autocompress.checkpoint.archive import refuse_pickles
 from autocompress.checkpoint.program import (
     Program,
     export_onnx,
@@ -151,14 +152,18 @@ def open_checkpoint(path: Path, verify: bool = True) -> Checkpoint:
         manifest = json.loads((path / MANIFEST).read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint must be a readable folder but '{path}' is not.") from error
-    if manifest.get("schema") != SCHEMA:
-        raise CheckpointError(
-            f"checkpoint schema must be {SCHEMA} but '{path}' has {manifest.get('schema')!r}."
-        )
-    for name, expected in manifest["sha256"].items() if verify else ():
+    schema = manifest.get("schema") if isinstance(manifest, dict) else None
+    if schema != SCHEMA:
+        raise CheckpointError(f"checkpoint schema must be {SCHEMA} but '{path}' has {schema!r}.")
+    digests = manifest.get("sha256")
+    if not isinstance(digests, dict):
+        raise CheckpointError(f"checkpoint must name its files' digests but '{path}' does not.")
+    for name, expected in digests.items() if verify else ():
         file = path / name
         if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != expected:
             raise CheckpointError(f"checkpoint file '{file}' is missing or damaged.")
+        if file.suffix == ".pt2":
+            refuse_pickles(file)
     return Checkpoint(path, manifest)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import default_loader
 
 from autocompress.errors import TaskError, one_line
 from autocompress.task import Batches, InputSpec
@@ -47,18 +49,18 @@ def image_folder(
 
     try:
         if not (root / "train").is_dir():
-            images = ImageFolder(str(root), evaluation)
+            images = ImageFolder(str(root), evaluation, loader=_image)
             order = np.random.default_rng(0).permutation(len(images)).tolist()
             cut = max(1, len(order) // 5)
             train, test = Subset(images, order[cut:]), Subset(images, order[:cut])
             return loader(train, True), None, loader(test), images.classes
         held = "test" if (root / "test").is_dir() else "val"
-        train_set = ImageFolder(str(root / "train"), evaluation)
-        test_set = ImageFolder(str(root / held), evaluation)
+        train_set = ImageFolder(str(root / "train"), evaluation, loader=_image)
+        test_set = ImageFolder(str(root / held), evaluation, loader=_image)
         val = None
         sets = [test_set]
         if held == "test" and (root / "val").is_dir():
-            sets.append(ImageFolder(str(root / "val"), evaluation))
+            sets.append(ImageFolder(str(root / "val"), evaluation, loader=_image))
             val = loader(sets[-1])
         for other in sets:
             if other.class_to_idx != train_set.class_to_idx:
@@ -71,6 +73,18 @@ def image_folder(
         raise TaskError(
             f"imagefolder '{folder}' must hold one folder of images per class but: {one_line(error)}"
         ) from error
+
+
+def _image(path: str) -> Any:
+    """An image of a file.
+
+    Raises:
+        TaskError: it is damaged.
+    """
+    try:
+        return default_loader(path)
+    except Exception as error:  # of damaged files Pillow's many readers raise any error
+        raise TaskError(f"image '{path}' must be readable but: {one_line(error)}") from error
 
 
 def _evaluation(size: int) -> transforms.Compose:

@@ -82,7 +82,7 @@ def npz(path: str | Path) -> Arrays:
         raise TaskError(f"npz file must exist but '{path}' does not.")
     try:
         archive = np.load(path)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of a damaged file NumPy raises any error
         raise TaskError(f"'{path}' must be an .npz file but: {one_line(error)}") from error
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise TaskError(f"'{path}' must be an .npz file but holds a single array.")
@@ -95,7 +95,7 @@ def npz(path: str | Path) -> Arrays:
             )
         try:
             arrays = [archive[name] for name in names]
-        except ValueError as error:
+        except Exception as error:  # of a damaged array too
             raise TaskError(f"'{path}' must hold plain arrays but: {one_line(error)}") from error
     for name, array in zip(names, arrays, strict=True):
         if not array.size or (array.dtype.kind == "f" and not np.isfinite(array).all()):

@@ -57,13 +57,13 @@ class Failure:
     Args:
         reason: in a line.
         traceback: where it was raised.
-        kind: "memory" or "disk" where that ran out.
+        kind: "memory" or "disk" where that ran out, "checkpoint" where one that it needed is damaged.
         error: itself, where the reference failed.
     """
 
     reason: str
     traceback: str = ""
-    kind: Literal["memory", "disk"] | None = None
+    kind: Literal["memory", "disk", "checkpoint"] | None = None
     error: Exception | None = None
 
 

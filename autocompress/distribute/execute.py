@@ -48,6 +48,7 @@ from ray.tune.error import TuneError  # noqa: E402
 
 from autocompress.distribute.driver import Driver  # noqa: E402
 from autocompress.distribute.searcher import DriverScheduler, DriverSearcher, Left, Silence, Watch  # noqa: E402
+from autocompress.distribute.surroundings import give_token, ray_folder  # noqa: E402
 from autocompress.distribute.worker import Shared, train  # noqa: E402
 from autocompress.errors import ClusterError, SettingsError, TaskError, one_line  # noqa: E402
 from autocompress.task import Task  # noqa: E402
@@ -218,8 +219,17 @@ def start_here(cluster: Cluster) -> None:
     try:
         # For a minute Ray would wait for a part of itself that died on this machine, and does not come again.
         wait = {"gcs_rpc_server_reconnect_timeout_s": 10}
-        _init(address="local", num_cpus=cpus, include_dashboard=False, _system_config=wait)
-    except (ConnectionError, ValueError) as error:
+        give_token()
+        _init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            _temp_dir=ray_folder(),
+            _system_config=wait,
+        )
+    except SettingsError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:
         raise ClusterError(f"Ray could not be started: {one_line(error)}") from error
 
 

@@ -26,7 +26,8 @@ from ray import tune
 
 from autocompress.checkpoint import open_checkpoint
 from autocompress.checkpoint.store import trial_folder
-from autocompress.errors import AutocompressError, one_line
+from autocompress.distribute.surroundings import limit_memory
+from autocompress.errors import AutocompressError, CheckpointError, one_line
 from autocompress.rivals import Point, Rivals
 from autocompress.sharing import sharing
 from autocompress.task import Task
@@ -89,6 +90,8 @@ def train(config: Mapping[str, Any], handle: list[Any]) -> None:
         _FETCHED.clear()
         _FETCHED[key] = ray.get(handle[0])
     shared = _FETCHED[key]
+    if shared.memory is not None:
+        limit_memory(shared.memory)
     torch.set_num_threads(config.get("threads", shared.threads))
     # Workers have no console of their own: warnings there would only interleave with the display.
     warnings.simplefilter("ignore")
@@ -147,8 +150,10 @@ def _described(error: Exception, folder: Path) -> dict[str, Any]:
 
 
 def _kind(error: BaseException | None, folder: Path) -> str | None:
-    """What ran out, by an error or what led to it; those of PyTorch and safetensors have neither class nor
-    number."""
+    """What kind of failure an error, or what led to it, is of those that are no fault of the trial; PyTorch's
+    and safetensors' errors have neither class nor number."""
+    if isinstance(error, CheckpointError):
+        return "checkpoint"
     while error is not None:
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
             return "memory"

@@ -15,6 +15,7 @@ from typing import Any
 from autocompress import plugins
 from autocompress.checkpoint.store import kept_trials, trial_folder
 from autocompress.distribute import Failure, Job
+from autocompress.engine.damaged import set_damaged_aside
 from autocompress.engine.family import FamilyTree, stored_as_codes
 from autocompress.engine.interruption import Interruption
 from autocompress.engine.moasha import MoAsha
@@ -123,7 +124,7 @@ class SearchDriver:
         """Propose the next trial; where its search space fails, that is recorded and another proposed."""
         repeated = 0
         while not (self.idle or self.fatal or self.interruption.late or self.interruption.overdue):
-            family = self.tree.family(tuple(self.running.values()), self._coding(), self.left)
+            family = self._family()
             reason = self.pipeline.enough(family) if self.guided and self.left > 0 else None
             if reason is not None:
                 self.progress.note(f"{reason}: {self.left} trials are left")
@@ -163,6 +164,17 @@ class SearchDriver:
             self.progress.trial_epoch(number, 0, config.epochs)
             return Job(number, config, self._rivals(config))
         return None
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is something to run, be it beside the budget."""
+        if self.left > 0 or self.study.waiting(extra=True):
+            return True
+        move = self._guided(self._family())
+        return move is not None and not move.trained
+
+    def _family(self) -> Family:
+        return self.tree.family(tuple(self.running.values()), self._coding(), self.left)
 
     def _guided(self, family: Family) -> Any:
         """A trial that goes where the front lacks a point; None where the sampler is to propose."""
@@ -296,11 +308,17 @@ class SearchDriver:
         self._again_or_fail(number, Failure("the worker process died"))
 
     def failed(self, number: int, failure: Failure) -> None:
-        """Record a trial as failed; where memory ran out, to be run again where it did not often.
+        """Record a trial as failed; where memory ran out or a checkpoint that it needed is damaged, to be run
+        again where it did not often.
 
         Where the disk is full, the search is over.
         """
-        if failure.kind == "memory":
+        if failure.kind == "checkpoint" and number in self.configs:
+            config = self.configs[number]
+            needed = {config.parent, config.teacher} - {0}
+            for damaged, reason in set_damaged_aside(self.trials, needed, self.study).items():
+                self.progress.note(f"trial {damaged} left the front: {reason}")
+        if failure.kind in ("memory", "checkpoint"):
             self._again_or_fail(number, failure)
         elif failure.kind == "disk":
             self.fatal = StorageError(

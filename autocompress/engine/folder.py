@@ -47,8 +47,11 @@ class RunFolder:
         """Whether the folder holds a run."""
         return self.json.is_file()
 
-    def read(self) -> dict[str, Any]:
+    def read(self, needed: Iterable[str] = ("id", "settings")) -> dict[str, Any]:
         """What `run.json` says.
+
+        Args:
+            needed: fields that it must have.
 
         Raises:
             SettingsError: the folder is no run, or of another version.
@@ -59,11 +62,13 @@ class RunFolder:
             data: dict[str, Any] = json.loads(self.json.read_text())
         except ValueError as error:
             raise SettingsError(f"'{self.json}' must be JSON but: {one_line(error)}") from error
-        if data.get("schema") != SCHEMA:
-            raise SettingsError(
-                f"RUN must be of schema {SCHEMA} but '{self.path}' is of {data.get('schema')!r}."
-            )
-        for part in (data.get("identity", {}), data.get("settings", {})):
+        schema = data.get("schema") if isinstance(data, dict) else None
+        if schema != SCHEMA:
+            raise SettingsError(f"RUN must be of schema {SCHEMA} but '{self.path}' is of {schema!r}.")
+        wrong = _wrong_field(data, needed)
+        if wrong is not None:
+            raise SettingsError(f"'{self.json}' must be as a search wrote it but {wrong}.")
+        for part in (data.get("identity", {}), data["settings"]):
             # Older versions wrote passwords.
             if part.get("storage"):
                 part["storage"] = masked(part["storage"])
@@ -85,7 +90,7 @@ class RunFolder:
                     f"out must be a new folder or an earlier run but '{self.path}' holds other files."
                 )
             return
-        stored = self.read()
+        stored = self.read(("id", "settings", "identity", "versions"))
         made, given = stored["identity"], json.loads(json.dumps(current))
         way, otherwise = ("replay", "") if replayed else ("continue", ", or choose another --out")
         missing = sorted(given.keys() - made.keys())
@@ -157,6 +162,30 @@ class RunFolder:
             yield
         finally:
             lock.release()
+
+
+def _wrong_field(data: Mapping[str, Any], needed: Iterable[str]) -> str | None:
+    """What of `run.json` is not as it should be, or None.
+
+    Objectives, constraints and the reference are there once that is trained.
+    """
+    for name in needed:
+        if name not in data:
+            return f"{name} is missing"
+    kinds = {"id": str, "study": str, "identity": dict, "settings": dict, "versions": dict}
+    kinds |= {"objectives": list, "constraints": list, "reference": dict}
+    for name, kind in kinds.items():
+        if name in data and not isinstance(data[name], kind):
+            return f"{name} is {data[name]!r}"
+    objectives = data.get("objectives", [])
+    if not all(isinstance(item, dict) and item.keys() == {"metric", "direction"} for item in objectives):
+        return f"objectives are {objectives!r}"
+    if "objectives" in data and not isinstance(data.get("reference", {}).get("metrics"), dict):
+        return f"reference is {data.get('reference')!r}"
+    storages = [part.get("storage") for part in (data["settings"], data.get("identity", {}))]
+    texts = [*data.get("constraints", ()), *storages]
+    wrong = [text for text in texts if not isinstance(text, str | None)]
+    return f"a text is {wrong[0]!r}" if wrong else None
 
 
 def _versions(packages: Iterable[str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ import torch
 from joblib import cpu_count
 
 from autocompress.checkpoint import Checkpoint, open_checkpoint
-from autocompress.checkpoint.store import remove_leftovers, trial_folder
+from autocompress.checkpoint.store import kept_trials, remove_leftovers, trial_folder
 from autocompress.distribute import (
     Cluster,
     ReferenceJob,
@@ -20,9 +20,11 @@ from autocompress.distribute import (
     connection,
     execute,
     hide_in_title,
+    memory_share,
     start_here,
 )
 from autocompress.distribute.worker import Shared
+from autocompress.engine.damaged import set_damaged_aside
 from autocompress.engine.driver import SearchDriver
 from autocompress.engine.failures import grouped, told_failures
 from autocompress.engine.final import UNSETTLED, settle_front
@@ -185,7 +187,7 @@ class _Search:
             remove_leftovers(place)
         if folder.reference.is_dir():
             driver = self._begin()
-            return self._finish(driver, driver.left <= 0 or self._execute(driver))
+            return self._finish(driver, not driver.unfinished or self._execute(driver))
         first = self._reference_first()
         finished = self._execute(first)
         if first.error is not None:
@@ -280,6 +282,9 @@ class _Search:
         again = study.close_leftovers()
         if again:
             self.progress.note(f"{again} trials were cut off; they will run again")
+        kept = sorted(kept_trials(self.folder.trials))
+        for damaged, reason in set_damaged_aside(self.folder.trials, kept, study).items():
+            self.progress.note(f"trial {damaged} left the front: {reason}")
         # A killed driver leaves checkpoints of trials that it could not record any more.
         complete = {t.number for t in study.complete_trials()}
         for trial in study.study.get_trials(deepcopy=False):
@@ -290,6 +295,7 @@ class _Search:
     def _execute(self, driver: SearchDriver | ReferenceFirst) -> bool:
         """Run what is left of the budget; whether it came to its end."""
         settings, task = self.settings, self.prepared.task
+        use_gpu = settings.gpus_per_trial > 0
         compared = rungs(task.recipe.epochs) if settings.early_stopping else ()
         shared = Shared(
             task=replace(task, test=None),  # which scores the front alone
@@ -298,9 +304,11 @@ class _Search:
             measuring=replace(self.prepared.measuring, rungs=compared),
             trials=self.folder.trials.resolve(),
             computed=self.folder.computed.resolve(),
-            use_gpu=settings.gpus_per_trial > 0,
+            use_gpu=use_gpu,
             threads=max(1, int(settings.cpus_per_trial)),
             trial_timeout=settings.trial_timeout,
+            # CUDA maps more than it takes, and other machines have other memories.
+            memory=None if use_gpu or settings.ray_address else memory_share(self.workers),
         )
         cluster = Cluster(self.workers, settings.cpus_per_trial, settings.gpus_per_trial)
         try:

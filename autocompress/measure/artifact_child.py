@@ -13,7 +13,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
-import resource
 import statistics
 import sys
 import time
@@ -153,6 +152,8 @@ def _resident() -> int:
 def _peak() -> int:
     """The most bytes that the process held."""
     if not _PROCESS.is_dir():
+        import resource  # which Windows lacks
+
         unit = 1 if sys.platform == "darwin" else 1024
         return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return _status("VmHWM")

@@ -80,7 +80,7 @@ class SearchStudy:
         self.objectives, self.constraints = tuple(objectives), tuple(constraints)
         directions: list[Any] = [o.direction for o in objectives]
         self._in_transaction = False
-        self._database = open_storage(storage)
+        self._database = open_storage(storage, create)
         with opening(storage):
             if create:
                 self.study = optuna.create_study(

@@ -57,15 +57,20 @@ def unmasked(stored: str) -> str:
     return given
 
 
-def open_storage(storage: str) -> optuna.storages.RDBStorage:
+def open_storage(storage: str, create: bool = True) -> optuna.storages.RDBStorage:
     """Connect to a storage.
+
+    Args:
+        storage: its URL.
+        create: whether to make the tables of an empty one.
 
     Raises:
         SettingsError: it cannot be opened.
     """
     with opening(storage):
         # The driver that the extra "postgres" brings, where the URL names none.
-        return optuna.storages.RDBStorage(re.sub(r"^postgres(ql)?:", "postgresql+psycopg:", storage))
+        url = re.sub(r"^postgres(ql)?:", "postgresql+psycopg:", storage)
+        return optuna.storages.RDBStorage(url, skip_table_creation=not create)
 
 
 def check_storage(storage: str) -> None:

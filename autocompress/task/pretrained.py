@@ -103,6 +103,9 @@ def fit(weights: Weights, model: nn.Module) -> Fitted:
     return Fitted(state, chosen.note([reading.label for reading in fitting if reading is not chosen]))
 
 
+_MOST_SAID = 300  # characters of an error's, which may hold what was read
+
+
 def read_weights(weights: Weights) -> Mapping[str, Any]:
     """What is given as weights, read from its file where it is one; no code of a file is run.
 
@@ -138,7 +141,7 @@ def _read(path: Path) -> Any:
 
 def _why_unread(path: Path, error: Exception) -> str:
     """Where the file holds objects whose code would run, their classes; else what the error says first."""
-    said = f"{type(error).__name__}: {one_line(error).partition('. ')[0]}"
+    said = f"{type(error).__name__}: {one_line(error).partition('. ')[0][:_MOST_SAID]}"
     try:
         with torch.serialization.safe_globals(_READABLE):
             classes = torch.serialization.get_unsafe_globals_in_checkpoint(path)

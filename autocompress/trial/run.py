@@ -22,6 +22,7 @@ from autocompress.checkpoint.store import (
     UNQUANTISED,
     Checkpoint,
     Writer,
+    open_checkpoint,
     taken_over_folder,
     trial_folder,
 )
@@ -203,6 +204,8 @@ class _Origin:
         if self.trials is None:
             raise CheckpointError(f"trial {number} must have a checkpoint but no folder of trials is given.")
         folder = folder_of(self.trials, number)
+        if folder_of is trial_folder:
+            open_checkpoint(folder)  # what changed on the disk would go on in all that comes of it
         return rebuild_from(fresh_model(self.task), folder, self.task.example()).eval(), read_edits(folder)
 
 

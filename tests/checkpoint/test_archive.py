@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from autocompress.checkpoint import export_program
-from autocompress.checkpoint.archive import least_tensor_bytes, tensor_bytes
+from autocompress.checkpoint.archive import least_tensor_bytes, refuse_pickles, tensor_bytes
 from autocompress.checkpoint.program import load_module
+from autocompress.errors import CheckpointError
 
 
 def deep(layers: int = 24, width: int = 6) -> nn.Sequential:
@@ -79,3 +82,39 @@ def test_tensors_take_in_the_file_what_was_foretold_and_no_less(
     assert least_tensor_bytes(plain) == tensor_bytes(tmp_path / "plain.pt2")
     export_program(residual, images[:2], tmp_path / "normed.pt2")
     assert 0.9 < least_tensor_bytes(residual) / tensor_bytes(tmp_path / "normed.pt2") <= 1
+
+
+class Calls:
+    """What runs code of a file's choice where it is loaded as a pickle."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (Path("ran"),)
+
+
+@pytest.mark.parametrize("place", ["weight", "constant", "example"])
+def test_archives_that_hold_pickles_are_refused_and_none_is_loaded(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    export_program(nn.Linear(4, 2).eval(), torch.randn(2, 4), tmp_path / "plain.pt2")
+    refuse_pickles(tmp_path / "plain.pt2")
+    torch.save(Calls(), tmp_path / "pickle")
+    evil = (tmp_path / "pickle").read_bytes()
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt2") as plain,
+        zipfile.ZipFile(tmp_path / "evil.pt2", "w") as changed,
+    ):
+        for name in plain.namelist():
+            content = plain.read(name)
+            if place == "example" and "sample_inputs" in name:
+                content = evil
+            if place == "weight" and "weights_config" in name:
+                content = content.replace(b'"use_pickle":false', b'"use_pickle":true')
+            if place == "constant" and "constants_config" in name:
+                content = json.dumps(
+                    {"config": {"c": {"path_name": "custom_obj_0", "is_param": False, "use_pickle": False}}}
+                ).encode()
+            changed.writestr(name, content)
+    with pytest.raises(CheckpointError, match="must hold no pickled objects, whose code would run"):
+        load_module(tmp_path / "evil.pt2")
+    assert not (tmp_path / "ran").exists()
