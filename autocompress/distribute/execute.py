@@ -108,7 +108,11 @@ def execute(driver: Driver, shared: Shared, cluster: Cluster) -> bool:
         )
         try:
             tuner.fit()
-        except Left:
+        except Left as left:
+            if left.reason:
+                raise ClusterError(
+                    f"Ray failed: {left.reason} (the same command continues the run)"
+                ) from left
             return False
         except (RayError, TuneError, ConnectionError) as error:
             if searcher.error is not None:

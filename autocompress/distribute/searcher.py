@@ -151,7 +151,19 @@ class DriverScheduler(FIFOScheduler):  # type: ignore[misc]
 
 
 class Left(BaseException):
-    """Jobs are left as they are; what Tune would do of other errors is for a Ray that goes on."""
+    """Jobs are left as they are; what Tune would do of other errors is for a Ray that goes on.
+
+    Args:
+        reason: why, in a line; none where the driver was interrupted.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+# Between two looks at whether Ray is still there.
+_LOOK_SECONDS = 5.0
 
 
 class Watch(Callback):  # type: ignore[misc]
@@ -163,6 +175,7 @@ class Watch(Callback):  # type: ignore[misc]
 
     def __init__(self, searcher: DriverSearcher) -> None:
         self.searcher = searcher
+        self.looked = time.monotonic()
         # Tune's name of each job that runs → its trial, and when it began.
         self.running: dict[str, tuple[Any, float]] = {}
 
@@ -174,11 +187,16 @@ class Watch(Callback):  # type: ignore[misc]
         """Look at all jobs, which Tune lets us do some ten times a second.
 
         Raises:
-            Left: the driver was interrupted.
+            Left: the driver was interrupted, or no machine is left.
         """
         searcher, now = self.searcher, time.monotonic()
         if searcher.driver.interrupted:
             raise Left
+        if now > self.looked + _LOOK_SECONDS:
+            self.looked = now
+            if not any(node["Alive"] for node in ray.nodes()):
+                # Tune would wait for one forever.
+                raise Left("the process of Ray that starts workers ended")
         for trial_id in self.running.keys() - searcher.numbers.keys():
             del self.running[trial_id]
         for trial_id, number in list(searcher.numbers.items()):

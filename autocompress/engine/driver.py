@@ -25,7 +25,7 @@ from autocompress.lineage import Family, Running
 from autocompress.report import Progress, TrialBegin, TrialEnd
 from autocompress.result import LEAST_PROBABILITY
 from autocompress.rivals import Rivals
-from autocompress.study import CONFIG, EXTRA, TAKEN_OVER, SearchStudy, Tracker
+from autocompress.study import CONFIG, EXTRA, STORAGE_ERRORS, TAKEN_OVER, SearchStudy, Tracker
 from autocompress.trial import Stage, TrialConfig, TrialResult, epoch_values, move_text, rung_metrics
 
 # Trials of the same methods with the same settings, and proposals of such in a row that end a search.
@@ -345,6 +345,10 @@ class SearchDriver:
         """Whether trials run whose end was never told."""
         return bool(self.study.live)
 
+    def leave(self) -> None:
+        """Record nothing of trials that are cut off: the next call does."""
+        self.study.live.clear()
+
     def abandon(self) -> None:
         """Record trials that were cut off, so that the same command runs them again."""
         for number in list(self.study.live):
@@ -402,7 +406,9 @@ class SearchDriver:
             self.left -= 1
         try:
             config = self._proposed_before(trial, family, self._propose(trial, family))
-        except Exception as error:
+        except STORAGE_ERRORS:
+            raise
+        except Exception as error:  # a search space may be the user's own
             reason = f"its search space failed: {one_line(error)}"
             self.failed(trial.number, Failure(reason, traceback.format_exc()))
             return trial.number, None

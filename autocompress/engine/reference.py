@@ -62,6 +62,11 @@ class ReferenceFirst:
         """Whether trials run whose end was never told."""
         return self.search is not None and self.search.live
 
+    def leave(self) -> None:
+        """Record nothing of trials that are cut off: the next call does."""
+        if self.search is not None:
+            self.search.leave()
+
     def abandon(self) -> None:
         """Record trials that were cut off, so that the same command runs them again."""
         if self.search is not None:

@@ -125,14 +125,21 @@ def search_within(
                     shown.close()
     except STORAGE_ERRORS as error:
         raise StorageError(
-            f"the storage of the study failed: {one_line(error)} (what had finished is kept, and the same "
-            "command continues)"
+            f"the storage of the study failed: {_first_cause(error)} (what had finished is kept, and the "
+            "same command continues)"
         ) from error
     except TimeOver as error:
         raise SearchFailedError(
             f"timeout must leave time to prepare the search but {interruption.timeout:g} s were over before "
             "(give more)"
         ) from error
+
+
+def _first_cause(error: BaseException) -> str:
+    """What a database's driver said, which Optuna and SQLAlchemy say in more words."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return one_line(error)
 
 
 def _reached(prepared: Prepared) -> str:
@@ -319,6 +326,9 @@ class _Search:
                 raise driver.fatal
             # Trials that nobody told the end of were cut off, whatever Tune says.
             return ended and not driver.live and self.interruption.signum is None
+        except STORAGE_ERRORS:
+            driver.leave()  # for they cannot be recorded now
+            raise
         finally:
             driver.abandon()
             shutil.rmtree(self.folder.computed, ignore_errors=True)

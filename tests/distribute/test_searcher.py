@@ -1,0 +1,74 @@
+"""What is looked at while jobs run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from autocompress.distribute import searcher
+from autocompress.distribute.searcher import DriverSearcher, Left, Watch
+
+
+class Driver(SimpleNamespace):
+    """One that is asked, and told."""
+
+    interrupted = False
+
+    def overdue(self, number: int, seconds: float) -> bool:
+        return number in self.late
+
+    def waits(self, number: int, seconds: float) -> None:
+        self.waiting.append(number)
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Watch]:
+    driver: Any = Driver(late=set(), waiting=[])
+    made = Watch(DriverSearcher(driver, tmp_path))
+    monkeypatch.setattr(searcher.ray, "nodes", lambda: [{"Alive": True}])
+    return made
+
+
+def hand_out(watch: Watch, trial: str, number: int) -> None:
+    watch.searcher.numbers[trial] = number
+    watch.searcher.asked[trial] = 0.0
+
+
+def test_jobs_wait_until_they_begin_and_are_killed_once_where_they_are_overdue(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[str] = []
+    monkeypatch.setattr(searcher.ray, "kill", killed.append)
+    driver: Any = watch.searcher.driver
+    hand_out(watch, "a", 1)
+    hand_out(watch, "b", 2)
+    begun = SimpleNamespace(trial_id="a", temporary_state=SimpleNamespace(ray_actor="actor"))
+    watch.on_trial_start(0, [], begun)
+    driver.late = {1, 2}
+    watch.on_step_begin(0, [])
+    watch.on_step_begin(1, [])
+    assert killed == ["actor"]
+    assert driver.waiting == [2, 2]
+    assert watch.searcher.killed == {"a"}
+
+
+def test_all_is_left_where_the_driver_was_interrupted(watch: Watch) -> None:
+    driver: Any = watch.searcher.driver
+    driver.interrupted = True
+    with pytest.raises(Left) as left:
+        watch.on_step_begin(0, [])
+    assert left.value.reason == ""
+
+
+def test_all_is_left_where_no_machine_is_there_any_more(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searcher.ray, "nodes", lambda: [{"Alive": False}])
+    watch.on_step_begin(0, [])  # not at every step
+    watch.looked = -1e9
+    with pytest.raises(Left, match="the process of Ray that starts workers ended"):
+        watch.on_step_begin(0, [])
