@@ -11,9 +11,9 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +26,8 @@ from torch.export.pt2_archive.constants import (
 )
 
 from autocompress.errors import CheckpointError, one_line
-from autocompress.weights.packing import deflated_size
+from autocompress.weights.packing import deflated
 
-_DEFLATED: dict[str, Any] = {"compress_type": zipfile.ZIP_DEFLATED, "compresslevel": 9}
 _ROOT = "model"
 _SAMPLE = SAMPLE_INPUTS_FILENAME_FORMAT.format("model")
 _CONFIG = WEIGHTS_CONFIG_FILENAME_FORMAT.format("model")
@@ -54,12 +53,30 @@ def deflate(stored: IO[bytes], path: Path, tensors: Mapping[str, Tensor]) -> Non
         path: of the file to write.
         tensors: of the program's state, by name.
     """
-    with zipfile.ZipFile(stored) as archive, zipfile.ZipFile(path, "w") as deflated:
+    with zipfile.ZipFile(stored) as archive, zipfile.ZipFile(path, "w") as smaller:
         records = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
         records.pop(_SERIALIZATION_ID, None)
         records[_SAMPLE] = _without_extras(records[_SAMPLE])
-        for name, content in _joined(records, tensors).items():
-            deflated.writestr(zipfile.ZipInfo(f"{_ROOT}/{name}"), content, **_DEFLATED)
+        for name, parts in _joined(records, tensors).items():
+            record = zipfile.ZipInfo(f"{_ROOT}/{name}")
+            record.compress_type = zipfile.ZIP_DEFLATED
+            with smaller.open(record, "w") as file:
+                # `zipfile` has no other way to be given a stream that is deflated already.
+                file._compressor = _Deflated(parts)  # type: ignore[attr-defined]
+                file.write(b"".join(parts))
+
+
+class _Deflated:
+    """What `zipfile` takes for a compressor, which knows already what it is to compress."""
+
+    def __init__(self, parts: Sequence[bytes | bytearray]) -> None:
+        self.parts = parts
+
+    def compress(self, content: bytes) -> bytes:
+        return b""
+
+    def flush(self) -> bytes:
+        return deflated(self.parts)
 
 
 def _without_extras(example: bytes) -> bytes:
@@ -73,10 +90,11 @@ def _without_extras(example: bytes) -> bytes:
     return kept.getvalue()
 
 
-def _joined(records: Mapping[str, bytes], tensors: Mapping[str, Tensor]) -> dict[str, bytes]:
-    """The records of an archive, with one for all tensors of the same type that need gradients or do not."""
+def _joined(records: Mapping[str, bytes], tensors: Mapping[str, Tensor]) -> dict[str, list[bytes]]:
+    """The records of an archive, with one for all tensors of the same type that need gradients or do not; in
+    parts, which are the tensors."""
     config = json.loads(records[_CONFIG])
-    joined: dict[_Kind, bytearray] = {}
+    joined: dict[_Kind, list[bytes]] = {}
     begins: dict[str, tuple[_Kind, int]] = {}  # by the record that a tensor, and what is tied to it, had
     for name, payload in config["config"].items():
         record = payload["path_name"]
@@ -85,15 +103,15 @@ def _joined(records: Mapping[str, bytes], tensors: Mapping[str, Tensor]) -> dict
             continue  # PyTorch makes tensors without elements from their shape
         if record not in begins:
             kind = _kind(tensors[name])
-            begins[record] = kind, _append(joined.setdefault(kind, bytearray()), content)
+            begins[record] = kind, _append(joined.setdefault(kind, []), content)
         kind, begin = begins[record]
         payload["path_name"] = f"weights_{list(joined).index(kind)}"
         payload["tensor_meta"]["storage_offset"]["as_int"] += begin // tensors[name].element_size()
     kept = {
-        name: content for name, content in records.items() if name.removeprefix(WEIGHTS_DIR) not in begins
+        name: [content] for name, content in records.items() if name.removeprefix(WEIGHTS_DIR) not in begins
     }
-    kept[_CONFIG] = json.dumps(config, separators=(",", ":")).encode()
-    return kept | {f"{WEIGHTS_DIR}weights_{i}": bytes(record) for i, record in enumerate(joined.values())}
+    kept[_CONFIG] = [json.dumps(config, separators=(",", ":")).encode()]
+    return kept | {f"{WEIGHTS_DIR}weights_{i}": parts for i, parts in enumerate(joined.values())}
 
 
 def _kind(tensor: Tensor) -> _Kind:
@@ -101,12 +119,14 @@ def _kind(tensor: Tensor) -> _Kind:
     return tensor.dtype, tensor.device, tensor.requires_grad
 
 
-def _append(record: bytearray, content: bytes) -> int:
-    """Add a tensor to a record; where it begins, in bytes."""
-    record.extend(bytes(-len(record) % _ALIGNMENT))
-    begin = len(record)
-    record.extend(content)
-    return begin
+def _append(parts: list[bytes], content: bytes) -> int:
+    """Add a tensor to a record, aligned; where it begins, in bytes."""
+    length = sum(map(len, parts))
+    padding = bytes(-length % _ALIGNMENT)
+    if parts:
+        parts[-1] += padding
+    parts.append(content)
+    return length + len(padding)
 
 
 def refuse_pickles(path: Path) -> None:
@@ -161,7 +181,7 @@ def least_tensor_bytes(model: nn.Module) -> int:
     What batch norms hold may become one bias each, or nothing; what a model's code has of other tensors comes
     in addition.
     """
-    joined: dict[_Kind, bytearray] = {}
+    joined: dict[_Kind, list[bytes]] = {}
     seen: set[int] = set()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -170,5 +190,5 @@ def least_tensor_bytes(model: nn.Module) -> int:
             if id(tensor) not in seen:
                 seen.add(id(tensor))
                 content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-                _append(joined.setdefault(_kind(tensor), bytearray()), content)
-    return sum(deflated_size(record) for record in joined.values())
+                _append(joined.setdefault(_kind(tensor), []), content)
+    return sum(len(deflated(parts)) for parts in joined.values())

@@ -9,6 +9,7 @@ the published ResNet-20 at 4 levels 55.7 kB, where a byte for each code leaves 6
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -18,6 +19,8 @@ from torch import Tensor
 MOST_CODES = 256
 # Fewer codes have a byte each: what packing saves is less than what the program needs more to unpack it.
 _FEW_CODES = 1024
+# With repetitions, and without; and bytes up to which several ways are tried.
+_STRATEGIES, _MOST_TRIED = (zlib.Z_DEFAULT_STRATEGY, zlib.Z_HUFFMAN_ONLY), 1 << 22
 
 
 def codes_per_byte(k: int, count: int = _FEW_CODES) -> int:
@@ -33,10 +36,45 @@ def codes_per_byte(k: int, count: int = _FEW_CODES) -> int:
     return next(m for m in range(8, 0, -1) if k**m <= 256)
 
 
+def deflated(parts: Sequence[bytes | bytearray]) -> bytes:
+    """One deflate stream of several parts, each coded by its own statistics where that takes less.
+
+    zlib codes some 16,000 bytes by one table, and looks for repetitions, which codes and gaps hardly have:
+    what it finds of them costs more than the bytes themselves. LeNet300's tensors at 0.245 bits a weight
+    take 8,973 bytes as zlib codes them by default, and 7,951 here.
+
+    Args:
+        parts: tensors of a record, in order.
+    """
+    if sum(map(len, parts)) > _MOST_TRIED:
+        return _stream(b"".join(parts), zlib.Z_FINISH, _STRATEGIES[:1])
+    runs: list[bytes] = []
+    for part in parts:
+        joined = runs[-1] + part if runs else b""
+        if runs and _size(joined) <= _size(runs[-1]) + _size(part):
+            runs[-1] = joined
+        else:
+            runs.append(bytes(part))
+    *earlier, last = runs or [b""]
+    return b"".join([*(_stream(run, zlib.Z_SYNC_FLUSH) for run in earlier), _stream(last, zlib.Z_FINISH)])
+
+
 def deflated_size(content: bytes | bytearray) -> int:
-    """Bytes that a record takes in the archive of a program."""
-    deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    return len(deflate.compress(content)) + len(deflate.flush())
+    """Bytes that a tensor takes in the archive of a program, at least nearly."""
+    return len(deflated([content]))
+
+
+def _size(run: bytes | bytearray) -> int:
+    return len(_stream(run, zlib.Z_SYNC_FLUSH))
+
+
+def _stream(content: bytes | bytearray, flush: int, strategies: Sequence[int] = _STRATEGIES) -> bytes:
+    """The shortest stream of some bytes, which ends there or can be gone on with."""
+    streams = []
+    for strategy in strategies:
+        deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, strategy)
+        streams.append(deflate.compress(content) + deflate.flush(flush))
+    return min(streams, key=len)
 
 
 def pack(codes: Tensor, k: int, m: int) -> Tensor:

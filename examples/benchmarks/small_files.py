@@ -38,7 +38,7 @@ from autocompress.task.pretrained import load_weights, read_weights
 HELD_OUT = 5000
 # By part, the settings of `EntropyCodebook` that are tried.
 CODEBOOKS = {
-    "lenet300": [ac.EntropyCodebook(bits=bits, k=9) for bits in (0.245, 0.235)],
+    "lenet300": [ac.EntropyCodebook(bits=bits, k=9) for bits in (0.27, 0.24)],
     "resnet20": [ac.EntropyCodebook(bits=bits, k=6) for bits in (1.75, 1.2)],
 }
 EPOCHS = {"lenet300": 30, "resnet20": 12}

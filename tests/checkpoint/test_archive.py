@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from pathlib import Path
 
+<<<<<<< HEAD
+=======
+import numpy as np
+>>>>>>> feb35c8 (Codes and gaps are deflated each by its own statistics: a ninth less of LeNet300's tensors)
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,7 +18,11 @@ from torch import Tensor, nn
 from autocompress.checkpoint import export_program
 from autocompress.checkpoint.archive import least_tensor_bytes, refuse_pickles, tensor_bytes
 from autocompress.checkpoint.program import load_module
+<<<<<<< HEAD
 from autocompress.errors import CheckpointError
+=======
+from autocompress.weights import packing
+>>>>>>> feb35c8 (Codes and gaps are deflated each by its own statistics: a ninth less of LeNet300's tensors)
 
 
 def deep(layers: int = 24, width: int = 6) -> nn.Sequential:
@@ -84,6 +93,7 @@ def test_tensors_take_in_the_file_what_was_foretold_and_no_less(
     assert 0.9 < least_tensor_bytes(residual) / tensor_bytes(tmp_path / "normed.pt2") <= 1
 
 
+<<<<<<< HEAD
 class Calls:
     """What runs code of a file's choice where it is loaded as a pickle."""
 
@@ -118,3 +128,37 @@ def test_archives_that_hold_pickles_are_refused_and_none_is_loaded(
     with pytest.raises(CheckpointError, match="must hold no pickled objects, whose code would run"):
         load_module(tmp_path / "evil.pt2")
     assert not (tmp_path / "ran").exists()
+=======
+@pytest.mark.parametrize("most", [1 << 22, 10])
+def test_a_stream_of_parts_is_inflated_as_one(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "_MOST_TRIED", most)
+    rng = np.random.default_rng(0)
+    parts = [
+        rng.geometric(0.03, 4000).clip(0, 255).astype(np.uint8).tobytes(),
+        rng.integers(0, 5, 3000).astype(np.uint8).tobytes(),
+        b"",
+        b"graph " * 400,
+    ]
+    assert zlib.decompress(packing.deflated(parts), -zlib.MAX_WBITS) == b"".join(parts)
+    assert zlib.decompress(packing.deflated([]), -zlib.MAX_WBITS) == b""
+
+
+def test_parts_of_unlike_statistics_take_what_each_takes_alone() -> None:
+    rng = np.random.default_rng(0)
+    gaps = rng.geometric(0.03, 4000).clip(0, 255).astype(np.uint8).tobytes()
+    codes = rng.choice(16, 3000, p=np.arange(16) / 120).astype(np.uint8).tobytes()
+    usual = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    size = len(usual.compress(gaps + codes) + usual.flush())
+    assert len(packing.deflated([gaps, codes])) < 0.95 * size
+    counts = np.bincount(np.frombuffer(gaps, np.uint8))
+    shares = counts[counts > 0] / len(gaps)
+    entropy = -(shares * np.log2(shares)).sum() * len(gaps) / 8
+    assert len(packing.deflated([gaps])) < 1.06 * entropy
+
+
+def test_few_bytes_share_a_table() -> None:
+    rng = np.random.default_rng(0)
+    parts = [rng.integers(0, 5, 40).astype(np.uint8).tobytes() for _ in range(20)]
+    together = packing.deflated(parts)
+    assert len(together) < sum(packing.deflated_size(part) for part in parts) * 0.6
+>>>>>>> feb35c8 (Codes and gaps are deflated each by its own statistics: a ninth less of LeNet300's tensors)
