@@ -7,10 +7,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-<<<<<<< HEAD
-=======
 import numpy as np
->>>>>>> feb35c8 (Codes and gaps are deflated each by its own statistics: a ninth less of LeNet300's tensors)
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,11 +15,8 @@ from torch import Tensor, nn
 from autocompress.checkpoint import export_program
 from autocompress.checkpoint.archive import least_tensor_bytes, refuse_pickles, tensor_bytes
 from autocompress.checkpoint.program import load_module
-<<<<<<< HEAD
 from autocompress.errors import CheckpointError
-=======
 from autocompress.weights import packing
->>>>>>> feb35c8 (Codes and gaps are deflated each by its own statistics: a ninth less of LeNet300's tensors)
 
 
 def deep(layers: int = 24, width: int = 6) -> nn.Sequential:
@@ -93,7 +87,6 @@ def test_tensors_take_in_the_file_what_was_foretold_and_no_less(
     assert 0.9 < least_tensor_bytes(residual) / tensor_bytes(tmp_path / "normed.pt2") <= 1
 
 
-<<<<<<< HEAD
 class Calls:
     """What runs code of a file's choice where it is loaded as a pickle."""
 
@@ -128,7 +121,8 @@ def test_archives_that_hold_pickles_are_refused_and_none_is_loaded(
     with pytest.raises(CheckpointError, match="must hold no pickled objects, whose code would run"):
         load_module(tmp_path / "evil.pt2")
     assert not (tmp_path / "ran").exists()
-=======
+
+
 @pytest.mark.parametrize("most", [1 << 22, 10])
 def test_a_stream_of_parts_is_inflated_as_one(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "_MOST_TRIED", most)
@@ -161,4 +155,3 @@ def test_few_bytes_share_a_table() -> None:
     parts = [rng.integers(0, 5, 40).astype(np.uint8).tobytes() for _ in range(20)]
     together = packing.deflated(parts)
     assert len(together) < sum(packing.deflated_size(part) for part in parts) * 0.6
->>>>>>> feb35c8 (Codes and gaps are deflated each by its own statistics: a ninth less of LeNet300's tensors)
