@@ -7,9 +7,11 @@ import functools
 import logging
 import math
 import os
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -253,8 +255,27 @@ def _init(**options: Any) -> None:
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         # What goes wrong is told by who started a trial.
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    with _quiet_stderr(), _apart():
+    with _own_handler(), _quiet_stderr(), _apart():
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+
+
+@contextlib.contextmanager
+def _own_handler() -> Iterator[None]:
+    """Keep the handler of SIGTERM, in whose place Ray puts one that ends the process; of a signal that Ray's
+    heard inside, it hears."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, heard = signal.getsignal(signal.SIGTERM), False
+    try:
+        yield
+    except SystemExit:
+        heard = True
+    finally:
+        # None is a handler that was not set from Python.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+    if heard:
+        signal.raise_signal(signal.SIGTERM)
 
 
 @contextlib.contextmanager

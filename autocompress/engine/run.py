@@ -319,9 +319,9 @@ class _Search:
         )
         cluster = Cluster(self.workers, settings.cpus_per_trial, settings.gpus_per_trial)
         try:
-            start_here(cluster)
             with self.interruption.asked():
-                ended = execute(driver, shared, cluster)
+                start_here(cluster)
+                ended = self.interruption.signum is None and execute(driver, shared, cluster)
             if driver.fatal is not None:
                 raise driver.fatal
             # Trials that nobody told the end of were cut off, whatever Tune says.
