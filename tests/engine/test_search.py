@@ -24,6 +24,7 @@ import autocompress as ac
 from autocompress.checkpoint import open_checkpoint
 from autocompress.engine.replay import replay
 from autocompress.errors import DivergedError
+from autocompress.graph.proof import relative_difference
 from autocompress.measure import measure_split
 from autocompress.pareto import dominates
 from autocompress.report.progress import TrialEnd
@@ -134,8 +135,11 @@ def test_a_point_of_a_named_task_is_a_module_that_computes_what_its_file_does(
 ) -> None:
     inputs = digits.example(8)
     for point in ac.load_run(finished.out).front:
+        # Beside codes a file has biases in half precision.
+        coded = any(stage["method"] == "lc" for stage in point.config.get("stages", ()))
         with torch.no_grad():
-            assert torch.allclose(point.module().eval()(inputs), point.load()(inputs), atol=1e-5)
+            difference = relative_difference(point.module().eval()(inputs), point.load()(inputs))
+        assert difference < (2e-3 if coded else 1e-5)
 
 
 def test_a_model_of_the_front_trains_on_and_is_where_another_search_starts(
@@ -313,19 +317,19 @@ def test_time_limit_ends_the_search_and_keeps_what_was_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(now=0.0)
-    times = SimpleNamespace(monotonic=lambda: clock.now, perf_counter=time.perf_counter)
-    monkeypatch.setattr("autocompress.engine.driver.time", times)
+    times = SimpleNamespace(monotonic=lambda: clock.now, sleep=time.sleep)
+    monkeypatch.setattr("autocompress.engine.interruption.time", times)
 
     class Hour(ac.Progress):
-        """An hour passes in the first epoch of the second trial."""
+        """In the first epoch of the second trial the time ends that trials have of an hour."""
 
         def trial_epoch(self, number: int, epoch: int, epochs: int) -> None:
             if (number, epoch) == (2, 1):
-                clock.now = 3600.0
+                clock.now = 3600.0 - 60.0 + 1.0
 
     options = {"trials": 5, "epochs": 2, "workers": 1, "constraints": [], "out": tmp_path / "run"}
     options["objectives"] = ["accuracy", "macs"]
-    result = ac.search("digits", timeout=3599, progress=Hour(), **options)
+    result = ac.search("digits", timeout=3600, progress=Hour(), **options)
     assert not result.interrupted
     assert result.study.trials[1].state.name == "COMPLETE"
     cut = [t for t in result.study.trials if t.user_attrs.get("reason") == "the time limit was reached"]
