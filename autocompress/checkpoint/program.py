@@ -19,7 +19,7 @@ from torch.export.passes import move_to_device_pass
 from torch.utils import _pytree as pytree
 
 from autocompress.checkpoint.archive import deflate, refuse_pickles, tensor_bytes
-from autocompress.checkpoint.slimming import halve, slim
+from autocompress.checkpoint.slimming import slim
 from autocompress.errors import CheckpointError, SettingsError, TrialError, one_line
 from autocompress.graph.exporting import export, full_precision, inference
 from autocompress.graph.proof import TOLERANCE, relative_difference
@@ -48,7 +48,6 @@ def export_program(model: nn.Module, example: Inputs, path: Path) -> fx.GraphMod
         program = export(model, pytree.tree_map_only(Tensor, torch.zeros_like, example))
         graph: Any = program.module(check_guards=False)
         slim(program)
-        halve(program, example)
         _strip(program.graph_module)
         stored = io.BytesIO()
         with warnings.catch_warnings():
@@ -132,7 +131,6 @@ def _onnx_program(model: nn.Module, example: Inputs) -> tuple[Any, Any]:
     except (ValueError, RuntimeError):  # violated constraints are among both
         program = export(model, example, least=2)
     slim(program)
-    halve(program, example)
     returned = program.call_spec.out_spec
     structure = pytree.tree_unflatten(list(range(returned.num_leaves)), returned)
     return torch.onnx.export(program, **options), structure

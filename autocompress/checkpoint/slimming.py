@@ -16,9 +16,6 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from autocompress.graph.proof import relative_difference
-from autocompress.task.inputs import Inputs, call
-
 _aten = torch.ops.aten
 # Operators whose output channels are the first dimension of their weight. All take (input, weight, bias, …).
 _LAYERS = (
@@ -30,9 +27,6 @@ _LAYERS = (
     _aten.conv3d.padding,
     _aten.linear.default,
 )
-# Tensors of fewer numbers cost about as much more of the graph as halves save; and how far halves may move
-# outputs, relative to their size: their own rounding is by 5e-4 at most.
-_LEAST_HALVED, _HALF_TOLERANCE = 64, 2e-3
 _STORED = (InputKind.PARAMETER, InputKind.BUFFER)
 
 
@@ -54,58 +48,6 @@ def slim(program: ExportedProgram) -> None:
     stored.persist_buffers()
     program.graph.lint()
     program.graph_module.recompile()
-
-
-def halve(program: ExportedProgram, example: Inputs) -> None:
-    """Store in half precision what is left in single precision beside weights that are codes, such as biases
-    and folded batch norms, where outputs hardly change; in place. The program computes in single precision.
-
-    Args:
-        program: as `slim` leaves it.
-        example: to compare outputs on, `(B, ...)`.
-    """
-    stored, state = _Stored(program), program.state_dict
-    held = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in stored.specs]
-    if not any(stored[node].dtype is torch.uint8 for node in held):
-        return
-    changed = {*program.graph_signature.buffers_to_mutate.values()}
-    wide = [
-        node
-        for node in held
-        if stored[node].dtype is torch.float32
-        and stored[node].numel() >= _LEAST_HALVED
-        and stored.specs[node.name].target not in changed
-    ]
-    single = {stored.specs[node.name].target: stored[node] for node in wide}
-    expected = _outputs(program, example)
-    state.update({target: _as_it_was(tensor.half().float(), tensor) for target, tensor in single.items()})
-    # An infinite number is none that differs by little.
-    if not relative_difference(expected, _outputs(program, example)) <= _HALF_TOLERANCE:
-        state.update(single)
-        return
-    state.update({target: _as_it_was(tensor.half(), tensor) for target, tensor in single.items()})
-    last = [node for node in program.graph.nodes if node.op == "placeholder"][-1]
-    for node in wide:
-        single_precision = node.meta["val"]
-        node.meta["val"] = single_precision.half()
-        with program.graph.inserting_after(last):
-            cast = program.graph.call_function(_aten._to_copy.default, (node,), {"dtype": torch.float32})
-        cast.meta["val"] = single_precision
-        node.replace_all_uses_with(cast, delete_user_cb=lambda user, cast=cast: user is not cast)
-    program.graph.lint()
-    program.graph_module.recompile()
-
-
-def _as_it_was(value: Tensor, before: Tensor) -> Tensor:
-    """A parameter where it was one."""
-    if isinstance(before, torch.nn.Parameter):
-        return torch.nn.Parameter(value, requires_grad=before.requires_grad)
-    return value
-
-
-def _outputs(program: ExportedProgram, example: Inputs) -> Any:
-    with torch.no_grad():
-        return call(program.module(check_guards=False), example)
 
 
 def _share(graph: fx.Graph, stored: Collection[str]) -> None:

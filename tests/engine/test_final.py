@@ -20,10 +20,10 @@ def test_the_front_is_measured_and_scored_again_at_the_end(
 ) -> None:
     programs = []
 
-    def fixed(program: Path, reference: Path, *settings: object) -> Latency:
+    def fixed(
+        program: Path, reference: Path, example: object, settings: object, reference_ms: float, limit: float
+    ) -> Latency:
         programs.append((program.name, reference.parent.name))
-        reference_ms = settings[-1]
-        assert isinstance(reference_ms, float)
         return Latency(ratio=0.5, spread=0.01, milliseconds=0.5 * reference_ms)
 
     monkeypatch.setattr(final, "measure_latency", fixed)
