@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from autocompress.data import TensorBatches, load_task, with_validation
 from autocompress.distribute import Cluster, connection
 from autocompress.distribute.execute import start_here
 from autocompress.task import InputSpec
+
+# A shell has what it starts in the background ignore Ctrl-C, and all that this starts; tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Residual(nn.Module):

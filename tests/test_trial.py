@@ -125,8 +125,8 @@ def test_a_model_that_is_shut_out_is_measured_without_a_file(
     assert {k: v for k, v in result.metrics.items() if k not in sizes} == {
         k: v for k, v in written.metrics.items() if k not in sizes
     }
-    # What batch norms may become is not foretold.
-    assert 0.9 < result.metrics["weight_bytes"] / written.metrics["weight_bytes"] <= 1
+    # What batch norms may become is not foretold, nor how well weights deflate that they are folded into.
+    assert 0.9 < result.metrics["weight_bytes"] / written.metrics["weight_bytes"] < 1.05
     assert result.metrics["bytes"] == pytest.approx(written.metrics["bytes"], rel=0.1)
     assert asked[0]["bytes"] == asked[0]["weight_bytes"] < written.metrics["bytes"]
 
