@@ -52,7 +52,7 @@ class Interruption:
         self._end = time.monotonic() + limit
         self._trials_end = self._end - min(_SHARE_OF_END * limit, _MOST_FOR_END)
         self.signum: int | None = None
-        self._is_asked = self._is_late = False
+        self._is_asked = self._is_late = self._is_over = False
         self._before: dict[int, Any] = {}
         self._alarm: threading.Timer | None = None
         self._ringing = threading.Lock()
@@ -97,14 +97,30 @@ class Interruption:
     @contextlib.contextmanager
     def asked(self) -> Iterator[None]:
         """Only note inside what comes; for what asks `late` and `overdue` some times a second."""
-        self._is_asked = True
-        # Ray has put a handler of its own in the place of ours.
-        for signum in self._before:
-            signal.signal(signum, self._hear)
+        with self._asking(True):
+            # Ray has put a handler of its own in the place of ours.
+            for signum in self._before:
+                signal.signal(signum, self._hear)
+            yield
+
+    def over(self) -> None:
+        """The search has ended, in time or not: what it ends with is not lost to the time limit any more."""
+        with self._ringing:
+            self._is_over = True
+
+    @contextlib.contextmanager
+    def raised(self) -> Iterator[None]:
+        """Raise what comes, inside of `asked`; for what may wait and does not ask."""
+        with self._asking(False):
+            yield
+
+    @contextlib.contextmanager
+    def _asking(self, is_asked: bool) -> Iterator[None]:
+        before, self._is_asked = self._is_asked, is_asked
         try:
             yield
         finally:
-            self._is_asked = False
+            self._is_asked = before
 
     def hand_on(self) -> None:
         """Have what would have heard of SIGTERM or SIGHUP hear of it, once the search has ended."""
@@ -129,9 +145,9 @@ class Interruption:
 
     def _ring(self) -> None:
         """End what the main thread waits for, such as data of the user's that never come."""
-        while self._before and self.signum is None:
+        while self._before and self.signum is None and not self._is_over:
             with self._ringing:
-                if self._before and not self._is_asked:
+                if self._before and not (self._is_asked or self._is_over):
                     self._is_late = True
                     _send(signal.SIGTERM)
                     return

@@ -116,11 +116,12 @@ def search_within(
         warm_start = plan_warm_start(prepared, entries) if taking else None
         if settings.storage is not None:
             check_storage(settings.storage)
-        with connection(settings.ray_address), folder.locked():
+        with interruption.asked(), connection(settings.ray_address), folder.locked():
             shown = progress or shown_progress()
             try:
                 return _Search(prepared, entries, folder, shown, warm_start, interruption).run()
             finally:
+                interruption.over()
                 if progress is None:
                     shown.close()
     except STORAGE_ERRORS as error:
@@ -200,7 +201,8 @@ class _Search:
         if first.error is not None:
             raise first.error
         if first.search is None:
-            raise Interrupted
+            # Without a signal it was the time limit that left none for the reference to begin.
+            raise TimeOver if self.interruption.signum is None else Interrupted
         return self._finish(first.search, finished)
 
     def _reference_first(self) -> ReferenceFirst:
@@ -319,9 +321,8 @@ class _Search:
         )
         cluster = Cluster(self.workers, settings.cpus_per_trial, settings.gpus_per_trial)
         try:
-            with self.interruption.asked():
-                start_here(cluster)
-                ended = self.interruption.signum is None and execute(driver, shared, cluster)
+            start_here(cluster)
+            ended = self.interruption.signum is None and execute(driver, shared, cluster)
             if driver.fatal is not None:
                 raise driver.fatal
             # Trials that nobody told the end of were cut off, whatever Tune says.
@@ -347,13 +348,13 @@ class _Search:
             self.progress.note(why)
         if finished:
             finished = self._settle(study)
-        with self.interruption.asked():
-            return self._conclude(driver, finished)
+        return self._conclude(driver, finished)
 
     def _settle(self, study: SearchStudy) -> bool:
         """Measure the front once more, as far as there is time; whether no signal ended that."""
         try:
-            settle_front(self.prepared, self.folder, study, self.progress, self.interruption)
+            with self.interruption.raised():
+                settle_front(self.prepared, self.folder, study, self.progress, self.interruption)
         except TimeOver:
             self.progress.note(UNSETTLED)
         except Interrupted:

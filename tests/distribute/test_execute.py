@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 
@@ -39,3 +41,16 @@ def test_the_split_that_cannot_be_sent_is_named_with_the_remedy(residual_task: a
     with pytest.raises(ac.UsageError, match=r"^val must be picklable.*lock.*give a function that makes val"):
         check_sendable(replace(residual_task, val=loader))
     check_sendable(replace(residual_task, val=lambda: DataLoader([], collate_fn=threading.Lock())))
+
+
+def test_sigterm_is_heard_by_who_heard_it_before_when_ray_has_ended() -> None:
+    script = (
+        "import os, signal\n"
+        "from autocompress.distribute import Cluster, connection, start_here\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('heard'))\n"
+        "with connection(None):\n"
+        "    start_here(Cluster(1))\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (child.returncode, child.stdout) == (0, "heard\n"), child.stderr

@@ -96,6 +96,18 @@ def test_the_time_limit_ends_what_waits_and_leaves_what_asks() -> None:
     time.sleep(0.3)  # nothing comes later
 
 
+def test_what_a_search_ended_with_is_not_lost_to_the_time_limit() -> None:
+    with Interruption(0.05) as interrupted:
+        with interrupted.asked():
+            time.sleep(0.2)
+            interrupted.over()
+        time.sleep(0.3)  # nothing comes
+    with Interruption(0.05) as interrupted, interrupted.asked():
+        with pytest.raises(TimeOver), interrupted.raised():
+            threading.Event().wait(60)
+        time.sleep(0.1)
+
+
 def test_trials_end_before_the_time_limit_which_may_be_any() -> None:
     assert not Interruption().late
     with Interruption(1e300) as interrupted:
