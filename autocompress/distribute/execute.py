@@ -262,8 +262,8 @@ def _init(**options: Any) -> None:
 
 @contextlib.contextmanager
 def _own_handler() -> Iterator[None]:
-    """Keep the handler of SIGTERM: when Ray starts it puts one in its place that ends the process, and when it
-    ends none, which does so too. Of a signal that Ray's heard inside, it hears."""
+    """Keep the handler of SIGTERM: when Ray starts it puts one in its place that ends the process; when it
+    ends, none, which does so too. Of a signal that Ray's heard inside, it hears."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
