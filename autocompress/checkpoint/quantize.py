@@ -165,15 +165,15 @@ class _Floats:
     def weighted(self) -> dict[str, tuple[str, int]]:
         """By node whose weights may be int8: their name, and the dimension of its outputs."""
         large = {t.name: tuple(t.dims) for t in self.model.graph.initializer if _is_weight(t)}
-        found = {}
+        weighted = {}
         for node in self.model.graph.node:
             place = 0 if node.op_type == "Gather" else 1
             if node.name in self.in_floats or node.op_type not in (*_LAYERS, "Gather"):
                 continue
             if len(node.input) > place and node.input[place] in large:
                 name = node.input[place]
-                found[node.name] = name, _output_dimension(node, len(large[name]))
-        return found
+                weighted[node.name] = name, _output_dimension(node, len(large[name]))
+        return weighted
 
     @cached_property
     def candidates(self) -> list[tuple[str, ...]]:
@@ -382,10 +382,10 @@ class _Controlled:
 
     def _distance(self, file: _File) -> float:
         """How far outputs are from those of the float file, which tells nodes apart that change no answer."""
-        found = self._answers(file.content)
+        answers = self._answers(file.content)
         return sum(
             float((a.double() - b.double()).square().mean())
-            for a, b in zip(tensors(self.expected), tensors(found), strict=True)
+            for a, b in zip(tensors(self.expected), tensors(answers), strict=True)
             if a.is_floating_point()
         )
 

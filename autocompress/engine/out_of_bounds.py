@@ -33,9 +33,9 @@ def why_none_within(
 
     nearest = min(trials, key=lambda trial: worst(trial)[0])
     bound, metrics = worst(nearest)[1], nearest.user_attrs["metrics"]
-    found = ", ".join(f"{name} {metrics[name]:.4g}" for name in bound.metrics)
+    values = ", ".join(f"{name} {metrics[name]:.4g}" for name in bound.metrics)
     line = (
-        f"no model is within the bounds: of the nearest, trial {nearest.number}, {found} misses {bound.text}"
+        f"no model is within the bounds: of the nearest, trial {nearest.number}, {values} misses {bound.text}"
     )
     int8 = nearest.user_attrs["details"].get("int8")
     return line if int8 is None else f"{line}; {_of_int8(int8)}"

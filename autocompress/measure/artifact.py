@@ -86,5 +86,5 @@ def peak_memory(program: Path, example: Inputs) -> int:
     Raises:
         TrialError: the measuring process failed.
     """
-    found = measured_apart("memory", [program], example, threads=1)
-    return int(found["bytes"])
+    measured = measured_apart("memory", [program], example, threads=1)
+    return int(measured["bytes"])

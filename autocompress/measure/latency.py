@@ -85,7 +85,7 @@ def measure_latency(
         with exclusive(limit):
             own = own_latency(settings.by, program, settings)
         return Latency(own / reference_ms if reference_ms else 1.0, 0.0, own)
-    found = measured_apart(
+    timed = measured_apart(
         "latency",
         [reference or program, program],
         repeated_rows(example, settings.batch_size),
@@ -94,7 +94,7 @@ def measure_latency(
         pairs=settings.pairs,
         least_seconds=settings.least_ms / 1000,
     )
-    latency = Latency(**found)
+    latency = Latency(**timed)
     return latency if reference_ms is None else replace(latency, milliseconds=latency.ratio * reference_ms)
 
 

@@ -378,10 +378,10 @@ def importance_chart(importances: Mapping[str, Importance], most: int = 12) -> C
         importances: by objective.
         most: parameters that are shown.
     """
-    known = {name: found for name, found in importances.items() if found.shares}
+    known = {name: importance for name, importance in importances.items() if importance.shares}
     greatest: dict[str, float] = {}
-    for found in known.values():
-        for name, share in found.shares.items():
+    for importance in known.values():
+        for name, share in importance.shares.items():
             greatest[name] = max(share, greatest.get(name, 0.0))
     names = sorted(greatest, key=lambda name: greatest[name])[-most:]
     colours = ("#0072B2", "#D55E00", "#009E73")
@@ -392,11 +392,11 @@ def importance_chart(importances: Mapping[str, Importance], most: int = 12) -> C
             "orientation": "h",
             "name": text_of(objective),
             "y": [text_of(name) for name in names],
-            "x": [found.shares.get(name, 0.0) for name in names],
+            "x": [importance.shares.get(name, 0.0) for name in names],
             "marker": {"color": colour, "pattern": {"shape": pattern}},
             "hovertemplate": "%{y}: %{x:.1%}<extra>%{fullData.name}</extra>",
         }
-        for (objective, found), colour, pattern in zip(known.items(), colours, patterns, strict=False)
+        for (objective, importance), colour, pattern in zip(known.items(), colours, patterns, strict=False)
     ]
     return {
         "data": traces,

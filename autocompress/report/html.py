@@ -105,7 +105,7 @@ class _Page:
             objective.metric: importance(study.study, position)
             for position, objective in enumerate(result.objectives)
         }
-        silent = [set(found.silent) for found in self.importances.values()]
+        silent = [set(each.silent) for each in self.importances.values()]
         self.silent = sorted(set.intersection(*silent))
         self.untrained = sum(
             r.state == "complete" and r.number > 0 and not r.epochs for r in self.records.values()
@@ -118,7 +118,7 @@ class _Page:
         self.charts: dict[str, Chart] = {**self.fronts, "growth": growth_chart(grown, self.records)}
         if any(point.trial for point in result.front):
             self.charts["family"] = family_chart(result, self.records)
-        if any(found.shares for found in self.importances.values()):
+        if any(each.shares for each in self.importances.values()):
             self.charts["importance"] = importance_chart(self.importances)
         before = _manifest(result.reference.path)
         points = [point for point in result.front if point.trial]

@@ -42,16 +42,16 @@ def _difference(task: Task) -> Difference:
     """How much answers differ: of classes, the share of rows, or of places, where another one is greatest; of
     numbers, the squared error relative to how much they vary."""
 
-    def of_classes(expected: Sequence[Any], found: Sequence[Any]) -> float:
+    def of_classes(expected: Sequence[Any], given: Sequence[Any]) -> float:
         before, after = (
-            torch.cat([_greatest(task, outputs) for outputs in side]) for side in (expected, found)
+            torch.cat([_greatest(task, outputs) for outputs in side]) for side in (expected, given)
         )
         return float((before != after).float().mean())
 
-    def of_numbers(expected: Sequence[Any], found: Sequence[Any]) -> float:
+    def of_numbers(expected: Sequence[Any], given: Sequence[Any]) -> float:
         before, after = (
             torch.cat([task.answer(outputs).reshape(-1).double() for outputs in side])
-            for side in (expected, found)
+            for side in (expected, given)
         )
         return float((before - after).square().mean() / before.var(correction=0).clamp_min(1e-12))
 

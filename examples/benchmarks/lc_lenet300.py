@@ -71,12 +71,20 @@ class Batches:
             yield self.x[part], self.y[part]
 
 
-def lenet300(root: Path) -> ac.Task:
+def mnist_rows(root: Path) -> tuple[list[Tensor], list[Tensor]]:
+    """Pixels in [0, 1] and labels of MNIST, each of train and test."""
     data = np.load(root / "mnist.npz")
-    train, test = (data[f"x_{part}"].astype(np.float32).reshape(-1, 784) / 255 for part in ("train", "test"))
-    mean = train.mean(0)
-    tensors = [torch.from_numpy(x - mean) for x in (train, test)]
-    targets = [torch.from_numpy(data[f"y_{part}"].astype(np.int64)) for part in ("train", "test")]
+    parts = ("train", "test")
+    pixels = [data[f"x_{part}"].astype(np.float32).reshape(-1, 784) / 255 for part in parts]
+    labels = [data[f"y_{part}"].astype(np.int64) for part in parts]
+    return [torch.from_numpy(x) for x in pixels], [torch.from_numpy(y) for y in labels]
+
+
+def lenet300(root: Path) -> ac.Task:
+    """LeNet300, its published weights, and MNIST less the mean of each pixel, as it was trained."""
+    pixels, targets = mnist_rows(root)
+    mean = pixels[0].mean(0)
+    tensors = [x - mean for x in pixels]
     return ac.Task(
         model=model_factory("lenet300", (784,), 10),
         train=Batches(tensors[0], targets[0], 256, shuffle=True),

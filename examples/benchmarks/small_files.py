@@ -12,7 +12,6 @@ of it takes beside one of the dense file, in time (CPU, one thread, a batch of o
 from __future__ import annotations
 
 import argparse
-import math
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lc_lenet300 import lenet300 as published_lenet300
+from lc_lenet300 import mnist_rows
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -32,7 +33,6 @@ from autocompress.data import load_task
 from autocompress.measure import measure_split
 from autocompress.measure.artifact import peak_memory
 from autocompress.measure.latency import LatencySettings, measure_latency
-from autocompress.models.registry import model_factory
 from autocompress.task.pretrained import load_weights, read_weights
 
 HELD_OUT = 5000
@@ -67,29 +67,14 @@ class Shifted:
 
 
 def lenet300(root: Path) -> ac.Task:
-    """LeNet300, its weights, and MNIST less the mean of each pixel, as it was trained."""
-    data = np.load(root / "mnist.npz")
-    train, test = (
-        torch.from_numpy(data[f"x_{part}"].astype(np.float32).reshape(-1, 784) / 255)
-        for part in ("train", "test")
-    )
-    labels, test_labels = (torch.from_numpy(data[f"y_{part}"].astype(np.int64)) for part in ("train", "test"))
+    """LeNet300 and its weights; of MNIST the last training rows judge, and the others may be shifted."""
+    (train, test), (labels, test_labels) = mnist_rows(root)
     mean = train.mean(0)
-    return ac.Task(
-        model=model_factory("lenet300", (784,), 10),
+    return replace(
+        published_lenet300(root),
         train=Shifted(train[:-HELD_OUT], labels[:-HELD_OUT], mean, 256, shift=0.5),
         val=Shifted(train[-HELD_OUT:], labels[-HELD_OUT:], mean, 1000),
         test=Shifted(test, test_labels, mean, 1000),
-        recipe=ac.Recipe(
-            lr=0.2,
-            optimizer="sgd",
-            weight_decay=0.0,
-            warmup=0.02,
-            grad_clip=math.inf,
-            label_smoothing=0.05,
-        ),
-        weights=read_weights(root / "pretrained" / "lenet300_mnist.npz"),
-        name="lenet300",
     )
 
 
@@ -139,16 +124,16 @@ def reference(task: ac.Task) -> nn.Module:
     return model
 
 
-def row(name: str, found: Stored, dense: Stored, example: Tensor, minutes: float) -> list[str]:
-    timing = measure_latency(found.path, dense.path, example, LatencySettings(pairs=10))
-    memory, dense_memory = (peak_memory(file.path, example[:1]) for file in (found, dense))
-    size = found.path.stat().st_size
+def row(name: str, smaller: Stored, dense: Stored, example: Tensor, minutes: float) -> list[str]:
+    timing = measure_latency(smaller.path, dense.path, example, LatencySettings(pairs=10))
+    memory, dense_memory = (peak_memory(file.path, example[:1]) for file in (smaller, dense))
+    size = smaller.path.stat().st_size
     return [
         name,
-        f"{found.val_error:.2f}",
-        f"{found.test_error:.2f}",
+        f"{smaller.val_error:.2f}",
+        f"{smaller.test_error:.2f}",
         f"{size:,}",
-        f"{weight_bytes(found.path):,}",
+        f"{weight_bytes(smaller.path):,}",
         f"{dense.path.stat().st_size / size:.1f}",
         f"{timing.ratio:.2f}",
         f"{memory / 1e6:.1f} of {dense_memory / 1e6:.1f} MB",
@@ -168,12 +153,12 @@ def tried(part: str, task: ac.Task, codebook: ac.EntropyCodebook, dense: Stored,
     start = time.perf_counter()
     done = ac.compress(reference(task), task, method, compress_share=0.8)
     minutes = (time.perf_counter() - start) / 60
-    found = stored(done.model, task, path)
+    smaller = stored(done.model, task, path)
     console.log(
-        f"{codebook.bits} bits: {found.test_error:.2f} % on test, {found.val_error:.2f} on validation, "
+        f"{codebook.bits} bits: {smaller.test_error:.2f} % on test, {smaller.val_error:.2f} on validation, "
         f"{path.stat().st_size:,} bytes, {weight_bytes(path):,} of tensors, {minutes:.1f} minutes"
     )
-    return row(f"{codebook.bits} bits, {codebook.k} levels", found, dense, task.example(), minutes)
+    return row(f"{codebook.bits} bits, {codebook.k} levels", smaller, dense, task.example(), minutes)
 
 
 def main() -> None:

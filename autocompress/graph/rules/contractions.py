@@ -139,14 +139,13 @@ def _ids(tracer: Tracer, parameter: Factor, names: Sequence[str], role: Role, or
 
 
 def _several(tracer: Tracer, value: Value, dims: list[int], role: Role) -> Ids:
-    if value.elements is not None:
-        try:
-            ids = tracer.axis(value, dims, role)
-        except ValueError:
-            pass  # each runs along a dimension of its own
-        else:
-            tracer.units.grids.append(ids)
-            return ids
+    try:
+        joint = None if value.elements is None else tracer.axis(value, dims, role)
+    except ValueError:
+        joint = None  # each runs along a dimension of its own
+    if joint is not None:
+        tracer.units.grids.append(joint)
+        return joint
     sizes = [size if d in dims else 1 for d, size in enumerate(value.shape)]
     return tracer.units.product([tracer.axis(value, d, role) for d in dims]).reshape(sizes)
 

@@ -48,9 +48,9 @@ def entropy_codebook(x: Tensor, k: int, bits: float, start: Tensor | None = None
                 low = middle
             else:
                 high, best = middle, tried
-    found, of_cells = best
+    solved, of_cells = best
     codes: Tensor = of_cells.index_select(0, cells.places)
-    return found.to(x.dtype), codes
+    return solved.to(x.dtype), codes
 
 
 def entropy(codes: Tensor, k: int) -> float:
