@@ -21,8 +21,10 @@ from autocompress.distribute import Cluster, connection
 from autocompress.distribute.execute import start_here
 from autocompress.task import InputSpec
 
-# A shell has what it starts in the background ignore Ctrl-C, and all that this starts; tests send it.
-signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def pytest_configure() -> None:
+    """Hear of Ctrl-C, which tests send: a shell has what it starts in the background ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Residual(nn.Module):

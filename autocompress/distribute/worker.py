@@ -23,6 +23,7 @@ from typing import Any
 import ray
 import torch
 from ray import tune
+from ray.exceptions import RayError
 
 from autocompress.checkpoint import open_checkpoint
 from autocompress.checkpoint.store import trial_folder
@@ -85,11 +86,14 @@ def train(config: Mapping[str, Any], handle: list[Any]) -> None:
             `{"number", "until"}` of a wait.
         handle: the object reference of `Shared`, in a list so that Ray does not resolve it.
     """
-    key = handle[0].hex()
-    if key not in _FETCHED:
-        _FETCHED.clear()
-        _FETCHED[key] = ray.get(handle[0])
-    shared = _FETCHED[key]
+    try:
+        shared = _fetched(handle[0])
+    except RayError as error:
+        said = one_line(error).removeprefix("System error: ")
+        where = "what it is made of must be importable there as it is here"
+        reason = f"the task could not be loaded in a worker process: {said} ({where})"
+        _send("failure", {"reason": reason, "traceback": traceback.format_exc()[-_MOST_CHARACTERS:]})
+        return
     if shared.memory is not None:
         limit_memory(shared.memory)
     torch.set_num_threads(config.get("threads", shared.threads))
@@ -105,6 +109,14 @@ def train(config: Mapping[str, Any], handle: list[Any]) -> None:
     else:
         _train_reference(config["seed"], shared)
     _freeze_imports()
+
+
+def _fetched(handle: Any) -> Shared:
+    key = handle.hex()
+    if key not in _FETCHED:
+        _FETCHED.clear()
+        _FETCHED[key] = ray.get(handle)
+    return _FETCHED[key]
 
 
 def _train_trial(config: Mapping[str, Any], shared: Shared) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 from dataclasses import replace
@@ -17,6 +18,7 @@ from autocompress.distribute.worker import _pickled
 from autocompress.engine.driver import WAITS, SearchDriver
 from autocompress.engine.interruption import Interruption
 from autocompress.engine.reference import ReferenceFirst
+from autocompress.errors import ClusterError
 from autocompress.errors import ClusterError
 
 JOB = ReferenceJob(seed=3, threads=2)
@@ -106,6 +108,21 @@ def test_an_error_of_the_users_own_arrives_with_the_line_that_raised_it(
     with pytest.raises(ZeroDivisionError, match="a fault of the user's own") as raised:
         ac.search(task, trials=1, workers=1, out=tmp_path / "run")
     assert "in broken_elsewhere" in raised.value.__notes__[0]
+
+
+def test_a_task_that_workers_cannot_import_is_refused_with_the_reason(
+    residual_task: ac.Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [
+        "import os, torch",
+        f"if os.getpid() != {os.getpid()}: raise ImportError('licensed for one process')",
+        "def loss(outputs, targets): return torch.nn.functional.cross_entropy(outputs, targets)",
+    ]
+    (tmp_path / "only_here.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(tmp_path)
+    task = replace(residual_task, loss=importlib.import_module("only_here").loss)
+    with pytest.raises(ClusterError, match=r"task could not be loaded .*: licensed for one process"):
+        ac.search(task, trials=1, workers=1, out=tmp_path / "run")
 
 
 def noted(folder: Path, outputs: Tensor, targets: Tensor) -> Tensor:
