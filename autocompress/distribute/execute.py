@@ -87,7 +87,7 @@ def execute(driver: Driver, shared: Shared, cluster: Cluster) -> bool:
     with tempfile.TemporaryDirectory(prefix="autocompress-", ignore_cleanup_errors=True) as scratch:
         searcher = DriverSearcher(driver, shared.computed)
         trainable = tune.with_resources(
-            tune.with_parameters(train, handle=[ray.put(shared)]),
+            tune.with_parameters(train, handle=[ray.put(shared)], paths=list(sys.path)),
             {"cpu": cluster.cpus, "gpu": cluster.gpus},
         )
         tuner = tune.Tuner(

@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import shutil
+import sys
 import time
 import traceback
 import warnings
@@ -78,14 +79,16 @@ def _device(use_gpu: bool) -> str:
     return "cuda" if use_gpu and torch.cuda.is_available() else "cpu"
 
 
-def train(config: Mapping[str, Any], handle: list[Any]) -> None:
+def train(config: Mapping[str, Any], handle: list[Any], paths: list[str]) -> None:
     """Ray's trainable: runs one job and reports its epochs, then its result or its failure.
 
     Args:
         config: `{"number", "config", "rivals"}` of a trial, `{"number", "seed", "threads"}` of the reference,
             `{"number", "until"}` of a wait.
         handle: the object reference of `Shared`, in a list so that Ray does not resolve it.
+        paths: `sys.path` of the driver's process, of which Ray itself passes on only some.
     """
+    sys.path.extend(path for path in paths if path not in sys.path)
     try:
         shared = _fetched(handle[0])
     except RayError as error:

@@ -19,7 +19,6 @@ from autocompress.engine.driver import WAITS, SearchDriver
 from autocompress.engine.interruption import Interruption
 from autocompress.engine.reference import ReferenceFirst
 from autocompress.errors import ClusterError
-from autocompress.errors import ClusterError
 
 JOB = ReferenceJob(seed=3, threads=2)
 
