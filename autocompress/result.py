@@ -17,8 +17,10 @@ from torch import nn
 
 from autocompress.checkpoint import Checkpoint, export_onnx, open_checkpoint
 from autocompress.checkpoint.onnx_options import OnnxOptions, adapt_onnx, free_size
+from autocompress.checkpoint.openvino_ir import onnx_to_openvino
+from autocompress.checkpoint.program import files_of
 from autocompress.checkpoint.rebuilding import rebuild_on
-from autocompress.checkpoint.store import ONNX, PROGRAM, UNQUANTISED, WEIGHTS
+from autocompress.checkpoint.store import ONNX, OPENVINO, PROGRAM, UNQUANTISED, WEIGHTS
 from autocompress.errors import SettingsError
 from autocompress.measure import STATIC, Constraint, Objective
 from autocompress.measure.resampling import REPLICATES
@@ -31,14 +33,22 @@ RUNTIMES = {
     "torch._inductor.aoti_compile_and_package, or take onnx",
     "onnx": "ONNX Runtime: onnxruntime.InferenceSession(FILE) in Python, Ort::Session in C++, and C, C#, "
     "Java, JavaScript; other runtimes that read ONNX, as OpenVINO, TensorRT and OpenCV's DNN",
+    "openvino": "OpenVINO: openvino.Core().compile_model(FILE, 'CPU') in Python, ov::Core in C++, C and "
+    "JavaScript; its numbers are in the .bin beside it",
     "safetensors": "ac.rebuild(MyModel(), CHECKPOINT), which needs the edits beside them: tensors alone",
 }
-FORMATS = tuple(RUNTIMES)
+FORMATS = {"pt2": PROGRAM, "onnx": ONNX, "openvino": OPENVINO, "safetensors": WEIGHTS}
 # Quantiles of the standard normal distribution: two-sided 95 %, and one-sided.
 Z95, Z95_ONE_SIDED = 1.95996, 1.64485
 # A trial that would be on the front with fewer resamples of the validation rows than this share is dominated
 # by more than noise.
 LEAST_PROBABILITY = 0.05
+
+
+def format_of(path: Path) -> str:
+    """The format that a file's ending says; of another ending, the ending itself."""
+    endings = {Path(name).suffix: format for format, name in FORMATS.items()}
+    return endings.get(path.suffix, path.suffix.removeprefix("."))
 
 
 @dataclass(frozen=True)
@@ -116,12 +126,12 @@ class ParetoModel:
         return rebuild_on(self.make_model(), self.checkpoint())
 
     def export(self, path: str | Path, format: str | None = None, **onnx: Any) -> Path:
-        """Copy the model out as `.pt2`, `.onnx` or `.safetensors`.
+        """Copy the model out as `.pt2`, `.onnx`, `.xml` with `.bin` (OpenVINO) or `.safetensors`.
 
         Args:
             path: where to.
-            format: "pt2", "onnx" or "safetensors"; None reads it off the path's ending. `RUNTIMES` says what
-                takes each.
+            format: "pt2", "onnx", "openvino" or "safetensors"; None reads it off the path's ending.
+                `RUNTIMES` says what takes each.
             onnx: of an ONNX file: `opset`, `input_names`, `output_names`, `class_names` (the task's, where
                 not given), `embed_preprocessing` and `dynamic_size`, see `OnnxOptions`.
 
@@ -129,12 +139,14 @@ class ParetoModel:
             SettingsError: the format or an option is unknown, does not suit the model, or the format is not
                 that of the quantised file that was measured.
             CheckpointError: the checkpoint is damaged.
-            TrialError: the model cannot be exported as ONNX.
+            TrialError: the model cannot be exported in the format.
         """
         target = Path(path)
-        chosen = format or target.suffix.removeprefix(".")
+        chosen = format or format_of(target)
         if chosen not in FORMATS:
             raise SettingsError(f"format must be one of {', '.join(FORMATS)} but got {chosen!r}.")
+        if chosen == "openvino" and target.suffix != ".xml":
+            raise SettingsError(f"path must end in .xml for OpenVINO but got '{target}'.")
         checkpoint = self.checkpoint()
         if checkpoint.manifest["artifact"] in UNQUANTISED and chosen != "onnx":
             raise SettingsError(
@@ -142,17 +154,35 @@ class ParetoModel:
             )
         target.parent.mkdir(parents=True, exist_ok=True)
         options = OnnxOptions.of(onnx, chosen)
-        source = checkpoint.path / {"pt2": PROGRAM, "onnx": ONNX, "safetensors": WEIGHTS}[chosen]
+        source = checkpoint.path / FORMATS[chosen]
         if source.is_file() and options == OnnxOptions():
-            shutil.copyfile(source, target)  # as it was measured
+            for stored, written in zip(files_of(source), files_of(target), strict=True):
+                shutil.copyfile(stored, written)  # as it was measured
+        elif chosen == "openvino":
+            self._export_openvino(target)
         else:
             self._export_onnx(target, options)
         return target
 
+    def _export_openvino(self, target: Path) -> None:
+        """Write OpenVINO's files by way of ONNX."""
+        with tempfile.TemporaryDirectory() as scratch:
+            between = Path(scratch) / ONNX
+            self._write_onnx(between)
+            onnx_to_openvino(between, target)
+
+    def _write_onnx(self, made: Path) -> None:
+        """Write the ONNX file as it was measured, or as the model is exported."""
+        checkpoint = self.checkpoint()
+        if (checkpoint.path / ONNX).is_file():
+            shutil.copyfile(checkpoint.path / ONNX, made)
+        else:
+            export_onnx(self.load(), from_json(checkpoint.manifest["input"]), made)
+
     def _export_onnx(self, target: Path, options: OnnxOptions) -> None:
         """Write the ONNX file aside, so that there is none where an option does not suit it."""
         checkpoint = self.checkpoint()
-        described, stored = checkpoint.manifest["input"], checkpoint.path / ONNX
+        described = checkpoint.manifest["input"]
         classes = options.class_names or tuple(checkpoint.manifest.get("class_names") or ())
         with tempfile.TemporaryDirectory() as scratch:
             made = Path(scratch) / ONNX
@@ -163,10 +193,8 @@ class ParetoModel:
                         "with the sizes of its data: give Task(dynamic={2: 'height', 3: 'width'})."
                     )
                 free_size(made, self.module().eval(), described)
-            elif stored.is_file():
-                shutil.copyfile(stored, made)
             else:
-                export_onnx(self.load(), from_json(described), made)
+                self._write_onnx(made)
             adapt_onnx(made, replace(options, class_names=classes), described)
             shutil.copyfile(made, target)
 

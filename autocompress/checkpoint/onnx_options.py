@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autocompress.checkpoint.program import export_onnx, load_program
+from autocompress.checkpoint.onnx_file import export_onnx
+from autocompress.checkpoint.program import load_program
 from autocompress.errors import SettingsError, TrialError, one_line, refuse_unknown
 from autocompress.graph.proof import relative_difference
 from autocompress.task import InputSpec

@@ -1,13 +1,9 @@
-"""Deployable programs: `torch.export` and ONNX, exported with a free batch size and run again."""
+"""Programs of `torch.export`, with a free batch size; and what runs files of each format."""
 
 from __future__ import annotations
 
-import ast
-import contextlib
 import io
-import json
 import warnings
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import MethodType
@@ -19,13 +15,14 @@ from torch.export.passes import move_to_device_pass
 from torch.utils import _pytree as pytree
 
 from autocompress.checkpoint.archive import deflate, refuse_pickles, tensor_bytes
+from autocompress.checkpoint.calling import Program
+from autocompress.checkpoint.onnx_file import load_onnx, onnx_weight_bytes
+from autocompress.checkpoint.openvino_ir import load_ir
 from autocompress.checkpoint.slimming import slim
 from autocompress.errors import CheckpointError, SettingsError, TrialError, one_line
-from autocompress.graph.exporting import export, full_precision, inference
+from autocompress.graph.exporting import export, full_precision
 from autocompress.graph.proof import TOLERANCE, relative_difference
-from autocompress.task.inputs import Inputs, arguments, call, moved, tensors
-
-Program = Callable[[Inputs], Any]
+from autocompress.task.inputs import Inputs, call, moved
 
 
 def export_program(model: nn.Module, example: Inputs, path: Path) -> fx.GraphModule:
@@ -73,106 +70,23 @@ def _strip(module: fx.GraphModule) -> None:
         part.recompile()
 
 
-# Metadata of an ONNX file whose model returns more than one tensor: each output's place, as JSON.
-_OUTPUTS = "autocompress.outputs"
-_SCOPES = "pkg.torch.onnx.name_scopes"
-# Constants of more numbers are computed where the program is loaded, so that the file keeps the codes that
-# weights are decoded from, not the weights.
-_MOST_FOLDED = 64
-
-
-def export_onnx(model: nn.Module, example: Inputs, path: Path) -> dict[str, tuple[str, ...]]:
-    """Write the ONNX model, opset as PyTorch's exporter chooses it, all weights in the one file and no
-    debugging metadata.
-
-    Returns:
-        By node of its graph, the modules that it comes from and the tensors that it reads.
-
-    Raises:
-        SettingsError: the `onnx` extra is not installed.
-        TrialError: the model cannot be exported.
-    """
-    _require_onnx()
-    from onnxscript.optimizer import optimize
-
-    with inference(model), contextlib.redirect_stdout(io.StringIO()):
-        try:
-            program, structure = _onnx_program(model, example)
-            optimize(program.model, input_size_limit=_MOST_FOLDED, output_size_limit=_MOST_FOLDED)
-            proto = program.model_proto
-        except Exception as error:
-            raise TrialError(f"the model could not be exported to ONNX: {one_line(error)}") from error
-    del proto.metadata_props[:]
-    origins = {node.name: _origins(node) for node in proto.graph.node}
-    _strip_onnx(proto.graph)
-    if not isinstance(structure, int):
-        proto.metadata_props.add(key=_OUTPUTS, value=json.dumps(structure))
-    path.write_bytes(proto.SerializeToString())
-    return origins
-
-
-def _origins(node: Any) -> tuple[str, ...]:
-    """Names of the modules that a node comes from, where its debugging metadata tell, and of its inputs."""
-    scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "[]")
-    # The model itself comes first, the operator last.
-    return (*ast.literal_eval(scopes)[1:-1], *node.input)
-
-
-def _onnx_program(model: nn.Module, example: Inputs) -> tuple[Any, Any]:
-    """The program of PyTorch's exporter, for any batch size, batch norms folded; and the outputs' places in
-    what the model returns, 0 where that is one tensor.
-
-    PyTorch 2.9 takes some graphs that were loaded from a file for unlike at a batch of one, though their
-    operators are the same; the ONNX file holds no bound on the batch.
-    """
-    options: dict[str, Any] = {"dynamo": True, "optimize": False, "verbose": False}
-    try:
-        program = export(model, example)
-    except (ValueError, RuntimeError):  # violated constraints are among both
-        program = export(model, example, least=2)
-    slim(program)
-    returned = program.call_spec.out_spec
-    structure = pytree.tree_unflatten(list(range(returned.num_leaves)), returned)
-    return torch.onnx.export(program, **options), structure
-
-
-def _placed(structure: Any, outputs: list[Tensor]) -> Any:
-    """A file's outputs in the containers that the model returned them in."""
-    if isinstance(structure, dict):
-        return {name: _placed(part, outputs) for name, part in structure.items()}
-    if isinstance(structure, list):
-        return tuple(_placed(part, outputs) for part in structure)
-    return outputs[structure]
-
-
-def _strip_onnx(graph: Any) -> None:
-    """Take what only debugging needs out of an ONNX graph and those within its nodes."""
-    del graph.value_info[:], graph.metadata_props[:]
-    for item in (*graph.node, *graph.initializer, *graph.input, *graph.output):
-        del item.metadata_props[:]
-        item.ClearField("doc_string")
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                _strip_onnx(attribute.g)
-
-
 def weight_bytes(path: Path) -> int:
     """Bytes that the tensors of a program's file take in it, as they are stored there.
 
     What is left is the graph and the container.
     """
-    if path.suffix == ".onnx":
-        _require_onnx()
-        import onnx
+    if path.suffix == ".xml":
+        return path.with_suffix(".bin").stat().st_size
+    return onnx_weight_bytes(path) if path.suffix == ".onnx" else tensor_bytes(path)
 
-        graph = onnx.load(str(path), load_external_data=False).graph
-        return sum(len(onnx.numpy_helper.to_array(tensor).tobytes()) for tensor in graph.initializer)
-    return tensor_bytes(path)
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """A program's file, and that beside it where the format has two."""
+    return (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,)
 
 
 def load_program(path: Path) -> Program:
-    """A callable from an exported file, `.pt2` or `.onnx`; `(B, ...)` → outputs.
+    """A callable from an exported file, `.pt2`, `.onnx` or `.xml`; `(B, ...)` → outputs.
 
     Raises:
         CheckpointError: the file is missing or damaged.
@@ -180,7 +94,9 @@ def load_program(path: Path) -> Program:
     if not path.is_file():
         raise CheckpointError(f"program must be an existing file but '{path}' is not.")
     try:
-        return _load_onnx(path) if path.suffix == ".onnx" else partial(call, load_module(path))
+        if path.suffix == ".xml":
+            return load_ir(path)
+        return load_onnx(path) if path.suffix == ".onnx" else partial(call, load_module(path))
     except (SettingsError, CheckpointError):
         raise
     except Exception as error:
@@ -262,35 +178,3 @@ def _inference_only(module: nn.Module, mode: bool = True) -> nn.Module:
     if mode:
         raise CheckpointError("a loaded program is fixed to inference and cannot be set to training.")
     return module
-
-
-def _load_onnx(path: Path) -> Program:
-    _require_onnx()
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [given.name for given in session.get_inputs()]
-    structure = session.get_modelmeta().custom_metadata_map.get(_OUTPUTS)
-
-    def run(inputs: Inputs) -> Any:
-        arrays = [tensor.numpy() for tensor in tensors(arguments(inputs))]
-        outputs = [
-            torch.from_numpy(output) for output in session.run(None, dict(zip(names, arrays, strict=True)))
-        ]
-        return outputs[0] if structure is None else _placed(json.loads(structure), outputs)
-
-    return run
-
-
-def _require_onnx() -> None:
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise SettingsError(
-            f"the ONNX format needs the extra 'onnx' (pip install 'autocompress[onnx]'): {error}."
-        ) from error

@@ -24,7 +24,7 @@ def reload_faults(programs: Sequence[Path], inputs: Inputs, limit: float = MOST_
     """Load programs in a process that does not know this package, and compare what they put out.
 
     Args:
-        programs: `.pt2` and `.onnx` files.
+        programs: `.pt2`, `.onnx` and `.xml` files.
         inputs: `(B, ...)`.
         limit: seconds that the process may take.
 

@@ -17,11 +17,16 @@ from torch.utils._pytree import tree_leaves
 
 
 def _run(path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    arrays = [leaf.numpy() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    if path.endswith(".xml"):
+        import openvino
+
+        compiled = openvino.Core().compile_model(path, "CPU", {"EXECUTION_MODE_HINT": "ACCURACY"})
+        return [torch.from_numpy(output) for output in compiled(arrays).values()]
     if path.endswith(".onnx"):
         import onnxruntime
 
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        arrays = [leaf.numpy() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         feed = dict(zip((given.name for given in session.get_inputs()), arrays, strict=True))
         return [torch.from_numpy(output) for output in session.run(None, feed)]
     with warnings.catch_warnings(), torch.no_grad():

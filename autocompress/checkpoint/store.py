@@ -15,13 +15,10 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from autocompress.checkpoint.archive import refuse_pickles
-from autocompress.checkpoint.program import (
-    Program,
-    export_onnx,
-    export_program,
-    load_module,
-    load_program,
-)
+from autocompress.checkpoint.calling import Program
+from autocompress.checkpoint.onnx_file import export_onnx
+from autocompress.checkpoint.openvino_ir import export_openvino
+from autocompress.checkpoint.program import export_program, load_module, load_program
 from autocompress.checkpoint.quantize import Control, Quantized, quantize_onnx
 from autocompress.checkpoint.weights import save_loss, save_weights
 from autocompress.errors import CheckpointError
@@ -29,18 +26,19 @@ from autocompress.surgery import Edit
 from autocompress.task import Inputs, Limits
 
 SCHEMA = 2
-MANIFEST, EDITS, WEIGHTS, LOSS, PROGRAM, ONNX = (
+MANIFEST, EDITS, WEIGHTS, LOSS, PROGRAM, ONNX, OPENVINO = (
     "manifest.json",
     "edits.json",
     "weights.safetensors",
     "loss.safetensors",
     "model.pt2",
     "model.onnx",
+    "model.xml",
 )
 # Folder of what a run has from the run that it was warm-started from.
 TAKEN_OVER = "warm_start"
-# The file that is run, measured, and that `bytes` is the size of.
-ARTIFACTS = {"pt2": PROGRAM, "onnx": ONNX, "onnx-int8": ONNX}
+# The file that is run, measured, and that `bytes` is the size of; OpenVINO's with `model.bin` beside it.
+ARTIFACTS = {"pt2": PROGRAM, "onnx": ONNX, "onnx-int8": ONNX, "openvino": OPENVINO}
 # What the reference is stored as, where candidates are quantised: it is what they are compared with.
 UNQUANTISED = {"onnx-int8": "onnx"}
 
@@ -114,6 +112,8 @@ class Writer:
         self.graph = export_program(model, example, self.aside / PROGRAM)
         if artifact.startswith("onnx"):
             origins = export_onnx(model, example, self.aside / ONNX)
+        if artifact == "openvino":
+            export_openvino(model, example, self.aside / OPENVINO)
         if artifact == "onnx-int8":
             excludes = (limits or Limits()).excludes
             in_floats = [node for node, names in origins.items() if any(map(excludes, names))]

@@ -119,7 +119,9 @@ Distillation = Annotated[
     typer.Option(help="Let trials learn from a teacher too: the best model so far, or the task's own."),
 ]
 Seed = Annotated[int, Whole("Of everything random.")]
-Artifact = Annotated[str, typer.Option(help="What is deployed, and measured: pt2, onnx or onnx-int8.")]
+Artifact = Annotated[
+    str, typer.Option(help="What is deployed, and measured: pt2, onnx, onnx-int8 or openvino.")
+]
 LatencyBatchSize = Annotated[int, Whole(help="Inputs per measured call.")]
 LatencyThreads = Annotated[int, Whole(help="Threads of the measured process, at most.")]
 LatencyBy = Annotated[
@@ -190,9 +192,9 @@ PickRule = Annotated[str | None, typer.Option("--pick", help="knee or target")]
 Format = Annotated[
     str | None,
     typer.Option(
-        help="pt2 (PyTorch, in Python), onnx (ONNX Runtime and others, in C++ and more) or safetensors "
-        "(tensors for ac.rebuild; a file's alone). [default: by the file's ending; of a folder what was "
-        "measured]"
+        help="pt2 (PyTorch, in Python), onnx (ONNX Runtime and others, in C++ and more), openvino (in "
+        "Python and C++, a .xml with a .bin) or safetensors (tensors for ac.rebuild; a file's alone). "
+        "[default: by the file's ending; of a folder what was measured]"
     ),
 ]
 Opset = Annotated[int | None, Whole(help="Of ONNX's operators. [default: 18 to 20]")]

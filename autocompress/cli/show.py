@@ -28,13 +28,9 @@ def print_result(result: Any, quiet: bool = False, json_lines: bool = False) -> 
     if point is not None:
         print(f"next         autocompress pick {result.out} --max-drop 0.01")
         rule = "knee" if answer_to_target(result) is None else "target"
-        print(f"             autocompress export {result.out} --pick {rule} -o model.{_ending(point)}")
+        name = point.artifact.name
+        print(f"             autocompress export {result.out} --pick {rule} -o {name}")
         print(f"             autocompress dashboard {result.out}")
-
-
-def _ending(point: Any) -> str:
-    """Of the file that was measured."""
-    return str(point.checkpoint().manifest["artifact"]).partition("-")[0]
 
 
 def print_front(result: Any, mark: Any = None, label: str = "knee") -> Any:

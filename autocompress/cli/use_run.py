@@ -113,7 +113,7 @@ def export(
     """Write one model of RUN to a file, and say what runs it; or to a folder that is ready to be shared."""
     from autocompress.engine.results import load_run, take_along
     from autocompress.engine.settings import parse_list
-    from autocompress.result import RUNTIMES
+    from autocompress.result import RUNTIMES, format_of
 
     if (output is None) == (folder is None):
         raise SettingsError("one of --output and --folder must be given.")
@@ -142,7 +142,7 @@ def export(
         written = point.export(output, format, **options)
         print(written)
         # Beside the path, which scripts read.
-        print(f"runs with {RUNTIMES[format or written.suffix.removeprefix('.')]}", file=sys.stderr)
+        print(f"runs with {RUNTIMES[format or format_of(written)]}", file=sys.stderr)
 
 
 def _chosen(result: SearchResult, trial: int | None, pick_rule: str | None) -> ParetoModel:

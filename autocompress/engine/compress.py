@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from autocompress.checkpoint import Checkpoint, export_onnx, export_program
+from autocompress.checkpoint import Checkpoint, export_onnx, export_openvino, export_program
 from autocompress.checkpoint.store import Writer
 from autocompress.engine.starting_model import starting_model
 from autocompress.errors import SettingsError, TaskError
@@ -74,16 +74,16 @@ class Compressed:
             writer.discard()
 
     def export(self, path: str | Path) -> Path:
-        """Write the model as `.pt2` or `.onnx`, by the path's ending.
+        """Write the model as `.pt2`, `.onnx`, or for OpenVINO as `.xml` with a `.bin`, by the path's ending.
 
         Raises:
             SettingsError: the path ends otherwise.
             TrialError: the model cannot be exported.
         """
         target = Path(path)
-        exporters = {".pt2": export_program, ".onnx": export_onnx}
+        exporters = {".pt2": export_program, ".onnx": export_onnx, ".xml": export_openvino}
         if target.suffix not in exporters:
-            raise SettingsError(f"path must end in .pt2 or .onnx but got '{path}'.")
+            raise SettingsError(f"path must end in .pt2, .onnx or .xml but got '{path}'.")
         target.parent.mkdir(parents=True, exist_ok=True)
         exporters[target.suffix](self.model, self.example, target)
         return target

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autocompress.checkpoint.reload import reload_faults
-from autocompress.checkpoint.store import ARTIFACTS, ONNX, PROGRAM
+from autocompress.checkpoint.store import ARTIFACTS, ONNX, OPENVINO, PROGRAM
 from autocompress.child import MOST_SECONDS
 from autocompress.engine.folder import RunFolder
 from autocompress.engine.interruption import Interruption
@@ -128,7 +128,7 @@ def check_front(
         except CheckpointError as error:
             faults[point.trial] = one_line(error)
             continue
-        files = [point.path / name for name in (PROGRAM, ONNX)]
+        files = [point.path / name for name in (PROGRAM, ONNX, OPENVINO)]
         owners |= {file: point.trial for file in files if file.is_file()}
     for file, reason in reload_faults(list(owners), prepared.task.example(3), limit).items():
         faults.setdefault(owners[file], reason)

@@ -51,7 +51,7 @@ def measured_apart(
 
     Args:
         kind: "latency" or "memory".
-        programs: `.pt2` or `.onnx` files.
+        programs: `.pt2`, `.onnx` or `.xml` files.
         inputs: of a call.
         limit: seconds that this may take, waiting for others that measure included.
         job: what else the process is to know, JSON-able.
@@ -80,7 +80,7 @@ def peak_memory(program: Path, example: Inputs) -> int:
     it: weights, activations, and what the runtime keeps of the graph. By one thread.
 
     Args:
-        program: `.pt2` or `.onnx`.
+        program: `.pt2`, `.onnx` or `.xml`.
         example: of one call.
 
     Raises:

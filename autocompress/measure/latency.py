@@ -50,7 +50,8 @@ class LatencySettings:
 @dataclass(frozen=True)
 class Latency:
     """CPU-time ratio to the reference, relative spread of its pairs, own milliseconds a call, and the
-    settings of the runtime that were fastest: threads, and ONNX Runtime's level of graph optimisation."""
+    settings of the runtime that were fastest: threads, ONNX Runtime's level of graph optimisation, whether
+    OpenVINO knew the sizes of inputs before."""
 
     ratio: float
     spread: float
@@ -69,7 +70,7 @@ def measure_latency(
     """Time a program file against the reference's (itself where None), one file at a time on this machine.
 
     Args:
-        program: `.pt2` or `.onnx`.
+        program: `.pt2`, `.onnx` or `.xml`.
         reference: the same format.
         example: inputs, `(B, ...)`; repeated or cut to the batch size.
         settings: how; by a function of the user's own where there is one.

@@ -13,15 +13,16 @@ from autocompress.task.inputs import arguments, from_json, tensors
 
 
 def loading_lines(manifest: Mapping[str, Any], file: str) -> str:
-    """At most five lines of Python that load a file and run it on zeros; they need PyTorch, or NumPy and ONNX
-    Runtime, alone.
+    """At most five lines of Python that load a file and run it on zeros; they need PyTorch, or NumPy and
+    ONNX Runtime or OpenVINO, alone.
 
     Args:
         manifest: of the file's checkpoint.
         file: its path, as it is to be written.
     """
     example = from_json(manifest["input"], batch_size=2)
-    return _onnx(example, file) if Path(file).suffix == ".onnx" else _program(example, file)
+    lines_of = {".onnx": _onnx, ".xml": _openvino}.get(Path(file).suffix, _program)
+    return lines_of(example, file)
 
 
 def artifact_name(manifest: Mapping[str, Any]) -> str:
@@ -47,14 +48,27 @@ def _program(example: Any, file: str) -> str:
 
 
 def _onnx(example: Any, file: str) -> str:
-    shapes = ", ".join(
-        f"np.zeros({tuple(tensor.shape)}, np.{str(tensor.dtype).removeprefix('torch.')})"
-        for tensor in tensors(example)
-    )
     return (
         "import numpy as np, onnxruntime\n"
         f"session = onnxruntime.InferenceSession({file!r})\n"
-        f"inputs = [{shapes}]\n"
+        f"inputs = [{_zeros(example)}]\n"
         "names = [given.name for given in session.get_inputs()]\n"
         "print(session.run(None, dict(zip(names, inputs))))"
+    )
+
+
+def _openvino(example: Any, file: str) -> str:
+    return (
+        "import numpy as np, openvino\n"
+        f"model = openvino.Core().compile_model({file!r}, 'CPU', {{'EXECUTION_MODE_HINT': 'ACCURACY'}})\n"
+        f"inputs = [{_zeros(example)}]\n"
+        "print(*model(inputs).values())"
+    )
+
+
+def _zeros(example: Any) -> str:
+    """Inputs as NumPy's calls make them."""
+    return ", ".join(
+        f"np.zeros({tuple(tensor.shape)}, np.{str(tensor.dtype).removeprefix('torch.')})"
+        for tensor in tensors(example)
     )

@@ -19,13 +19,13 @@ from autocompress.report.loading import artifact_name, loading_lines
 from autocompress.report.notes import plain
 from autocompress.report.records import TrialRecord, sentence, trial_records
 from autocompress.report.rendering import environment, shortened
-from autocompress.result import ParetoModel, SearchResult
+from autocompress.result import FORMATS, ParetoModel, SearchResult, format_of
 from autocompress.study import SearchStudy
 from autocompress.task.inputs import arguments, call, from_json, tensors
 from autocompress.trial import changed_settings
 
-FILES = {"pt2": "model.pt2", "onnx": "model.onnx"}
-_LIBRARIES = {"pt2": "pytorch", "onnx": "onnx"}
+# By format, as model hubs call what runs it.
+_LIBRARIES = {"pt2": "pytorch", "onnx": "onnx", "openvino": "openvino"}
 
 
 @dataclass(frozen=True)
@@ -61,20 +61,20 @@ def take_along(
         study: of its run.
         facts: what else the card tells.
         folder: to write; new or empty.
-        format: "pt2" or "onnx"; None is the file that was measured.
+        format: "pt2", "onnx" or "openvino"; None is the file that was measured.
 
     Raises:
         SettingsError: the folder holds files, or there is no such format.
         CheckpointError: the checkpoint is damaged.
     """
     manifest = point.checkpoint().manifest
-    chosen = format or Path(artifact_name(manifest)).suffix.removeprefix(".")
-    if chosen not in FILES:
-        raise SettingsError(f"format must be pt2 or onnx for a folder but got {chosen!r}.")
+    chosen = format or format_of(Path(artifact_name(manifest)))
+    if chosen not in _LIBRARIES:
+        raise SettingsError(f"format must be {', '.join(_LIBRARIES)} for a folder but got {chosen!r}.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SettingsError(f"folder must be new or empty but '{folder}' is not.")
     folder.mkdir(parents=True, exist_ok=True)
-    point.export(folder / FILES[chosen], chosen)
+    point.export(folder / FORMATS[chosen], chosen)
     inputs = _inputs(manifest)
     classifies = _classifies(point, manifest)
     _write_json(folder / "preprocessing.json", inputs)
@@ -157,7 +157,7 @@ def _card(point: ParetoModel, result: SearchResult, study: SearchStudy, facts: R
         task=facts.task,
         task_type="image-classification" if _of_images(manifest) else "other",
         model=facts.model,
-        file=FILES[chosen],
+        file=FORMATS[chosen],
         summary=_summary(point, result),
         versions=facts.versions,
         rows=point.validation_rows,
@@ -167,7 +167,7 @@ def _card(point: ParetoModel, result: SearchResult, study: SearchStudy, facts: R
         sentence=sentence,
         edits=", ".join(f"{count} × {kind}" for kind, count in counted.items()),
         difference=manifest["check"]["max_relative_difference"],
-        loading=loading_lines(manifest, FILES[chosen]),
+        loading=loading_lines(manifest, FORMATS[chosen]),
         preprocessing=_preprocessing(_inputs(manifest)),
         labels=_labels(manifest) if manifest.get("class_names") else [],
         trials=sum(record.number > 0 and record.state == "complete" for record in records.values()),

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autocompress.checkpoint.program import program_on, weight_bytes
+from autocompress.checkpoint.program import files_of, program_on, weight_bytes
 from autocompress.checkpoint.rebuilding import read_edits, rebuild_from
 from autocompress.checkpoint.store import (
     LOSS,
@@ -359,7 +359,7 @@ def _measured(
         program=program,
         program_file=file,
         model=model,
-        bytes=file.stat().st_size,
+        bytes=sum(part.stat().st_size for part in files_of(file)),
         weight_bytes=weight_bytes(file),
         example=example,
         reference=reference.program if reference else None,

@@ -79,14 +79,22 @@ def test_an_onnx_file_is_timed_by_the_settings_that_are_fastest(tmp_path: Path) 
     export_onnx(model, torch.randn(2, 64), file)
     found = measure_latency(file, None, torch.randn(2, 64), LatencySettings(pairs=2, least_ms=1))
     assert found.session["threads"] == 1
-    assert found.session["graph_optimization_level"] in artifact_child.LEVELS
+    level = {"graph_optimization_level": found.session["graph_optimization_level"]}
+    assert level in artifact_child.SETTINGS[".onnx"]
 
 
 def test_settings_other_than_the_default_must_be_faster_by_more_than_noise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seconds = {(2, "all"): 1.0, (2, "extended"): 0.97, (2, "basic"): 0.9, (1, "all"): 0.5, (1, "basic"): 0.49}
-    monkeypatch.setattr(artifact_child, "_loader", lambda path, inputs, threads, level: (threads, level))
+    monkeypatch.setattr(
+        artifact_child,
+        "_loader",
+        lambda path, inputs, threads, graph_optimization_level: (
+            threads,
+            graph_optimization_level,
+        ),
+    )
     monkeypatch.setattr(artifact_child, "_loops", lambda call, least: 1)
     monkeypatch.setattr(artifact_child, "_best_of", lambda call, loops: seconds.get(call, 1.0))
     call, chosen = artifact_child._fastest("model.onnx", None, 2, 0.1)

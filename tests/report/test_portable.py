@@ -40,6 +40,7 @@ for lines in json.load(sys.stdin):
     exec(lines, {})
     print("--")
 """
+FILES = {"pt2": ("model.pt2",), "onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin")}
 RAW = torch.tensor([[1.0, 2.0, 3.0, 4.0], [9.0, -2.0, 0.0, 4.0], [0.0, 0.0, 8.0, -4.0]])
 
 
@@ -68,7 +69,7 @@ def run(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> WrittenRu
 def taken(run: WrittenRun, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The folder of trial 3 in each format."""
     root = tmp_path_factory.mktemp("taken")
-    return {name: take_along(run.result, third(run), root / name, name) for name in ("pt2", "onnx")}
+    return {name: take_along(run.result, third(run), root / name, name) for name in FILES}
 
 
 class Pair(nn.Module):
@@ -98,15 +99,16 @@ def third(run: WrittenRun) -> ParetoModel:
 @pytest.mark.parametrize(("format", "blocked"), [
     ("pt2", ("autocompress", "numpy", "onnxruntime")),
     ("onnx", ("autocompress", "torch", "onnx")),
+    ("openvino", ("autocompress", "torch", "onnx", "onnxruntime")),
 ])  # fmt: skip
 def test_its_program_needs_one_library_and_gives_the_models_labels(
     format: str, blocked: tuple[str, ...], model: nn.Module, taken: dict[str, Path]
 ) -> None:
     folder = taken[format]
     assert {file.name for file in folder.iterdir()} == {
-        *("README.md", "labels.json", "predict.py", "preprocessing.json", f"model.{format}")
+        *("README.md", "labels.json", "predict.py", "preprocessing.json", *FILES[format])
     }
-    assert len((folder / "predict.py").read_text().splitlines()) <= 15
+    assert len((folder / "predict.py").read_text().splitlines()) <= 16
     given = folder.parent / ("raw.pt" if format == "pt2" else "raw.npy")
     torch.save(RAW, given) if format == "pt2" else np.save(given, RAW.numpy())
     inputs = (0.5 * RAW - torch.tensor([1.0, 0.0, 2.0, 3.0])) / 2
@@ -149,12 +151,12 @@ def test_five_lines_load_a_file_and_run_it(
 ) -> None:
     single = third(run).checkpoint().manifest
     both = single | {"input": to_json({"a": torch.zeros(2, 3), "b": torch.ones(2, 4, dtype=torch.int64)})}
-    files = [(single, taken[name] / f"model.{name}") for name in taken] + [(both, several / "model.pt2")]
+    files = [(single, taken[name] / FILES[name][0]) for name in taken] + [(both, several / "model.pt2")]
     snippets = [loading_lines(manifest, str(file)) for manifest, file in files]
     assert all(len(lines.splitlines()) <= 5 for lines in snippets)
-    of_program, of_onnx, of_pair = output(EXECUTE, given=json.dumps(snippets))
+    *of_single, of_pair = output(EXECUTE, given=json.dumps(snippets))
     bias = model.bias.tolist()
-    for shown in (of_program, of_onnx):
+    for shown in of_single:
         numbers = re.findall(r"-?[0-9]+[.][0-9]+", " ".join(shown))
         assert [float(number) for number in numbers] == pytest.approx(bias * 2, abs=1e-3)
     assert of_pair == ["tensor([0., 0.])"]
@@ -165,7 +167,9 @@ def test_a_folder_with_files_in_it_stays_as_it_is(run: WrittenRun, tmp_path: Pat
     point = third(run)
     with pytest.raises(SettingsError, match="folder must be new or empty"):
         take_along(run.result, point, tmp_path)
-    with pytest.raises(SettingsError, match="format must be pt2 or onnx for a folder but got 'safetensors'"):
+    with pytest.raises(
+        SettingsError, match="format must be pt2, onnx, openvino for a folder but got 'safetensors'"
+    ):
         take_along(run.result, point, tmp_path / "new", "safetensors")
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 

@@ -1,0 +1,131 @@
+"""OpenVINO's files compute what their models do, in processes that have not this package too."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import autocompress as ac
+from autocompress.checkpoint import export_openvino, load_program, reload
+from autocompress.checkpoint.program import files_of, weight_bytes
+from autocompress.checkpoint.store import Writer
+from autocompress.errors import CheckpointError, SettingsError, TrialError
+from autocompress.measure.artifact import peak_memory
+from autocompress.measure.latency import LatencySettings, measure_latency
+from autocompress.result import ParetoModel
+from autocompress.task.inputs import tensors, to_json
+from autocompress.trial import Measuring, train_reference
+from autocompress.weights.encoded import encode_weight
+from autocompress.weights.encodings import Quantized
+from autocompress.weights.packing import codes_per_byte
+
+
+class Several(nn.Module):
+    """Two inputs, one of them integers, and a dict of outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(10, 4)
+
+    def forward(self, x: Tensor, ids: Tensor) -> dict[str, object]:
+        found = self.table(ids)
+        return {"sum": x + found, "both": (found.mean(1), x.mean(1))}
+
+
+def test_a_file_computes_what_its_model_does_for_any_batch_size(
+    residual: nn.Module, images: Tensor, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.xml"
+    export_openvino(residual, images[:2], path)
+    program = load_program(path)
+    for rows in (images, images[:1]):
+        assert torch.allclose(program(rows), residual(rows), atol=1e-5)
+    assert reload.reload_faults([path], images) == {}
+    assert {file.name for file in tmp_path.iterdir()} == {file.name for file in files_of(path)}
+
+
+def test_outputs_are_in_the_containers_that_the_model_returns(tmp_path: Path) -> None:
+    model = Several().eval()
+    inputs = torch.randn(3, 4), torch.tensor([1, 5, 9])
+    export_openvino(model, inputs, tmp_path / "model.xml")
+    answer = load_program(tmp_path / "model.xml")(inputs)
+    expected = model(*inputs)
+    assert answer.keys() == expected.keys()
+    assert isinstance(answer["both"], tuple)
+    assert all(torch.allclose(*pair) for pair in zip(tensors(answer), tensors(expected), strict=True))
+
+
+def test_codes_stay_codes(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 4)).eval()
+    codes = torch.randint(0, 4, (64 * 256,), generator=torch.Generator().manual_seed(0))
+    encode_weight(model, Quantized(torch.tensor([-0.1, 0.0, 0.1, 0.2]), codes), "0.weight")
+    path, rows = tmp_path / "model.xml", torch.randn(3, 64)
+    export_openvino(model, rows, path)
+    dense = 4 * (256 + 4 * 256 + 4)
+    assert weight_bytes(path) < 2000 + dense + len(codes) // codes_per_byte(4)
+    assert torch.allclose(load_program(path)(rows), model(rows), atol=1e-5)
+
+
+def test_time_and_memory_are_measured_by_openvino(tmp_path: Path) -> None:
+    """16 MiB of weights."""
+    model = nn.Sequential(nn.Linear(64, 2048), nn.ReLU(), nn.Linear(2048, 2048)).eval()
+    path, rows = tmp_path / "model.xml", torch.randn(2, 64)
+    export_openvino(model, rows, path)
+    timed = measure_latency(path, None, rows, LatencySettings(pairs=1, least_ms=1))
+    assert timed.milliseconds > 0
+    assert timed.session.keys() == {"threads", "static_shapes"}
+    assert 16 << 20 < peak_memory(path, rows) < 160 << 20
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.xml").write_text("<net>")
+    with pytest.raises(CheckpointError, match=r"model\.xml' cannot be loaded"):
+        load_program(tmp_path / "model.xml")
+
+
+def test_an_operator_that_openvino_does_not_know_is_named(tmp_path: Path) -> None:
+    class Determinant(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.linalg.det(x)
+
+    with pytest.raises(TrialError, match=r"could not be written for OpenVINO: .*Det"):
+        export_openvino(Determinant().eval(), torch.randn(2, 3, 3), tmp_path / "model.xml")
+
+
+def test_without_openvino_a_line_says_what_to_install(
+    residual_task: ac.Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(SettingsError, match=r"pip install 'autocompress\[openvino\]'"):
+        ac.search(residual_task, artifact="openvino", out=tmp_path / "run")
+    assert not (tmp_path / "run" / "reference").exists()
+
+
+def test_a_checkpoint_deploys_and_exports_what_openvino_runs(residual_task: ac.Task, tmp_path: Path) -> None:
+    task = residual_task.with_recipe(epochs=1)
+    checkpoint = train_reference(task, tmp_path / "0000", Measuring(("accuracy", "bytes"), "openvino"))
+    metrics = checkpoint.manifest["metrics"]
+    point = ParetoModel(0, checkpoint.path, metrics, {}, {}, {})
+    assert point.artifact.name == "model.xml"
+    sizes = [file.stat().st_size for file in files_of(point.artifact)]
+    assert (metrics["bytes"], metrics["weight_bytes"]) == (sum(sizes), sizes[1])
+    written = point.export(tmp_path / "out" / "mine.xml")
+    for stored, copied in zip(files_of(point.artifact), files_of(written), strict=True):
+        assert stored.read_bytes() == copied.read_bytes()
+    with pytest.raises(SettingsError, match=r"path must end in \.xml"):
+        point.export(tmp_path / "mine.bin", "openvino")
+
+
+def test_other_checkpoints_are_exported_for_openvino(
+    residual: nn.Module, images: Tensor, tmp_path: Path
+) -> None:
+    writer = Writer(tmp_path / "0001")
+    writer.write(residual, images, "pt2")
+    writer.commit({"artifact": "pt2", "input": to_json(images)})
+    point = ParetoModel(1, tmp_path / "0001", {}, {}, {}, {})
+    program = load_program(point.export(tmp_path / "model.xml"))
+    assert torch.allclose(program(images), residual(images), atol=1e-5)
