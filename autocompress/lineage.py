@@ -39,7 +39,8 @@ class Parent:
         cost: over the reference's, in the search's first objective that is a cost.
         score: the search's first objective that is none; greater is better.
         profile: what search spaces may know of the model.
-        parent: number of the trial that it started from itself.
+        parent: number of the trial that it started from itself, or where that one's model is gone the nearest
+            that is there of those before it.
         holds: whether it satisfies the search's target, if there is one.
     """
 

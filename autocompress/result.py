@@ -291,6 +291,11 @@ class SearchResult:
         costs: np.ndarray = np.asarray(values, dtype=np.float64) * signs
         return costs
 
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes of all files in the run folder."""
+        return sum(file.stat().st_size for file in self.out.rglob("*") if file.is_file())
+
     def to_frame(self) -> Any:
         """All trials as a `pandas.DataFrame`."""
         return self.study.trials_dataframe()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import autocompress as ac
@@ -112,16 +111,16 @@ def enough(family: ac.Family) -> str | None:
     if family.target is None or len(trained) <= STALE:
         return None
     since = trained[-STALE].number
-    holding = [parent for parent in family.kept.values() if parent.holds and parent.number]
-    before = [parent for parent in holding if parent.number < since]
+    holding = [(n, cost, score) for n, cost, score, holds in _measured(family) if holds and n]
+    before = [(cost, score) for n, cost, score in holding if n < since]
     if not before:
         return None
     if family.target.on_cost:
-        helped = max(p.score for p in holding) > max(p.score for p in before)
+        helped = max(score for _, _, score in holding) > max(score for _, score in before)
     else:
-        cheapest = min(p.cost for p in holding)
+        cheapest = min(cost for _, cost, _ in holding)
         near = costliest_failure(family, cheapest) >= NEAR * cheapest
-        helped = not near or cheapest < (1 - _HELP) * min(p.cost for p in before)
+        helped = not near or cheapest < (1 - _HELP) * min(cost for cost, _ in before)
     if helped:
         return None
     return f"none of the last {STALE} trials came closer to the target {family.target.text}"
@@ -129,12 +128,19 @@ def enough(family: ac.Family) -> str | None:
 
 def costliest_failure(family: ac.Family, below: float) -> float:
     """The cost of the costliest model that fails the target, of those that cost less than this; 0 if none."""
-    members: Sequence[ac.Attempt | ac.Parent] = [
-        *(attempt for attempt in family.attempts if attempt.trained),
-        *family.kept.values(),
+    failed = [cost for _, cost, _, holds in _measured(family) if not holds]
+    return max((cost for cost in failed if cost < below), default=0.0)
+
+
+def _measured(family: ac.Family) -> list[tuple[int, float, float, bool]]:
+    """Number, cost and score of each model that was trained, or can be started from, and whether it holds the
+    target; those are included that are not kept any more."""
+    kept = [(p.number, p.cost, p.score, p.holds) for p in family.kept.values()]
+    return kept + [
+        (a.number, a.cost, a.score, a.holds and a.feasible)
+        for a in family.attempts
+        if a.trained and a.cost is not None and a.score is not None
     ]
-    costs = [m.cost for m in members if m.cost is not None and not m.holds]
-    return max((cost for cost in costs if cost < below), default=0.0)
 
 
 def _train(family: ac.Family, parent: ac.Parent) -> list[Step]:

@@ -370,7 +370,11 @@ def test_the_result_comes_last_of_the_json_lines_and_alone_where_it_is_to_be_qui
 ) -> None:
     monkeypatch.setattr("autocompress.engine.run.search_within", lambda *_, **__: finished)
     lines = command("search", "digits", "--json-lines").stdout.splitlines()
-    assert json.loads(lines[-1]) == {"event": "result", **finished.to_json()}
+    assert json.loads(lines[-1]) == {
+        "event": "result",
+        **finished.to_json(),
+        "disk_bytes": finished.disk_bytes,
+    }
     quiet = command("search", "digits", "--quiet")
     assert quiet.stderr == ""
     assert "Pareto front of" in quiet.stdout

@@ -77,7 +77,7 @@ class Writer:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.aside = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+        self.aside = path.with_name(_aside(path))
         self.aside.mkdir()
 
     def write(
@@ -167,6 +167,11 @@ def open_checkpoint(path: Path, verify: bool = True) -> Checkpoint:
     return Checkpoint(path, manifest)
 
 
+def _aside(folder: Path) -> str:
+    """What a folder is called that is not there yet, or not any more."""
+    return f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"
+
+
 def trial_folder(trials: Path, number: int) -> Path:
     """The checkpoint folder of a trial, in the folder of all trials."""
     return trials / f"{number:04d}"
@@ -181,6 +186,16 @@ def taken_over_folder(trials: Path, number: int) -> Path:
 def kept_trials(trials: Path) -> set[int]:
     """Numbers of the trials that have a checkpoint, in the folder of all trials."""
     return {int(folder.name) for folder in trials.glob("[0-9]*") if (folder / MANIFEST).is_file()}
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Delete a checkpoint, of which nothing is left under its name where that is cut off."""
+    aside = folder.with_name(_aside(folder))
+    try:
+        folder.rename(aside)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -141,6 +141,13 @@ WarmStart = Annotated[
         "may be started from; of a similar model its moves come first.",
     ),
 ]
+Keep = Annotated[
+    str,
+    typer.Option(
+        help="Which checkpoints stay in RUN: near (of the front, what is within noise of it, and what trials "
+        "may start from), front (at the end that alone) or all."
+    ),
+]
 Exclude = Annotated[
     list[str] | None,
     typer.Option(

@@ -77,6 +77,7 @@ def search(
     exclude: opt.Exclude = None,
     at_least: opt.AtLeast = None,
     out: opt.Out = None,
+    keep: opt.Keep = Settings.keep,
     storage: opt.Storage = None,
     ray_address: opt.RayAddress = None,
     mlflow: opt.MlflowUri = None,

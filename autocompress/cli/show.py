@@ -18,12 +18,14 @@ def print_result(result: Any, quiet: bool = False, json_lines: bool = False) -> 
         json_lines: print it as one line of JSON, under "event" that it is the result.
     """
     if json_lines:
-        print(json.dumps({"event": "result", **result.to_json()}))
+        print(json.dumps({"event": "result", **result.to_json(), "disk_bytes": result.disk_bytes}))
         return
     point = print_front(result)
     if quiet:
         return
-    print(f"checkpoints  {result.out / 'trials'}")
+    from autocompress.report import disk_text
+
+    print(f"checkpoints  {result.out / 'trials'}: {disk_text(result)}")
     print(f"report       {result.out / 'report.html'}")
     if point is not None:
         print(f"next         autocompress pick {result.out} --max-drop 0.01")

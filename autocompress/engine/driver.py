@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 import traceback
 from collections import Counter, deque
@@ -13,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from autocompress import plugins
-from autocompress.checkpoint.store import kept_trials, trial_folder
+from autocompress.checkpoint.store import kept_trials, remove_checkpoint, trial_folder
 from autocompress.distribute import Failure, Job
 from autocompress.engine.damaged import set_damaged_aside
 from autocompress.engine.family import FamilyTree, stored_as_codes
 from autocompress.engine.interruption import Interruption
 from autocompress.engine.moasha import MoAsha
 from autocompress.engine.prepare import Prepared
+from autocompress.engine.retention import remove_displaced
 from autocompress.errors import StorageError, UsageError, one_line
 from autocompress.lineage import Family, Running
 from autocompress.report import Progress, TrialBegin, TrialEnd
@@ -248,35 +248,48 @@ class SearchDriver:
         }
         feasible = self.study.complete(number, result.metrics, self.reference, attributes)
         methods = [stage.method for stage in config.stages]
-        remark = self._kept(number, feasible, methods, result.metrics)
+        worth, remark = self._standing(number, feasible, methods, result.metrics)
+        self._retain(number, worth)
         self._show_end(number, "complete", remark, result.metrics, feasible)
 
     def _rivals(self, config: TrialConfig) -> Rivals:
-        """What a model must pass to be kept: those that store weights as codes are no match for one that
-        others may start from, which may also be too costly yet."""
+        """What a model must pass to be written: nothing where each is kept. Those that store weights as codes
+        are no match for one that others may start from, which may also be too costly yet."""
+        if self.prepared.settings.keep == "all":
+            return Rivals(tuple(self.prepared.objectives), (), self.reference, (), LEAST_PROBABILITY)
         numbers = {0, *kept_trials(self.trials)}
         if stored_as_codes([stage.method for stage in config.stages]):
             return self.study.rivals(self.reference, numbers, LEAST_PROBABILITY)
         numbers &= self.tree.parents.keys()
         return self.study.rivals(self.reference, numbers, LEAST_PROBABILITY, self.tree.quality)
 
-    def _kept(self, number: int, feasible: bool, methods: Sequence[str], metrics: Mapping[str, float]) -> str:
-        """Keep a checkpoint if it may be on the front, else delete it; what is to be said of the trial."""
-        remark = "" if feasible else "out of bounds"
+    def _standing(
+        self, number: int, feasible: bool, methods: Sequence[str], metrics: Mapping[str, float]
+    ) -> tuple[bool, str]:
+        """Whether a trial's model is worth keeping beside others, and what is to be said of it."""
         kept = {0, *kept_trials(self.trials)}
         # A model that was shut out has no checkpoint.
         if number in kept:
             if feasible:
                 on_front, probability = self.study.standing(number, self.reference, kept)
                 if on_front:
-                    return "on the front"
+                    return True, "on the front"
                 if probability >= LEAST_PROBABILITY:
-                    return "within noise of the front"
+                    return True, "within noise of the front"
             if self.tree.may_be_parent(number, methods, metrics):
-                return "may be started from" if feasible else "out of bounds, may be started from"
-        # Only what is, was or may be on a front is worth its disk space; `replay` makes it again.
-        shutil.rmtree(trial_folder(self.trials, number), ignore_errors=True)
-        return remark
+                return True, "may be started from" if feasible else "out of bounds, may be started from"
+        return False, "" if feasible else "out of bounds"
+
+    def _retain(self, number: int, worth: bool) -> None:
+        """Keep the checkpoint of a trial that ended or delete it, and those whose place it took; `replay`
+        makes them again."""
+        if self.prepared.settings.keep == "all":
+            if not worth:
+                self.study.set_worth({number: False})
+        elif worth:
+            remove_displaced(self.trials, self.study, self.tree, self.reference)
+        else:
+            remove_checkpoint(trial_folder(self.trials, number))
 
     def stopped(self, number: int) -> None:
         """Record a trial as pruned, with what its model measured, or as interrupted where time was over."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,9 @@ class FamilyTree:
         self.bound = min(bounds, default=math.inf)
         self.parents = {0: Parent(0, 1.0, self._score(reference), profile, holds=self._holds(reference))}
         self.attempts: dict[int, Attempt] = {}
+        # Cost and score of each trial that has a result, and what it started from.
+        self.measured = {0: (1.0, self._score(reference))}
+        self.origins: dict[int, int] = {}
 
     def family(self, running: Sequence[Running], coding: Sequence[int], left: int) -> Family:
         """What the next trial may start from.
@@ -70,7 +74,8 @@ class FamilyTree:
             left: trials that are left, the next one included.
         """
         self._update()
-        kept = {number: parent for number, parent in self.parents.items() if self._there(number)}
+        there = {number: parent for number, parent in self.parents.items() if self._there(number)}
+        kept = {n: replace(p, parent=self._nearest(p.parent, there)) for n, p in there.items()}
         return Family(
             _front(kept.values()),
             kept,
@@ -93,11 +98,23 @@ class FamilyTree:
         others = [[-p.score, p.cost] for n, p in self.parents.items() if n != number and self._there(n)]
         return is_non_dominated(len(others), [*others, candidate])
 
+    def made_of(self, numbers: Collection[int]) -> set[int]:
+        """What those of some trials started from whose models are stored as codes."""
+        self._update()
+        coded = [n for n in numbers if n in self.attempts and stored_as_codes(self.attempts[n].methods)]
+        return {self.attempts[number].parent for number in coded}
+
+    def _nearest(self, number: int, there: Collection[int]) -> int:
+        """A trial, or where its model is gone the nearest that it came from whose is there."""
+        while number and number not in there:
+            number = self.origins.get(number, 0)
+        return number
+
     def _update(self) -> None:
         """Hear of the trials that ended since the last time."""
-        kept = kept_trials(self.trials)
+        kept, worth = kept_trials(self.trials), self.study.worth()
         for trial in self.study.ended():
-            if trial.number == 0 or trial.number in self.attempts or trial.number in self.parents:
+            if trial.number == 0 or trial.number in self.origins:
                 continue
             details = trial.user_attrs.get("details", {})
             config = details.get("config", {})
@@ -109,9 +126,13 @@ class FamilyTree:
             cost = None if metrics is None else self._cost(metrics)
             score = None if metrics is None else self._score(metrics)
             saved = lost = 0.0
-            if cost is not None and score is not None and parent in self.parents:
-                saved = math.log(self.parents[parent].cost / max(cost, 1e-12))
-                lost = self.parents[parent].score - score
+            self.origins[trial.number] = parent
+            if cost is not None and score is not None:
+                self.measured[trial.number] = cost, score
+                if parent in self.measured:
+                    cost_before, score_before = self.measured[parent]
+                    saved = math.log(cost_before / max(cost, 1e-12))
+                    lost = score_before - score
             is_kept = trial.number in kept
             if is_kept and feasible and metrics is not None and not stored_as_codes(methods):
                 self._add(trial.number, metrics, parent)
@@ -124,7 +145,7 @@ class FamilyTree:
                 cost,
                 score,
                 feasible,
-                is_kept,
+                worth.get(trial.number, is_kept),
                 trial.params,
                 saved,
                 lost,

@@ -36,6 +36,7 @@ from autocompress.engine.out_of_bounds import why_none_within
 from autocompress.engine.prepare import Prepared, prepare
 from autocompress.engine.reference import ReferenceFirst
 from autocompress.engine.results import build_result, draw_pictures, report, study_name
+from autocompress.engine.retention import keep_front_alone, remove_displaced
 from autocompress.engine.settings import Settings
 from autocompress.engine.warm_start import WarmStart, plan_warm_start
 from autocompress.errors import SearchFailedError, StorageError, one_line, refuse_unknown
@@ -348,6 +349,8 @@ class _Search:
             self.progress.note(why)
         if finished:
             finished = self._settle(study)
+        if finished:
+            self._retain(driver)
         return self._conclude(driver, finished)
 
     def _settle(self, study: SearchStudy) -> bool:
@@ -360,6 +363,14 @@ class _Search:
         except Interrupted:
             return False
         return True
+
+    def _retain(self, driver: SearchDriver) -> None:
+        """Remove checkpoints that need not stay once the search has come to its end."""
+        trials, study = self.folder.trials, driver.study
+        if self.settings.keep == "front":
+            keep_front_alone(trials, study, driver.reference)
+        elif self.settings.keep == "near":
+            remove_displaced(trials, study, driver.tree, driver.reference)
 
     def _how_to_see(self, study: SearchStudy) -> str:
         """Which command runs the first trial that failed once more, where it may be seen failing."""

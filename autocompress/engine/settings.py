@@ -24,10 +24,13 @@ EXECUTION = (
     "workers",
     "cpus_per_trial",
     "gpus_per_trial",
+    "keep",
     "ray_address",
     "mlflow",
     "wandb",
 )
+# Which checkpoints of trials stay in RUN, the fewest first; `engine.retention` says what they mean.
+KEEP = ("front", "near", "all")
 # Where something lies says nothing of what it is, which digests tell.
 PLACES = ("data_root", "weights", "out")
 
@@ -59,6 +62,10 @@ class Settings:
 
     `mlflow` is the tracking URI of an MLflow server or folder, `wandb` a project of Weights & Biases: each
     trial that ends becomes a run there.
+
+    `keep` says which checkpoints stay in the run folder: "near" those that are on the front or within noise
+    of it, that trials may start from, or that codes of these were made of; "front" the front's alone, once
+    the search has come to its end; "all" each trial's.
 
     `exclude` names layers that methods leave as they are, `at_least` the least share of a layer's channels,
     or of its rank, that stays. A layer is named by its module, which stands for all inside of it, by a
@@ -105,6 +112,7 @@ class Settings:
     wandb: str | None = None
     warm_start: str | None = None
     target: str | None = None
+    keep: str = "near"
     exclude: tuple[str, ...] = ()
     at_least: Mapping[str, float] = field(default_factory=dict)
 
@@ -134,6 +142,8 @@ class Settings:
             raise SettingsError(f"sampler must be one of {', '.join(SAMPLERS)} but got {self.sampler!r}.")
         if self.artifact not in ARTIFACTS:
             raise SettingsError(f"artifact must be one of {', '.join(ARTIFACTS)} but got {self.artifact!r}.")
+        if self.keep not in KEEP:
+            raise SettingsError(f"keep must be one of {', '.join(KEEP)} but got {self.keep!r}.")
         if not 0 <= self.tau <= 1:
             raise SettingsError(f"tau must be in [0, 1] but got {self.tau}.")
         if not 0 <= self.seed < 2**32:

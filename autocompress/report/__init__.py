@@ -2,6 +2,7 @@
 
 from autocompress.report.console import (
     certainty_text,
+    disk_text,
     front_table,
     metric_text,
     target_text,
@@ -19,6 +20,7 @@ __all__ = [
     "TrialBegin",
     "TrialEnd",
     "certainty_text",
+    "disk_text",
     "front_table",
     "metric_text",
     "shown_progress",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from autocompress.checkpoint.store import kept_trials
 from autocompress.result import ParetoModel, SearchResult
 
 # Metrics that are read relative to the reference's.
@@ -26,6 +27,13 @@ def metric_text(name: str, value: float) -> str:
     if name == "latency":
         return f"{value:.3g} ms"
     return f"{value:.4f}" if abs(value) >= 0.01 or value == 0 else f"{value:.3g}"
+
+
+def disk_text(result: SearchResult) -> str:
+    """Of how many trials a run has checkpoints, and what its folder takes of the disk."""
+    numbers = kept_trials(result.out / "trials")
+    ended = sum(1 for trial in result.study.trials if trial.number and trial.state.is_finished())
+    return f"{len(numbers)} of {ended} trials; the run takes {metric_text('bytes', result.disk_bytes)}"
 
 
 def error_text(point: ParetoModel, name: str) -> str:

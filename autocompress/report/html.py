@@ -20,7 +20,7 @@ from autocompress.report.charts import (
     growth_chart,
     importance_chart,
 )
-from autocompress.report.console import HEADINGS, SIZES, metric_text
+from autocompress.report.console import HEADINGS, SIZES, disk_text, metric_text
 from autocompress.report.details import class_chart, curve_charts, layer_charts
 from autocompress.report.loading import artifact_name, loading_lines
 from autocompress.report.records import TrialRecord, sentence, trial_records
@@ -92,6 +92,7 @@ class _Page:
     def __init__(self, result: SearchResult, study: SearchStudy, constraints: Sequence[Constraint]) -> None:
         self.result, self.study, self.constraints = result, study, constraints
         self.records = trial_records(study, result)
+        self.disk = disk_text(result)
         self.counts, self.dropped = study.counts(), study.dropped()
         metrics = result.reference.metrics
         self.sizes = [name for name in SIZES if name in metrics]

@@ -488,6 +488,22 @@ class SearchStudy:
         merged = {**self.dropped(), **reasons}
         self.study.set_user_attr("dropped", {str(number): reason for number, reason in merged.items()})
 
+    def worth(self) -> dict[int, bool]:
+        """Whether trials were worth keeping when they ended, of those whose folders do not tell."""
+        stored: Mapping[str, bool] = self.study.user_attrs.get("worth", {})
+        return {int(number): worth for number, worth in stored.items()}
+
+    def set_worth(self, values: Mapping[int, bool]) -> None:
+        """Record whether trials were worth keeping; what was recorded before stands."""
+        merged = {**values, **self.worth()}
+        self.study.set_user_attr("worth", {str(number): worth for number, worth in merged.items()})
+
+    def needed(self) -> set[int]:
+        """Numbers of the trials that those need which run, or wait to run again as they were proposed."""
+        states = (TrialState.RUNNING, TrialState.WAITING)
+        configs = [t.user_attrs.get(CONFIG, {}) for t in self.study.get_trials(deepcopy=False, states=states)]
+        return {config[name] for config in configs for name in ("parent", "teacher") if config.get(name)}
+
     def test_metrics(self) -> dict[int, dict[str, float]]:
         """Metrics on the test split, by trial number."""
         return self._later("test_metrics")

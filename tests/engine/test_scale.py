@@ -31,11 +31,12 @@ def scale(monkeypatch: pytest.MonkeyPatch) -> Any:
     return module
 
 
-def test_what_ended_trials_gave_is_read_once_and_judged_once(
+def test_what_ended_trials_gave_is_read_once_and_only_what_is_kept_is_judged(
     scale: Any, residual_task: ac.Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: Counter[str] = Counter()
     judged: list[int] = []
+    there: list[int] = []
     opened, dominated = family.open_checkpoint, pareto._dominated
 
     def counted_open(path: Path, verify: bool = True) -> Any:
@@ -46,6 +47,7 @@ def test_what_ended_trials_gave_is_read_once_and_judged_once(
         answer = dominated(points, tolerances, positions)
         if points.ndim == 3:
             judged.append(answer.shape[-1])
+            there.append(1 + len(kept_trials(tmp_path / "run" / "trials")))
         return answer
 
     monkeypatch.setattr(family, "open_checkpoint", counted_open)
@@ -58,9 +60,28 @@ def test_what_ended_trials_gave_is_read_once_and_judged_once(
     assert search.study.finished() == 20
     assert len(log.ends) == len(log.driver) >= 20
     assert log.ends == sorted(log.ends)
-    assert 5 < len(read) <= len(kept)
     assert set(read.values()) == {1}
-    assert set(judged) == {1}
+    # Each trial is judged alone, and where it is kept, together with what is there.
+    assert all(count <= present for count, present in zip(judged, there, strict=True))
+    # Those that others took the place of are gone.
+    assert len(kept) < 10
+    assert {True} == set(search.study.worth().values())
+    assert not kept & search.study.worth().keys()
+
+
+def test_all_checkpoints_may_be_kept_with_the_search_as_it_would_be(
+    scale: Any, residual_task: ac.Task, tmp_path: Path
+) -> None:
+    configs = []
+    for keep in ("near", "all"):
+        options = {"objectives": ("accuracy", "bytes"), "trials": 12, "workers": 1, "seed": 1, "keep": keep}
+        search = scale.Search.begin(residual_task, tmp_path / keep, **options)
+        scale.simulate(search, 1, scale.StandIn())
+        configs.append([config.to_json() for config in search.study.configs()])
+    complete = {trial.number for trial in search.study.complete_trials() if trial.number}
+    assert configs[0] == configs[1]
+    assert kept_trials(search.folder.trials) == complete
+    assert not any(search.study.worth().values())
 
 
 def test_seconds_of_trials_are_drawn_from_those_of_their_kind(
