@@ -7,8 +7,10 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-# Several processes test at once, and start others: more threads than one only wait for each other.
+# Several processes test at once, and start others: more threads than one only wait for each other, and so
+# does a second worker where a test does not ask for it (joblib counts CPUs by the latter).
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")
 
 import numpy as np
 import pytest

@@ -14,12 +14,11 @@ from torch import fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from autocompress.graph.branch_gate import BranchGate
-from autocompress.graph.corrections import operator_name
+from autocompress.graph.counting import counting
 from autocompress.graph.exporting import plain_attention
 from autocompress.graph.limits import CutPairs
 from autocompress.graph.structure import Analysis
 from autocompress.graph.tracing import shape_of
-from autocompress.graph.training_mode import RECURRENT
 from autocompress.graph.weights import Weight, staying_weights, weights_of
 from autocompress.task import (
     CostTerm,
@@ -58,12 +57,11 @@ def layer_macs(model: nn.Module, example: Inputs) -> dict[str, int]:
 
 def _count(subject: nn.Module, example: Inputs) -> FlopCounterMode:
     """Run a model, which becomes useless for anything else, and count."""
-    counter = FlopCounterMode(display=False)
     with torch.no_grad():
         for code in codes_of(subject).values():
             code.__dict__["forward"] = partial(torch.clone, code())
-        with counter:
-            call(subject.eval(), example)
+    with counting() as counter:
+        call(subject.eval(), example)
     return counter
 
 
@@ -75,17 +73,8 @@ class _NodeCounter(fx.Interpreter):
         self.macs: dict[str, int] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        counter = FlopCounterMode(display=False)
-        if operator_name(n) in RECURRENT:
-            # Those of oneDNN and cuDNN are operators that are not counted; on meta tensors it is products.
-            args, kwargs = moved(self.fetch_args_kwargs_from_env(n), "meta")
-            operator: Any = n.target
-            with counter:
-                operator(*args, **kwargs)
+        with counting() as counter:
             result = super().run_node(n)
-        else:
-            with counter:
-                result = super().run_node(n)
         self.macs[n.name] = counter.get_total_flops() // 2
         return result
 
@@ -93,8 +82,7 @@ class _NodeCounter(fx.Interpreter):
 def node_macs(model: nn.Module, example: Inputs, analysis: Analysis) -> dict[str, int]:
     """Multiply-accumulates of one input at each node of the model's graph, in order."""
     counter = _NodeCounter(analysis.trace.module(model))
-    with torch.no_grad():
-        counter.run(*leaves(_near(model, example)), enable_io_processing=False)
+    counter.run(*leaves(_near(model, example)), enable_io_processing=False)
     return counter.macs
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from autocompress.graph.corrections import operator_name
+from autocompress.graph.counting import counting
 from autocompress.graph.structure import Analysis
 from autocompress.graph.topology import data_nodes, layer_of
 from autocompress.graph.tracing import shape_of, sizes
@@ -273,7 +273,7 @@ def _node_macs(node: fx.Node) -> int:
 
     operator: Any = node.target
     arguments: Any = fx.map_arg((node.args, node.kwargs), meta)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with counting() as counter:
         try:
             operator(*arguments[0], **arguments[1])
         except (RuntimeError, NotImplementedError):

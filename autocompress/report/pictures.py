@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Okabe & Ito's colours.
 _BEFORE, _AFTER = "#b0b0b0", "#0072B2"
@@ -25,6 +25,9 @@ def trial_picture(manifest: Mapping[str, Any], reference: Mapping[str, Any], tit
         title: of the picture.
         path: of the file.
     """
+    # A second and a half, which commands that draw nothing need not wait for.
+    from matplotlib.figure import Figure
+
     before = {layer["name"]: layer for layer in reference.get("layers", ())}
     after = {layer["name"]: layer for layer in manifest.get("layers", ())}
     names = list(dict.fromkeys([*before, *after]))[:_MOST_LAYERS]
