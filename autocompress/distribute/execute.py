@@ -14,8 +14,9 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
+
+from autocompress.distribute.surroundings import give_token, has_token, ray_folder
 
 # Read by Ray when it is imported or started.
 _ENVIRONMENT = {
@@ -34,7 +35,7 @@ _ENVIRONMENT = {
 }
 # Joining a cluster by its address authenticates only where this mode is named; starting Ray with the
 # mode named fails where there is no token yet, which Ray otherwise makes.
-if "RAY_AUTH_TOKEN" in os.environ or (Path.home() / ".ray" / "auth_token").is_file():
+if has_token():
     _ENVIRONMENT["RAY_AUTH_MODE"] = "token"
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
@@ -50,7 +51,6 @@ from ray.tune.error import TuneError  # noqa: E402
 
 from autocompress.distribute.driver import Driver  # noqa: E402
 from autocompress.distribute.searcher import DriverScheduler, DriverSearcher, Left, Silence, Watch  # noqa: E402
-from autocompress.distribute.surroundings import give_token, ray_folder  # noqa: E402
 from autocompress.distribute.worker import Shared, train  # noqa: E402
 from autocompress.errors import ClusterError, SettingsError, TaskError, one_line  # noqa: E402
 from autocompress.task import Task  # noqa: E402

@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 from ray.tune import Callback, ProgressReporter
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -128,12 +129,36 @@ class Silence(ProgressReporter):  # type: ignore[misc]
         """Report nothing."""
 
 
+# That a worker may take to start; what waits longer waits for a CPU or GPU.
+_START_SECONDS = 60.0
+
+
 class DriverScheduler(FIFOScheduler):  # type: ignore[misc]
     """Tells the driver of each epoch, and stops a trial that it does not want to go on with."""
 
     def __init__(self, searcher: DriverSearcher) -> None:
         super().__init__()
         self.searcher = searcher
+        self.pending: set[str] = set()
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Give a worker that is free to the trial that was asked for last, as others wait for their own.
+
+        The first in the row would take it, and have its own stopped while it starts: where trials are shorter
+        than a worker's start, none would ever take the place of one that died.
+        """
+        asked = self.searcher.asked
+        pending = {
+            trial.trial_id: trial
+            for trial in tune_controller.get_live_trials()
+            if trial.status == Trial.PENDING and trial.trial_id in asked
+        }
+        before, self.pending = self.pending, set(pending)
+        if not pending:
+            return None
+        first, last = (which(pending, key=lambda name: asked[name]) for which in (min, max))
+        others_wait_for_theirs = time.monotonic() - asked[first] < _START_SECONDS
+        return pending[last if last not in before and others_wait_for_theirs else first]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Pass an epoch on to the driver, who may stop the trial; keep a result or a failure for its end."""

@@ -52,18 +52,38 @@ def _usable(folder: Path) -> bool:
         return False
 
 
+def has_token() -> bool:
+    """Whether there is a token by which the processes of a cluster know each other."""
+    try:
+        return "RAY_AUTH_TOKEN" in os.environ or (_token_folder() / "auth_token").is_file()
+    except (OSError, RuntimeError):
+        return False
+
+
+def _token_folder() -> Path:
+    """Where Ray keeps its token.
+
+    Raises:
+        RuntimeError: the user has no home.
+    """
+    return Path.home() / ".ray"
+
+
 def give_token() -> None:
-    """Have the processes of a Ray that is started here know each other where HOME takes no token."""
+    """Have the processes of a Ray that is started here know each other where HOME takes no token.
+
+    Of a token that is there Ray itself turns the mode on: a mode that is named now would be too late for the
+    part of Ray that reads it when it is imported.
+    """
     if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
         return
     try:
-        folder = Path.home() / ".ray"
+        folder = _token_folder()
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder):
             return
     except (OSError, RuntimeError):
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        os.environ["RAY_AUTH_MODE"] = "token"
 
 
 def memory_share(workers: int) -> int | None:

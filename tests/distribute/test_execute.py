@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -43,7 +44,7 @@ def test_the_split_that_cannot_be_sent_is_named_with_the_remedy(residual_task: a
     check_sendable(replace(residual_task, val=lambda: DataLoader([], collate_fn=threading.Lock())))
 
 
-def test_sigterm_is_heard_by_who_heard_it_before_when_ray_has_ended() -> None:
+def test_without_a_home_ray_starts_and_gives_back_the_handler_of_sigterm_when_it_ends() -> None:
     script = (
         "import os, signal\n"
         "from autocompress.distribute import Cluster, connection, start_here\n"
@@ -52,5 +53,8 @@ def test_sigterm_is_heard_by_who_heard_it_before_when_ray_has_ended() -> None:
         "    start_here(Cluster(1))\n"
         "os.kill(os.getpid(), signal.SIGTERM)\n"
     )
-    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    homeless = {**os.environ, "HOME": "/dev/null"}
+    child = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=homeless
+    )
     assert (child.returncode, child.stdout) == (0, "heard\n"), child.stderr

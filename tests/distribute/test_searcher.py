@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from autocompress.distribute import searcher
-from autocompress.distribute.searcher import DriverSearcher, Left, Watch
+from autocompress.distribute.searcher import DriverScheduler, DriverSearcher, Left, Watch
 
 
 class Driver(SimpleNamespace):
@@ -72,3 +73,23 @@ def test_all_is_left_where_no_machine_is_there_any_more(
     watch.looked = -1e9
     with pytest.raises(Left, match="the process of Ray that starts workers ended"):
         watch.on_step_begin(0, [])
+
+
+def test_a_free_worker_is_for_the_last_trial_as_others_wait_for_theirs_but_not_for_ever(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = DriverScheduler(watch.searcher)
+    trials = [SimpleNamespace(trial_id=name, status="PENDING") for name in "ab"]
+    controller: Any = SimpleNamespace(get_live_trials=lambda: trials)
+    now = time.monotonic()
+    watch.searcher.asked = {"a": now - 5, "b": now, "c": now + 1}
+    assert scheduler.choose_trial_to_run(controller).trial_id == "b"
+    # It got none: the next that is free is for the first.
+    assert scheduler.choose_trial_to_run(controller).trial_id == "a"
+    trials.append(SimpleNamespace(trial_id="c", status="PENDING"))
+    assert scheduler.choose_trial_to_run(controller).trial_id == "c"
+    scheduler.pending = set()
+    watch.searcher.asked["a"] = now - 100
+    assert scheduler.choose_trial_to_run(controller).trial_id == "a"
+    trials[:] = []
+    assert scheduler.choose_trial_to_run(controller) is None

@@ -12,7 +12,7 @@ import pytest
 
 import autocompress as ac
 from autocompress.distribute import surroundings
-from autocompress.distribute.surroundings import give_token, memory_share, ray_folder
+from autocompress.distribute.surroundings import give_token, has_token, memory_share, ray_folder
 
 
 def in_tmpdir(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,9 +60,23 @@ def test_a_home_that_cannot_be_written_needs_no_token_file(monkeypatch: pytest.M
     monkeypatch.setenv("HOME", "/dev/null")
     give_token()
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    assert "RAY_AUTH_MODE" not in os.environ
     token = os.environ["RAY_AUTH_TOKEN"]
     give_token()
     assert os.environ["RAY_AUTH_TOKEN"] == token
+
+
+def test_a_user_without_a_home_has_no_token_until_one_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "kept")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(surroundings.Path, "home", no_home)
+    assert not has_token()
+    give_token()
+    assert has_token()
 
 
 def test_workers_share_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
