@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError, one_line
 from autocompress.study import masked
 
+# What `Path` leaves of "s3://bucket/run".
+_OBJECT_STORE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 SCHEMA = 1
 LOCK = ".lock"
 
@@ -29,9 +32,18 @@ class RunFolder:
 
     Args:
         path: the folder; it need not exist.
+
+    Raises:
+        SettingsError: it is the address of an object store.
     """
 
     def __init__(self, path: Path) -> None:
+        if _OBJECT_STORE.match(path.as_posix()):
+            raise SettingsError(
+                f"RUN must be a folder but got '{path.as_posix().replace(':/', '://', 1)}' (mount the object "
+                "store as a folder, by rclone mount or the like, and give --storage a database; or copy RUN "
+                "there when the search has ended)."
+            )
         self.path = path
         self.json = path / "run.json"
         self.reference = path / "reference"

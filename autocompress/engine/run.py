@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -106,6 +107,8 @@ def search_within(
     """
     try:
         settings.check_machine()
+        if settings.out is not None:
+            RunFolder(Path(settings.out))  # what is none is refused before anything takes time
         if settings.storage is not None:
             hide_in_title(secrets_of(settings.storage))
         prepared = prepare(task, settings)
