@@ -19,6 +19,8 @@ from torch import Tensor
 MOST_CODES = 256
 # Fewer codes have a byte each: what packing saves is less than what the program needs more to unpack it.
 _FEW_CODES = 1024
+# Bytes that are made at a time, from codes of 8 bytes each.
+_AT_ONCE = 1 << 16
 # With repetitions, and without; and bytes up to which several ways are tried.
 _STRATEGIES, _MOST_TRIED = (zlib.Z_DEFAULT_STRATEGY, zlib.Z_HUFFMAN_ONLY), 1 << 22
 
@@ -79,9 +81,13 @@ def _stream(content: bytes | bytearray, flush: int, strategies: Sequence[int] = 
 
 def pack(codes: Tensor, k: int, m: int) -> Tensor:
     """Integers `(n,)` in [0, k) as bytes, `(⌈n/m⌉,)`, m codes in each, the first one most significant."""
-    numbers = codes.cpu().numpy().astype(np.int64)
-    rows = np.concatenate([numbers, np.zeros(-len(numbers) % m, np.int64)]).reshape(-1, m)
-    return torch.from_numpy((rows @ (k ** np.arange(m - 1, -1, -1))).astype(np.uint8))
+    numbers, powers = codes.cpu().numpy(), k ** np.arange(m - 1, -1, -1)
+    packed = np.empty(-(-len(numbers) // m), np.uint8)
+    for start in range(0, len(packed), _AT_ONCE):
+        part = numbers[start * m : (start + _AT_ONCE) * m].astype(np.int64)
+        rows = np.concatenate([part, np.zeros(-len(part) % m, np.int64)]).reshape(-1, m)
+        packed[start : start + _AT_ONCE] = rows @ powers
+    return torch.from_numpy(packed)
 
 
 @cache

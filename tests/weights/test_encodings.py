@@ -7,6 +7,7 @@ import json
 import math
 import pickle
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,19 @@ def test_codes_are_digits_of_bytes_in_base_k(k: int, count: int) -> None:
     assert len(packed) == math.ceil(count / m)
     table = digits(k, m, torch.device("cpu")).reshape(-1, m)
     assert torch.equal(table[packed.long()].reshape(-1)[:count].long(), codes)
+
+
+def test_packing_takes_little_more_memory_than_what_it_makes() -> None:
+    codes = torch.from_numpy(np.random.default_rng(0).integers(0, 5, 3_000_001).astype(np.uint8))
+    tracemalloc.start()
+    try:
+        packed = pack(codes, 5, 3)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < len(packed) + (1 << 23)  # integers of 8 bytes for all would take 24 MB
+    last = digits(5, 3, torch.device("cpu")).reshape(-1, 3)[packed[-1].long()]
+    assert last.tolist() == [int(codes[-1]), 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,7 @@ from autocompress.weights.factored import TRANSPOSED, layer_kind, outputs_first
 from autocompress.weights.folding import Folding, schemes_of
 
 _MOST_ELEMENTS = 1 << 28  # of all layers' inputs, a gigabyte
+_MOST_BYTES = 1 << 30  # of all their moments that are kept
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Decomposer:
         )
         self._untrained = True
         self._received: dict[str, Tensor] = {}
-        self._moments: dict[tuple[str, Folding], Tensor] = {}
+        self._moments: OrderedDict[tuple[str, Folding], Tensor] = OrderedDict()
         if settings.measure == "data":
             names = [layer.layer for layer in layers if self._measured_on_data(layer)]
             two = layer_inputs(model, names, take(self.inputs, slice(2)))
@@ -207,10 +209,14 @@ class Decomposer:
         """Σ of a folding's inputs, for "data" alone; the inputs stay those of the first model."""
         if self.settings.measure != "data" or layer.layer not in self._received:
             return None
-        if (layer.name, folding) not in self._moments:
+        key = layer.name, folding
+        if key not in self._moments:
             module = self.model.get_submodule(layer.layer)
-            self._moments[layer.name, folding] = patch_moments(module, self._received[layer.layer], folding)
-        return self._moments[layer.name, folding]
+            self._moments[key] = patch_moments(module, self._received[layer.layer], folding)
+            while len(self._moments) > 1 and sum(m.nbytes for m in self._moments.values()) > _MOST_BYTES:
+                self._moments.popitem(last=False)  # it is computed again
+        self._moments.move_to_end(key)
+        return self._moments[key]
 
     def _schemes(self, layer: Weight) -> tuple[int, ...]:
         if self._is_transposed(layer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from autocompress.weights.factored import features_last
 from autocompress.weights.folding import Folding
 
 MOST_PATCHES = 8192
+# Of these so many are in double at a time.
+_AT_ONCE = 1024
 
 
 def layer_inputs(model: nn.Module, names: Sequence[str], inputs: Inputs) -> dict[str, Tensor]:
@@ -37,8 +40,10 @@ def patch_moments(layer: nn.Module, inputs: Tensor, folding: Folding) -> Tensor:
         inputs: it receives, `(B, ..., c)` or `(B, c, *grid)`.
         folding: of its weight; kernel dimensions among the rows make no patches.
     """
-    rows = patch_rows(layer, inputs, folding)
-    return torch.einsum("npc,npd->pcd", rows, rows) / len(rows)
+    rows = _rows(layer, inputs, folding)
+    chunks = (chunk.double() for chunk in torch.split(rows, _AT_ONCE))
+    total = torch.zeros((), dtype=torch.float64, device=rows.device)
+    return sum((torch.einsum("npc,npd->pcd", chunk, chunk) for chunk in chunks), total) / len(rows)
 
 
 def patch_rows(layer: nn.Module, inputs: Tensor, folding: Folding) -> Tensor:
@@ -52,21 +57,15 @@ def patch_rows(layer: nn.Module, inputs: Tensor, folding: Folding) -> Tensor:
     Returns:
         `(positions, groups · slices, columns)`.
     """
+    return _rows(layer, inputs, folding).double()
+
+
+def _rows(layer: nn.Module, inputs: Tensor, folding: Folding) -> Tensor:
     parts = folding.groups * folding.slices
     if features_last(layer):
         flat = inputs.reshape(-1, parts, inputs.shape[-1] // parts)
-        return flat[sampled(len(flat))].double()
-    sampled_rows: list[Tensor] = []
-    index: Tensor | None = None
-    seen = 0
-    for chunk in torch.split(inputs, 16):
-        rows = _patches(layer, chunk, folding, parts)
-        if index is None:
-            index = sampled(len(rows) // len(chunk) * len(inputs))
-        positions = index[(index >= seen) & (index < seen + len(rows))] - seen
-        sampled_rows.append(rows[positions].double())
-        seen += len(rows)
-    return torch.cat(sampled_rows)
+        return flat[sampled(len(flat))]
+    return _patches(layer, inputs, folding, parts)
 
 
 def output_rows(layer: nn.Module, outputs: Tensor) -> Tensor:
@@ -85,8 +84,7 @@ def sampled(positions: int) -> Tensor:
 
 
 def _patches(layer: Any, inputs: Tensor, folding: Folding, parts: int) -> Tensor:
-    """`(B · positions, parts, columns)`."""
-    dims = len(folding.in_rows)
+    """The patches of inputs at `sampled` positions of all, `(positions, parts, columns)`."""
     pads, sizes, steps, spreads = [], [], [], []
     for d, row in enumerate(folding.in_rows):
         padding = _padding(layer, d)
@@ -98,15 +96,15 @@ def _patches(layer: Any, inputs: Tensor, folding: Folding, parts: int) -> Tensor
         steps.append(1 if row else stride)
         spreads.append([0] if row else [tap * dilation for tap in range(kernel)])
     padded = F.pad(inputs, [p for pair in reversed(pads) for p in pair])
+    index = sampled(len(inputs) * math.prod(sizes)).to(inputs.device)
+    image, *place = torch.unravel_index(index, (len(inputs), *sizes))
+    corner = [position * step for position, step in zip(place, steps, strict=True)]
+    # Only what is sampled: all patches of a layer may be many times what it is given.
     taps = []
     for starts in itertools.product(*spreads):
-        window = tuple(
-            slice(start, start + (sizes[d] - 1) * steps[d] + 1, steps[d]) for d, start in enumerate(starts)
-        )
-        taps.append(padded[(slice(None), slice(None), *window)])
-    stacked = torch.stack(taps, 2).movedim((1, 2), (-2, -1))  # (B, *positions, c, taps)
-    assert stacked.dim() == dims + 3
-    return stacked.flatten(0, -3).reshape(-1, parts, inputs.shape[1] // parts * len(taps))
+        at: tuple[Any, ...] = tuple(c + start for c, start in zip(corner, starts, strict=True))
+        taps.append(padded[(image, slice(None), *at)])
+    return torch.stack(taps, -1).reshape(len(index), parts, inputs.shape[1] // parts * len(taps))
 
 
 def _padding(layer: Any, d: int) -> tuple[int, int]:

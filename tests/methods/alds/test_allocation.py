@@ -6,15 +6,20 @@ import itertools
 import math
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader, TensorDataset
 
-from autocompress.methods.alds import spectra
+import autocompress as ac
+from autocompress.methods.alds import decomposition, spectra
 from autocompress.methods.alds.allocation import LayerOptions, Option, allocate
-from autocompress.methods.alds.patches import layer_inputs, patch_moments
+from autocompress.methods.alds.config import Config
+from autocompress.methods.alds.patches import MOST_PATCHES, layer_inputs, patch_moments
 from autocompress.methods.alds.spectra import _DENSE, MEASURES, Measure, Spectrum, project, spectrum
 from autocompress.sharing import sharing
 from autocompress.weights.folding import Folding
@@ -98,6 +103,42 @@ def test_data_error_is_that_of_the_outputs(layer: nn.Module) -> None:
         )
         # No matrix of that rank loses less of these outputs; the plain SVD knows nothing of them.
         assert (whole - small).norm() < (whole - naive).norm()
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers of a tensor that was made."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor):
+            self.most = max(self.most, made.numel())
+        return made
+
+
+def test_memory_of_moments_hangs_on_what_is_sampled_not_on_how_large_images_are() -> None:
+    layer, x = nn.Conv2d(4, 2, 5, padding=2), torch.randn(16, 4, 96, 96)
+    with Largest() as largest:
+        patch_moments(layer, x, Folding(tuple(layer.weight.shape)))
+    patches = x.numel() * 25
+    assert largest.most <= max(16 * 4 * 100 * 100, MOST_PATCHES * 4 * 25) < patches / 15
+
+
+def test_moments_beyond_a_bound_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    inputs, labels = torch.randn(40, 8), torch.randint(0, 3, (40,))
+    loader = DataLoader(TensorDataset(inputs, labels), batch_size=20)
+    task = ac.Task(model=lambda: nn.Linear(8, 3), train=loader, val=loader)
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    monkeypatch.setattr(decomposition, "_MOST_BYTES", 8 * 8 * 8)
+    bounded = decomposition.Decomposer(model, task, Config(keep=0.5, measure="data"))
+    choices = bounded.allocate(0.5).choices
+    assert sum(moments.nbytes for moments in bounded._moments.values()) <= 8 * 8 * 8
+    monkeypatch.undo()
+    free = decomposition.Decomposer(model, task, Config(keep=0.5, measure="data"))
+    assert free.allocate(0.5).choices == choices
+    assert len(free._moments) > len(bounded._moments)
 
 
 def small_layers(seed: int) -> list[LayerOptions]:
