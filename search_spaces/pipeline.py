@@ -47,6 +47,8 @@ _STRIDE, _INWARD = 0.5, 0.95
 # epochs (search_efficiency.py, 3 seeds) are 0.77, 0.77 and 0.79 on digits with 4; 4 and 3; 5, 4 and 3, and
 # 0.72, 0.72 and 0.74 on the table.
 _BITS = (5.0, 4.0, 3.0)
+# Shares of the budget after which the front so far is stored as codes: who ends a search early has them.
+_EARLY = (1 / 3, 2 / 3)
 # Bits that hardly lose anything, for what codes of few bits were not good enough for.
 _MANY_BITS = 16.0
 # Costs that are less where weights are stored as codes.
@@ -340,10 +342,12 @@ def _coded(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
     """A model of the front with its weights as codes, as they are: that costs no training.
 
     Once the budget of trials is used up, the costliest first, as it bears most; with fewer bits each time as
-    long as its codes are good enough to be kept. Where the first are not, once more in half precision.
+    long as its codes are good enough to be kept. Where the first are not, once more in half precision. Before
+    that, after each third of the budget, what was trained by then, with the most bits alone.
     """
     storage = _storage(spaces, family.metric)
-    if not storage or family.left > 0:
+    early = _trained_early(family)
+    if not storage or not (early or family.left <= 0):
         return None
     tries: dict[int, list[ac.Attempt]] = {}
     for attempt in family.attempts:
@@ -351,6 +355,8 @@ def _coded(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
             tries.setdefault(attempt.parent, []).append(attempt)
     for parent in family.front:
         before = tries.get(parent.number, [])
+        if family.left > 0 and (before or parent.number not in early):
+            continue
         bits = _next_bits([attempt.kept for attempt in before])
         if parent.number in family.coding or bits is None:
             continue
@@ -363,6 +369,14 @@ def _coded(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
                 place |= {"teacher": "none"} if family.distill else {}
                 return Guided(place | dict(params), parent.cost * keep, -math.log(keep), trained=False)
     return None
+
+
+def _trained_early(family: ac.Family) -> set[int]:
+    """The reference and the trials of the thirds of the budget that are over; none in the first."""
+    trained = [attempt.number for attempt in family.attempts if attempt.trained]
+    budget = len(trained) + len(family.running) + family.left
+    over = [share for share in _EARLY if len(trained) >= share * budget]
+    return {0, *trained[: math.ceil(over[-1] * budget)]} if over else set()
 
 
 def _next_bits(kept: Sequence[bool]) -> float | None:
@@ -392,7 +406,7 @@ class Plan:
         methods: spaces that can go on from any model, in the order in which they are tried; the first leads
             until another loses less.
         exploring: every so many trials what was tried least is tried; 0 is never.
-        codes: spaces that store the front's weights at the end.
+        codes: spaces that store the front's weights after each third of the budget.
     """
 
     trials: int
@@ -416,7 +430,7 @@ class Plan:
             tried = f"every {_ORDINALS[self.exploring]} tries" if self.exploring else "too few to try"
             parts.append(f"{tried} {', '.join(others)}")
         if self.codes:
-            parts.append(f"at the end weights as codes by {', '.join(self.codes)}, beside the budget")
+            parts.append(f"after each third weights as codes by {', '.join(self.codes)}, beside the budget")
         return "; ".join(parts)
 
 
@@ -459,9 +473,10 @@ def _by_merit(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> list[s
 
     Before any has been tried, they come as `plan` has them; where it says so, what was tried least is first.
     """
-    planned = plan(len(family.attempts) + family.left, spaces, family.metric)
+    attempts = [attempt for attempt in family.attempts if attempt.trained]
+    planned = plan(len(attempts) + family.left, spaces, family.metric)
     names = planned.methods
-    tried = {name: [a for a in family.attempts if a.params.get("method") == name] for name in names}
+    tried = {name: [a for a in attempts if a.params.get("method") == name] for name in names}
     begun = Counter(other.params.get("method") for other in family.running)
 
     def price(name: str) -> float:
@@ -470,7 +485,7 @@ def _by_merit(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> list[s
 
     def rank(name: str) -> tuple[float, ...]:
         place = names.index(name)
-        if planned.explores(len(family.attempts) + len(family.running)):
+        if planned.explores(len(attempts) + len(family.running)):
             return len(tried[name]) + begun[name], place
         return not tried[name], price(name), place
 

@@ -179,7 +179,7 @@ def test_a_trial_goes_a_little_further_than_those_that_run(resnet20: ModelProfil
 )
 def test_a_budget_is_spent_on_what_it_pays_for(trials: int, workers: int, text: str) -> None:
     spaces = of_methods("alcn", "alds", "autoplastic", "depth", "lc")
-    codes = "; at the end weights as codes by lc, beside the budget"
+    codes = "; after each third weights as codes by lc, beside the budget"
     assert pipeline.plan(trials, spaces, "weight_bytes").text(workers) == text + codes
     assert pipeline.plan(trials, spaces, "macs").text(workers) == text
 
@@ -373,6 +373,31 @@ def test_models_of_the_front_are_stored_as_codes_once_the_budget_is_used_up(resn
     assert aimed(guided(coded(0, 5, kept=False), coded(0, 16, kept=False))) == (1.0, 5)
     every = [coded(parent, bits, kept=True) for parent in (0, 1) for bits in (5, 4, 3)]
     assert guided(*every) is None
+
+
+def test_after_each_third_of_the_budget_the_front_so_far_is_stored_as_codes_once(
+    resnet20: ModelProfile,
+) -> None:
+    spaces, budget = of_methods("alcn", "lc"), 9
+    front = tuple(ac.Parent(n, 0.5**n, 0.9 - 0.01 * n, resnet20) for n in range(budget))
+    ended: list[ac.Attempt] = []
+    coded: list[tuple[int, list[int]]] = []
+    for trained in range(budget):
+        present = front[: trained + 1]
+        early: list[int] = []
+        while True:
+            kept = {parent.number: parent for parent in present}
+            family = ac.Family(present, kept, tuple(ended), left=budget - trained, metric="bytes")
+            move = pipeline.guided(family, spaces)
+            if move.trained:
+                break
+            assert move.params["lc.bits"] == 5
+            early.append(family.at(move.params["parent"]).number)
+            codes = {"methods": ("lc",), "asked": 2.0, "trained": False}
+            ended.append(attempt(100 + len(ended), early[-1], 0.1, **codes))
+        coded.append((trained, early))
+        ended.append(attempt(trained + 1, trained, 0.5 ** (trained + 1)))
+    assert [entry for entry in coded if entry[1]] == [(3, [0, 1, 2, 3]), (6, [4, 5, 6])]
 
 
 def test_the_sampler_takes_over_where_two_trials_in_a_row_had_no_result(resnet20: ModelProfile) -> None:
