@@ -25,7 +25,9 @@ def ray_folder() -> str | None:
     Raises:
         SettingsError: no folder will do.
     """
-    own_choice = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray"
+    # Python leaves a TMPDIR that cannot be written for another folder, and Ray does not.
+    chosen = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or tempfile.gettempdir()
+    own_choice = Path(chosen) / "ray"
     if _usable(own_choice):
         return None
     user = os.getuid() if hasattr(os, "getuid") else ""

@@ -159,16 +159,18 @@ class RunFolder:
         Raises:
             SettingsError: another search holds it, or it cannot be made.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SettingsError(f"out must be a folder that can be made but: {one_line(error)}") from error
         lock = FileLock(self.path / LOCK)
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout as error:
             raise SettingsError(
                 f"RUN must not be searched by two processes but '{self.path}' is in use."
+            ) from error
+        except OSError as error:
+            raise SettingsError(
+                f"out must be a folder that can be made and written but: {one_line(error)} "
+                "(give another --out)."
             ) from error
         try:
             yield

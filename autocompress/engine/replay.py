@@ -58,6 +58,8 @@ def replay(
         raise SettingsError(f"trial must be one of those that ran, {sorted(configs)}, but got {number}.")
     if "metrics" not in stored[number]:
         note(f"{stored[number].get('traceback', '')}\ntrial {number}: {stored[number].get('reason')}".strip())
+    replays = folder.path / "replays"
+    replays.mkdir(exist_ok=True)  # before anything takes time
     settings = Settings.from_json(folder.read()["settings"])
     if latency_by is not None:
         settings = replace(settings, latency_by=latency_by)
@@ -65,7 +67,6 @@ def replay(
     folder.refuse_other_settings(identity(prepared), replayed=True)
     reference = Reference.of(open_checkpoint(folder.reference), fresh_model(prepared.task), settings.artifact)
     torch.set_num_threads(max(1, int(settings.cpus_per_trial)))
-    replays = folder.path / "replays"
     for wanted in line_of(configs, number):
         with prepared.task.opened() as opened:
             result = run_trial(

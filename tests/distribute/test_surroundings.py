@@ -18,7 +18,8 @@ from autocompress.distribute.surroundings import give_token, has_token, memory_s
 def in_tmpdir(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir(exist_ok=True)
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
 
 
 @pytest.fixture
@@ -36,6 +37,15 @@ def test_rays_own_folder_will_do_where_it_is_short_and_the_users(
 
 def test_long_paths_are_avoided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_tmpdir(tmp_path / ("long" * 20), monkeypatch)
+    assert ray_folder() == f"/tmp/ray-{os.getuid()}"
+
+
+def test_a_folder_for_temporary_files_that_takes_none_is_left(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_tmpdir(short, monkeypatch)
+    monkeypatch.setenv("TMPDIR", str(short / "file"))
+    (short / "file").touch()
     assert ray_folder() == f"/tmp/ray-{os.getuid()}"
 
 
