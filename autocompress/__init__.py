@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from autocompress.methods.depth import Depth
     from autocompress.methods.lc import (
         Binary,
+        Budget,
         Codebook,
         EntropyCodebook,
         FixedPoint,
@@ -62,6 +63,7 @@ _HOME = {
     "AutocompressError": "errors",
     "Autoplastic": "methods.autoplastic",
     "Binary": "methods.lc",
+    "Budget": "methods.lc",
     "CheckpointError": "errors",
     "Codebook": "methods.lc",
     "Compressed": "engine.compress",
@@ -114,6 +116,7 @@ __all__ = [
     "AutocompressError",
     "Autoplastic",
     "Binary",
+    "Budget",
     "CheckpointError",
     "Codebook",
     "Compressed",

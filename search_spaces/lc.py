@@ -20,19 +20,24 @@ def move(profile: ac.ModelProfile, keep: float) -> dict[str, Any]:
         "lc.growth": config.growth,
         "lc.steps": config.steps,
         "lc.multipliers": config.multipliers,
+        "lc.straight_through": config.straight_through,
     }
     if keep < 0.5:
-        return params | {"lc.mixed": True, "lc.bits": min(max(32 * keep, _BITS[0]), _BITS[1])}
+        bits = min(max(32 * keep, _BITS[0]), _BITS[1])
+        # What is not trained loses as little by codebooks, and these are found in a tenth of the time.
+        return params | {"lc.mixed": True, "lc.bits": bits, "lc.budget": False}
     params["lc.mixed"] = False
     return params | {f"lc.{part}.scheme": "half" for part in range(1, min(3, len(profile.layers)) + 1)}
 
 
 def suggest(trial: optuna.Trial, profile: ac.ModelProfile) -> object:
-    """Codebooks of some bits on average, or a scheme for each third of the layers, alone or jointly; and the
-    schedule of μ."""
+    """Codebooks, or whatever loses least, of some bits on average, or a scheme for each third of the layers,
+    alone or jointly; the schedule of μ, or levels that are trained straight through."""
     schemes: dict[str | tuple[str, ...], Any] = {}
     if trial.suggest_categorical("lc.mixed", [True, False]):
-        schemes["*"] = ac.MixedPrecision(bits=trial.suggest_float("lc.bits", *_BITS))
+        bits = trial.suggest_float("lc.bits", *_BITS)
+        budget = trial.suggest_categorical("lc.budget", [False, True])
+        schemes["*"] = ac.Budget(bits=bits) if budget else ac.MixedPrecision(bits=bits)
     else:
         parts = min(3, len(profile.layers))
         for part in range(1, parts + 1):
@@ -47,6 +52,7 @@ def suggest(trial: optuna.Trial, profile: ac.ModelProfile) -> object:
         growth=trial.suggest_float("lc.growth", 1.05, 1.4),
         steps=trial.suggest_int("lc.steps", 10, 40, step=10),
         multipliers=trial.suggest_categorical("lc.multipliers", [True, False]),
+        straight_through=trial.suggest_categorical("lc.straight_through", [False, True]),
     )
 
 

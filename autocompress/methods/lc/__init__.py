@@ -6,6 +6,7 @@ from autocompress.methods.lc.low_rank import LowRank, RankSelection
 from autocompress.methods.lc.pruning import PenaltyL0, PenaltyL1, PruneL0, PruneL1
 from autocompress.methods.lc.quantization import (
     Binary,
+    Budget,
     Codebook,
     EntropyCodebook,
     FixedPoint,
@@ -22,6 +23,7 @@ __all__ = [
     "SCHEMES",
     "Assignment",
     "Binary",
+    "Budget",
     "Codebook",
     "Config",
     "EntropyCodebook",

@@ -11,8 +11,12 @@ from torch import Tensor
 from autocompress.graph.weights import Weight
 from autocompress.methods.lc.entropy import entropy
 from autocompress.methods.lc.scheme import Scheme, View
+from autocompress.methods.lc.straight_through import Hidden
 from autocompress.weights.encodings import Encoding, Factored, Pruned, Quantized, Rounded, Summed
 from autocompress.weights.packing import codes_per_byte
+
+# What a deflated program has more where a weight is decoded: 165 bytes for codes, 85 for halves.
+DECODING_BYTES = 160
 
 
 @dataclass
@@ -26,6 +30,7 @@ class Compression:
         encoding: the last Θ.
         multipliers: λ, `(n,)`.
         scale: of this constraint's μ.
+        hidden: what is rounded to Δ(Θ), where gradients pass straight through; else None.
         dense: Δ(Θ), `(n,)`.
         targets: Δ(Θ) + λ/μ, which the L step pulls each layer's weight to.
     """
@@ -36,6 +41,7 @@ class Compression:
     encoding: Encoding
     multipliers: Tensor
     scale: float = 1.0
+    hidden: Hidden | None = None
     dense: Tensor = field(init=False)
     targets: dict[str, Tensor] = field(init=False)
 

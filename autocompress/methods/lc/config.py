@@ -22,6 +22,8 @@ class Config:
         growth: factor on μ from one L step to the next; under SGD μ ends at 0.5 / lr, where that is stable.
         steps: L steps that the compressing epochs are divided into; a C step ends each.
         multipliers: an augmented Lagrangian; otherwise a quadratic penalty.
+        straight_through: schemes of levels train at these, without a penalty: gradients pass to the numbers
+            that are rounded (`straight_through.py`), and each C step finds new levels for them.
         mu_exponent: μ of a constraint is μ times this power of its weights' root mean square relative to
             that of all. 0 makes all alike; with 1 late layers, whose weights are few and large, settle
             before the early ones, which can still adapt. Penalties and rank selection share one μ.
@@ -34,6 +36,7 @@ class Config:
     growth: float = 1.2
     steps: int = 30
     multipliers: bool = True
+    straight_through: bool = False
     mu_exponent: float = 1.0
     # Errors on validation (%, mean ± standard error) after LC and fine-tuning with 4, 16 and 64:
     #   digits, 126 steps (so that 64 are 16), 8 seeds: k = 2 plus 1 % 4.3 ± 0.4, 1.6 ± 0.2, 1.6 ± 0.2;

@@ -9,6 +9,7 @@ pruning and a codebook in one.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,7 @@ from autocompress.methods.lc.kmeans import kmeans
 # Cells of equal width that numbers are gathered in, turns for each λ, the relative gain of a turn below which
 # they end, and halvings of the range of λ.
 _CELLS, _TURNS, _GAIN, _HALVINGS = 4096, 30, 1e-5, 14
+_FEW_TURNS = 8  # where levels start from those of the next price
 
 
 def entropy_codebook(x: Tensor, k: int, bits: float, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -53,6 +55,23 @@ def entropy_codebook(x: Tensor, k: int, bits: float, start: Tensor | None = None
     return solved.to(x.dtype), codes
 
 
+def priced_codebooks(x: Tensor, k: int, prices: Sequence[float]) -> list[tuple[Tensor, Tensor]]:
+    """Levels and codes, as of `entropy_codebook`, where a bit costs so much; nearly the best.
+
+    Args:
+        x: the numbers, `(n,)`.
+        k: levels, the zero among them.
+        prices: rising, relative to the numbers' mean square; each search starts from the levels before.
+    """
+    cells, levels = _Cells.of(x), _with_zero(x, k)
+    scale = float(x.double().square().mean()) or 1.0
+    found = []
+    for price in prices:
+        levels, of_cells = _solved(cells, levels, price * scale, _FEW_TURNS)
+        found.append((levels.to(x.dtype), of_cells.index_select(0, cells.places)))
+    return found
+
+
 def entropy(codes: Tensor, k: int) -> float:
     """Bits of a code on average, by how often each of k is there."""
     return _bits(torch.bincount(codes, minlength=k).double())
@@ -83,7 +102,7 @@ def _with_zero(x: Tensor, k: int) -> Tensor:
     return levels
 
 
-def _solved(cells: _Cells, levels: Tensor, price: float) -> tuple[Tensor, Tensor]:
+def _solved(cells: _Cells, levels: Tensor, price: float, turns: int = _TURNS) -> tuple[Tensor, Tensor]:
     """Levels, and the code of each cell, where a bit costs so much; turns until they gain little."""
     zero = int((levels == 0).nonzero()[0])
     levels, k = levels.clone(), len(levels)
@@ -91,7 +110,7 @@ def _solved(cells: _Cells, levels: Tensor, price: float) -> tuple[Tensor, Tensor
     lengths = levels.new_zeros(k)
     reached = math.inf
     codes = torch.zeros(len(means), dtype=torch.int64, device=means.device)
-    for turn in range(_TURNS):
+    for turn in range(turns):
         costs = (means[:, None] - levels).square() + price * lengths
         least, codes = costs.min(1)
         counts = levels.new_zeros(k).index_add_(0, codes, cells.counts)

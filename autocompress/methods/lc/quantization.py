@@ -47,6 +47,11 @@ class EntropyCodebook(Scheme):
         if not 2 <= self.k <= 256:
             raise SettingsError(f"k must be in [2, 256] but got {self.k}.")
 
+    @classmethod
+    def of(cls, bits: float) -> EntropyCodebook:
+        """One of so many bits, with more levels than it has use for."""
+        return cls(bits=bits, k=min(256, 2 * round(2**bits) + 5))
+
     def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
         """Quantise the weights, `(n,)`, with at most so many bits, from the last levels on."""
         start = previous.levels if isinstance(previous, Quantized) else None
@@ -68,13 +73,38 @@ class MixedPrecision(Scheme):
             raise SettingsError(f"bits must be in [1, 8] but got {self.bits}.")
 
     @property
-    def equal(self) -> int:
-        """Levels of codebooks that are all alike, as many as the bits allow."""
-        return int(2**self.bits + 1e-9)
+    def equal(self) -> Codebook:
+        """The codebook where all are alike, of as many levels as the bits allow."""
+        return Codebook(k=int(2**self.bits + 1e-9))
 
     def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
         """Cluster the weights, `(n,)`, as a codebook of all layers alike does."""
-        return Codebook(k=self.equal).solve(x, mu, view, previous)
+        return self.equal.solve(x, mu, view, previous)
+
+
+@dataclass(frozen=True)
+class Budget(Scheme):
+    """So many bits a weight on average, for whatever loses least: levels, zeros among them, or a low rank, in
+    each layer; see `allocated`.
+
+    Part of a sum, it is a codebook of so many bits of entropy everywhere.
+    """
+
+    kind: str = field(init=False, default="budget")
+    bits: float = 1.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.bits <= 8:
+            raise SettingsError(f"bits must be in (0, 8] but got {self.bits}.")
+
+    @property
+    def equal(self) -> EntropyCodebook:
+        """The codebook where all are alike."""
+        return EntropyCodebook.of(self.bits)
+
+    def solve(self, x: Tensor, mu: float, view: View, previous: Encoding | None = None) -> Encoding:
+        """Quantise the weights, `(n,)`, as a codebook of all layers alike does."""
+        return self.equal.solve(x, mu, view, previous)
 
 
 @dataclass(frozen=True)

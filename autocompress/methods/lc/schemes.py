@@ -3,6 +3,7 @@
 Codebook(k=4)                                   an adaptive codebook
 EntropyCodebook(bits=0.5)                       levels, one of them 0, whose codes have so few bits of entropy
 MixedPrecision(bits=3)                          codebooks of 3 bits on average, more where it counts
+Budget(bits=1.5)                                levels, zeros or low ranks of 1.5 bits on average
 Binary(), ScaledBinary(), Ternary(), FixedPoint(bits=8), HalfPrecision()
 PruneL0(keep=0.05), PruneL1(share=0.1), PenaltyL0(alpha=1e-6), PenaltyL1(alpha=1e-6)
 LowRank(rank=10), RankSelection(alpha=1e-8, cost="macs")
@@ -23,6 +24,7 @@ SCHEMES: dict[str, type[Scheme]] = {
     str(next(f.default for f in fields(cls) if f.name == "kind")): cls
     for cls in (
         quantization.Codebook, quantization.EntropyCodebook, quantization.MixedPrecision,
+        quantization.Budget,
         quantization.Binary, quantization.ScaledBinary, quantization.Ternary, quantization.FixedPoint,
         quantization.HalfPrecision,
         pruning.PruneL0, pruning.PruneL1, pruning.PenaltyL0, pruning.PenaltyL1,

@@ -18,22 +18,21 @@ from autocompress.graph import analyse, within
 from autocompress.graph.costs import layer_macs
 from autocompress.graph.weights import Weight, weights_of
 from autocompress.methods.base import Finished, Method, Session, Stage
+from autocompress.methods.lc.allocation import allocated
 from autocompress.methods.lc.assignment import assignments, resolve, view_of
-from autocompress.methods.lc.compression import Compression, stored_bytes
+from autocompress.methods.lc.compression import DECODING_BYTES, Compression, stored_bytes
 from autocompress.methods.lc.config import Config
-from autocompress.methods.lc.mixed_precision import allocated
 from autocompress.methods.lc.scheme import Scheme, parts_of
+from autocompress.methods.lc.straight_through import Hidden
 from autocompress.methods.shared.replaceable import decodable, replaceable
 from autocompress.surgery import Edit, Encode, Factorize
 from autocompress.task import ModelProfile, Task
 from autocompress.task.inputs import moved
 from autocompress.task.optimizers import sgd_rate
 from autocompress.weights.encoded import encode_weight
-from autocompress.weights.encodings import Encoding, Factored
+from autocompress.weights.encodings import Encoding, Factored, Quantized
 from autocompress.weights.factored import TRANSPOSED, factorize_layer
 
-# What a deflated program has more where a weight is decoded: 165 bytes for codes, 85 for halves.
-_DECODING_BYTES = 160
 _LEAST_C_STEPS = 8  # that a training is long enough for, where it has as many L steps; see `Config.spacing`
 
 
@@ -87,13 +86,16 @@ class LcSession(Session):
         self.step = self.taken = self.solved = 0
         views = resolve(assignments(config.schemes), layers, self.limits)
         with self.starting():
-            views = allocated(views, model, task)
+            views = allocated(views, model, task, self.limits)
         self.spacing = config.spacing * max(len(parts_of(scheme)) for _, scheme in views)
         with self.starting():
             self.compressions = [
                 self._compress_directly(view, scheme, scale)
                 for (view, scheme), scale in zip(views, self._scales(views), strict=True)
             ]
+        for constraint in self.compressions if config.straight_through else ():
+            if isinstance(constraint.encoding, Quantized):
+                self._show(constraint, _vector(model, constraint.layers))
 
     def mu_of(self, constraint: Compression) -> float:
         """μ of one constraint."""
@@ -104,13 +106,15 @@ class LcSession(Session):
         pulls = [
             self.mu_of(constraint) / 2 * (weight.of(self.model) - target).square().sum()
             for constraint in self.compressions
+            if constraint.hidden is None
             for weight, target in zip(constraint.layers, constraint.targets.values(), strict=True)
         ]
-        return torch.stack(pulls).sum()
+        return torch.stack(pulls).sum() if pulls else torch.zeros(())
 
     def after_step(self, progress: float) -> None:
         """A C step at the end of each L step, then the multipliers, then a larger μ."""
         self.taken += 1
+        self._follow()
         done = int(progress * self.config.steps + 1e-9)
         least = min(self.spacing, self.taken / progress / _LEAST_C_STEPS)
         early = self.taken - self.solved < least and done < self.config.steps
@@ -118,10 +122,13 @@ class LcSession(Session):
             return
         self.solved = self.taken
         for constraint in self.compressions:
-            x = _vector(self.model, constraint.layers)
+            hidden = constraint.hidden
+            x = _vector(self.model, constraint.layers) if hidden is None else hidden.numbers
             if not math.isfinite(float(x.sum())):
                 raise DivergedError(f"the weights of {_named(constraint.layers)} became NaN or infinite.")
-            constraint.solve(x, self.mu_of(constraint), self.config.multipliers)
+            constraint.solve(x, self.mu_of(constraint), self.config.multipliers and hidden is None)
+            if hidden is not None:
+                self._show(constraint, x)
         if done < self.config.steps:
             self.mu = self.config.mu0 * self.config.growth**done
         self.step = done
@@ -160,7 +167,7 @@ class LcSession(Session):
                     pair = factorize_layer(module, edit.scheme, edit.slices, edit.rank)
                     compact.set_submodule(layer.layer, pair.train(module.training))
                     edits.append(edit)
-                elif stored_bytes(encoding) + _DECODING_BYTES < 4 * layer.params:
+                elif stored_bytes(encoding) + DECODING_BYTES < 4 * layer.params:
                     code = encode_weight(compact, encoding, layer.parameter)
                     edits.append(Encode(layer.layer, code.spec, layer.parameter.rpartition(".")[2]))
         return Finished(compact, tuple(edits), dense)
@@ -168,11 +175,32 @@ class LcSession(Session):
     def release(self) -> nn.Module:
         """The model with w = Δ(Θ), dense."""
         for constraint in self.compressions:
-            with torch.no_grad():
-                parts = constraint.split(constraint.dense).values()
-                for weight, part in zip(constraint.layers, parts, strict=True):
-                    weight.of(self.model).copy_(part)
+            self._write(constraint)
         return self.model
+
+    @torch.no_grad()
+    def _write(self, constraint: Compression) -> None:
+        """w = Δ(Θ)."""
+        parts = constraint.split(constraint.dense).values()
+        for weight, part in zip(constraint.layers, parts, strict=True):
+            weight.of(self.model).copy_(part)
+
+    def _show(self, constraint: Compression, numbers: Tensor) -> None:
+        """Let the model compute with what numbers are stored as."""
+        assert isinstance(constraint.encoding, Quantized)
+        self._write(constraint)
+        shown = _vector(self.model, constraint.layers)
+        constraint.hidden = Hidden(numbers, constraint.encoding, shown)
+
+    def _follow(self) -> None:
+        """Move what weights stand for by the last optimiser step, and round it again."""
+        for constraint in self.compressions:
+            hidden = constraint.hidden
+            if hidden is not None:
+                constraint.encoding = hidden.follow(_vector(self.model, constraint.layers))
+                constraint.dense = constraint.encoding.dense()
+                self._write(constraint)
+                hidden.shown = _vector(self.model, constraint.layers)
 
     def _compress_directly(self, layers: tuple[Weight, ...], scheme: Scheme, scale: float) -> Compression:
         """A constraint with the nearest Δ(Θ) to the weights that training begins with."""

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 import autocompress as ac
 from autocompress.methods.base import Finished
-from autocompress.methods.lc import Scheme
-from autocompress.methods.lc.mixed_precision import allocated, least_loss
+from autocompress.methods.lc import Lc, Scheme
+from autocompress.methods.lc.allocation import allocated, least_loss
+from autocompress.methods.lc.compression import DECODING_BYTES, stored_bytes
 from autocompress.methods.shared.divergence import output_loss
 from autocompress.surgery import Encode
+from autocompress.task import Limits
 
 
 class Lopsided(nn.Module):
@@ -96,7 +98,7 @@ def test_choosing_leaves_the_model_and_the_order_of_the_data_as_they_are(task: a
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     layers = weights_of(model, analyse(model, task.example()), layer_macs(model, task.example()))
     state = torch.random.get_rng_state()
-    allocated([((layer,), ac.MixedPrecision(bits=2.0)) for layer in layers], model, task)
+    allocated([((layer,), ac.MixedPrecision(bits=2.0)) for layer in layers], model, task, Limits())
     assert model.training
     assert torch.equal(state, torch.random.get_rng_state())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
@@ -129,3 +131,33 @@ def test_a_weight_whose_codes_save_less_than_decoding_takes_stays_dense(task: ac
 def test_bits_out_of_range_are_refused(bits: float) -> None:
     with pytest.raises(ac.UsageError, match=rf"bits must be in \[1, 8\] but got {bits}"):
         ac.MixedPrecision(bits=bits)
+
+
+def test_a_budget_gives_layers_that_hardly_count_fewer_bits_and_is_kept(task: ac.Task) -> None:
+    training = Lc(schemes={"*": ac.Budget(bits=2.0)}).start(Lopsided(), task)
+    bits = {constraint.layers[0].layer: constraint.scheme.bits for constraint in training.compressions}
+    assert bits["second"] < min(bits["first"], bits["last"])
+    taken = sum(stored_bytes(constraint.encoding) + DECODING_BYTES for constraint in training.compressions)
+    assert 0.8 * 2.0 * 5376 < 8 * taken <= 2.0 * 5376
+
+
+def test_a_budget_stores_products_where_weights_are_some(task: ac.Task) -> None:
+    torch.manual_seed(0)
+    model = Lopsided()
+    with torch.no_grad():
+        model.second.weight.copy_(30 * torch.randn(64, 1) @ torch.randn(1, 64))
+    training = Lc(schemes={"*": ac.Budget(bits=2.5)}).start(model, task)
+    kinds = {constraint.layers[0].layer: constraint.scheme.kind for constraint in training.compressions}
+    assert kinds["second"] == "low_rank"
+    assert kinds["first"] == "entropy"
+
+
+def test_a_budget_that_decoding_alone_exceeds_takes_the_least(task: ac.Task) -> None:
+    training = Lc(schemes={"*": ac.Budget(bits=0.01)}).start(Lopsided(), task)
+    assert all(constraint.scheme.bits < 0.2 for constraint in training.compressions)
+
+
+@pytest.mark.parametrize("bits", [0.0, 9.0])
+def test_budgets_out_of_range_are_refused(bits: float) -> None:
+    with pytest.raises(ac.UsageError, match=rf"bits must be in \(0, 8\] but got {bits}"):
+        ac.Budget(bits=bits)
