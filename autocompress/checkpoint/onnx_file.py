@@ -6,6 +6,7 @@ import ast
 import contextlib
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def export_onnx(model: nn.Module, example: Inputs, path: Path) -> dict[str, tupl
     del proto.metadata_props[:]
     origins = {node.name: _origins(node) for node in proto.graph.node}
     _strip_onnx(proto.graph)
+    _name_batch(proto.graph)
     if not isinstance(structure, int):
         proto.metadata_props.add(key=_OUTPUTS, value=json.dumps(structure))
     path.write_bytes(proto.SerializeToString())
@@ -81,7 +83,19 @@ def _onnx_program(model: nn.Module, example: Inputs) -> tuple[Any, Any]:
     slim(program)
     returned = program.call_spec.out_spec
     structure = pytree.tree_unflatten(list(range(returned.num_leaves)), returned)
+    count = returned.num_leaves
+    names = ["output"] if count == 1 else [f"output_{position}" for position in range(count)]
+    if not {*names} & {spec.arg.name for spec in program.graph_signature.input_specs}:
+        options["output_names"] = names
     return torch.onnx.export(program, **options), structure
+
+
+def _name_batch(graph: Any) -> None:
+    """Call the number of rows `batch`, where the exporter calls it `s77` or the like."""
+    shapes = [value.type.tensor_type.shape.dim for value in (*graph.input, *graph.output)]
+    symbol = next((dims[0].dim_param for dims in shapes if dims and dims[0].dim_param.isidentifier()), None)
+    for dim in (dim for dims in shapes for dim in dims if symbol and dim.dim_param):
+        dim.dim_param = re.sub(rf"\b{symbol}\b", "batch", dim.dim_param)
 
 
 def _strip_onnx(graph: Any) -> None:

@@ -104,7 +104,7 @@ class RunFolder:
             return
         stored = self.read(("id", "settings", "identity", "versions"))
         made, given = stored["identity"], json.loads(json.dumps(current))
-        way, otherwise = ("replay", "") if replayed else ("continue", ", or choose another --out")
+        way, otherwise = ("replay", "") if replayed else ("continue", ", or choose another out")
         missing = sorted(given.keys() - made.keys())
         if missing:
             raise SettingsError(
@@ -170,7 +170,7 @@ class RunFolder:
         except OSError as error:
             raise SettingsError(
                 f"out must be a folder that can be made and written but: {one_line(error)} "
-                "(give another --out)."
+                "(give another out)."
             ) from error
         try:
             yield

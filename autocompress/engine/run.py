@@ -212,8 +212,8 @@ class _Search:
     def _reference_first(self) -> ReferenceFirst:
         """The run of one whose reference has yet to be trained: where trials are, so that this process never
         has a GPU."""
-        recipe = self.prepared.task.recipe
-        epochs = recipe.reference_epochs or recipe.epochs
+        recipe, is_given = self.prepared.task.recipe, self.prepared.task.weights is not None
+        epochs = 0 if is_given else recipe.reference_epochs or recipe.epochs
         # More threads than a busy machine has cores free are slower than one.
         threads = min(torch.get_num_threads(), max(1, cpu_count() // 2))
         self.progress.reference_epoch(0, epochs)
@@ -399,17 +399,28 @@ class _Search:
         draw_pictures(result, study)
         report(result, self.folder, study)
         if measured is not None:
-            self.progress.note(
-                f"overhead {measured[0]:.1%}: {measured[1]:.1f} s wall × "
-                f"{self.workers} workers for "
-                f"{measured[2]:.1f} s inside training and evaluation steps"
-                + ("" if outside is None else _outside(*outside))
-            )
+            self.progress.note(_time_text(1 / (1 + measured[0]), measured[1], self.workers, outside))
         return result
 
 
-def _outside(in_trial: float, with_gaps: float) -> str:
-    return f"; outside of steps {in_trial:.2f} s in a trial, {with_gaps:.2f} s with what is between trials"
+def _time_text(share: float, seconds: float, workers: int, outside: tuple[float, float] | None) -> str:
+    """Where the time of the trials went.
+
+    Args:
+        share: of it in steps of training and evaluation.
+        seconds: from the first trial's start to the last one's end.
+        workers: trials at a time.
+        outside: seconds that a trial took besides, and with what is between trials, where that is known.
+    """
+    of_workers = "" if workers == 1 else f" of {workers} workers"
+    text = f"trials took {seconds:.1f} s{of_workers}, {share:.0%} of it in steps of training and evaluation"
+    if outside is None:
+        return text
+    in_trial, with_gaps = outside
+    return (
+        f"{text}; besides, a trial takes {in_trial:.2f} s to analyse, export, load and measure, and "
+        f"{with_gaps - in_trial:.2f} s to begin"
+    )
 
 
 def _resolution(reference: Mapping[str, Any], metric: str) -> str:

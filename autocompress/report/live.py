@@ -42,8 +42,9 @@ class _Shown(Progress):
         self.view.objectives = tuple(objectives)
 
     def reference_epoch(self, epoch: int, epochs: int) -> None:
-        """Move the reference's bar."""
-        self.view.bar("reference", "training the reference", epoch, epochs)
+        """Move the reference's bar, if it trains."""
+        if epochs:
+            self.view.bar("reference", "training the reference", epoch, epochs)
 
     def trials_before(self, ends: Sequence[TrialEnd]) -> None:
         """Count trials of earlier calls."""
@@ -103,7 +104,9 @@ class ConsoleProgress(_Shown):
     def reference_epoch(self, epoch: int, epochs: int) -> None:
         """Move the reference's bar; in a log, say when it begins and when it has ended."""
         super().reference_epoch(epoch, epochs)
-        if self.live is None and epoch in (0, epochs):
+        if not epochs:
+            self.note("measuring the reference, with the weights that it has")
+        elif self.live is None and epoch in (0, epochs):
             self.note(f"{'training' if epoch == 0 else 'trained'} the reference, epochs: {epochs}")
 
     def trial_begin(self, begin: TrialBegin) -> None:

@@ -58,7 +58,8 @@ class Progress:
         """A line worth reading."""
 
     def reference_epoch(self, epoch: int, epochs: int) -> None:
-        """The training of the reference started (epoch 0) or finished an epoch."""
+        """The training of the reference started (epoch 0) or finished an epoch; of 0 epochs where it has
+        weights, and is only measured."""
 
     def trials_before(self, ends: Sequence[TrialEnd]) -> None:
         """How the trials of earlier calls ended."""

@@ -171,10 +171,35 @@ def check_forward(task: Task, model: nn.Module) -> Tensor:
         ) from error
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         raise TaskError("loss must return a scalar tensor but did not (is its reduction 'none'?).")
+    _refuse_no_classes(task, outputs, targets)
     if seen.requires_grad and not loss.requires_grad:
         raise TaskError("loss must have a gradient but what it returned does not depend on the outputs.")
     refuse_untrained("loss", loss, [seen, *trained_parameters(criterion).values()])
     return outputs
+
+
+def _refuse_no_classes(task: Task, outputs: Tensor, targets: Any) -> None:
+    """Refuse cross entropy, which is the default, where outputs or targets are of another kind of task."""
+    other = (
+        "(give a loss: torch.nn.functional.mse_loss for numbers, "
+        "torch.nn.functional.binary_cross_entropy_with_logits for several labels, or yes and no)"
+    )
+    if not task.cross_entropy:
+        return
+    if outputs.dim() > 1 and outputs.shape[1] == 1:
+        raise TaskError(
+            f"loss must not be cross entropy where the model has one output a row, {tuple(outputs.shape)}: "
+            f"over one class it is always 0 {other}."
+        )
+    may_be_default = type(task.loss) is nn.CrossEntropyLoss
+    if may_be_default and isinstance(targets, Tensor) and targets.is_floating_point():
+        sums = targets.sum(1 if targets.dim() > 1 else 0)
+        if targets.min() < 0 or not torch.allclose(sums, torch.ones_like(sums), atol=1e-2):
+            raise TaskError(
+                "targets must be labels of classes, or the probability of each, for cross entropy, the "
+                f"default loss, but are {described(targets)} of which a row sums to "
+                f"{sums.flatten()[0]:.3g} {other}."
+            )
 
 
 def _two_targets(task: Task) -> Any:

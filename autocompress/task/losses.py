@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from itertools import chain
 from typing import Any
@@ -27,7 +28,9 @@ def is_cross_entropy(loss: Callable[[Tensor, Tensor], Tensor]) -> bool:
         held = next(chain(loss.parameters(), loss.buffers()), logits)
         logits, labels = logits.to(held.device), labels.to(held.device)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            # These shapes are none of the user's.
+            warnings.simplefilter("ignore")
             value: Any = own_copy(loss)(logits, labels)
     except Exception:
         # The user's own code; a loss that cannot take class labels is another one.

@@ -200,7 +200,7 @@ class _Reading:
     Args:
         place: the mapping's path in the checkpoint; "" is the checkpoint itself.
         prefix: in front of the model's names in it, wrappers aside.
-        wrapped: whether wrappers stand in its names.
+        wrapped: one of its names in which wrappers stand; "" where there is none.
         tensors: by the model's names.
         missing: the model's names that it has no tensor for.
         unknown: its names under the prefix that the model has not.
@@ -210,7 +210,7 @@ class _Reading:
 
     place: str
     prefix: str
-    wrapped: bool
+    wrapped: str
     tensors: Mapping[str, Tensor]
     missing: tuple[str, ...]
     unknown: tuple[str, ...]
@@ -236,7 +236,7 @@ class _Reading:
         return cls(
             place,
             prefix,
-            any(name != original and original not in wanted.tensors for name, original in names.items()),
+            next((o for name, o in names.items() if name != o and o not in wanted.tensors), ""),
             tensors,
             tuple(name for name in wanted.tensors if name not in tensors and not _counts(name)),
             tuple(name for name in strange if not _counts(name)),
@@ -264,7 +264,7 @@ class _Reading:
         """
         parts = [
             f"taken from {self.label}" if self.place or self.prefix else "",
-            "without the names of wrappers" if self.wrapped else "",
+            f"without the names of wrappers, as in '{self.wrapped}'" if self.wrapped else "",
             f"{_some(self.beside)} left out" if self.beside else "",
             f"{' and '.join(others)} would fit too" if others else "",
         ]

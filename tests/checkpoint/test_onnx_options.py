@@ -31,6 +31,13 @@ IMAGES: dict[str, Any] = {
 }
 
 
+class Halves(nn.Module):
+    """Returns two tensors, one with twice the rows."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x + 1, x.reshape(-1, 2)
+
+
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
     torch.manual_seed(0)
@@ -57,6 +64,20 @@ def normalised(raw: Tensor) -> Tensor:
     return (raw / 255 - mean) / std
 
 
+def test_outputs_and_the_batch_have_names_that_say_what_they_are(file: Path, tmp_path: Path) -> None:
+    def named(path: Path) -> list[tuple[str, Any]]:
+        graph = onnx.load(path).graph
+        return [
+            (value.name, value.type.tensor_type.shape.dim[0].dim_param)
+            for value in (*graph.input, *graph.output)
+        ]
+
+    assert named(file) == [("input", "batch"), ("output", "batch")]
+    export_onnx(Halves().eval(), torch.rand(2, 4), tmp_path / "halves.onnx")
+    names = [("x", "batch"), ("output_0", "batch"), ("output_1", "2*batch")]
+    assert named(tmp_path / "halves.onnx") == names
+
+
 def test_an_older_opset_is_of_an_older_format_and_computes_the_same(network: nn.Module, file: Path) -> None:
     adapt_onnx(file, OnnxOptions(opset=17), IMAGES)
     made = onnx.load(file)
@@ -76,11 +97,11 @@ def test_an_opset_that_cannot_be_is_refused(opset: int, file: Path) -> None:
 
 
 def test_inputs_and_outputs_go_by_the_names_that_are_given(network: nn.Module, file: Path) -> None:
-    # "linear" is what the exporter called the output, "conv2d" a tensor inside.
-    adapt_onnx(file, OnnxOptions(input_names=("linear",), output_names=("conv2d",)), IMAGES)
+    # "output" is what the output is called already, "conv2d" a tensor inside.
+    adapt_onnx(file, OnnxOptions(input_names=("output",), output_names=("conv2d",)), IMAGES)
     made = onnx.load(file)
     onnx.checker.check_model(made, full_check=True)
-    assert [given.name for given in made.graph.input] == ["linear"]
+    assert [given.name for given in made.graph.input] == ["output"]
     assert [returned.name for returned in made.graph.output] == ["conv2d"]
     x = torch.randn(3, 3, 8, 8)
     assert torch.allclose(load_program(file)(x), network(x), atol=1e-5)

@@ -43,6 +43,6 @@ def test_a_folder_that_cannot_be_written_is_named_with_the_remedy(
 
     # The lock is opened; nobody can keep root from writing.
     monkeypatch.setattr(Path if what == "mkdir" else os, what, refused)
-    said = rf"^out must be .* written but: .*Read-only file system: '{folder.path}' \(give another --out\)"
+    said = rf"^out must be .* written but: .*Read-only file system: '{folder.path}' \(give another out\)"
     with pytest.raises(ac.UsageError, match=said), folder.locked():
         pass

@@ -138,7 +138,7 @@ def test_what_changed_is_named_with_the_remedy(
         folder.refuse_other_settings(identity(other))
     assert str(refusal.value) == (
         f"{changed} changed since the run in '{folder.path}' was made "
-        f"(continue it with the same {same}, or choose another --out)."
+        f"(continue it with the same {same}, or choose another out)."
     )
 
 
@@ -316,7 +316,7 @@ def test_a_run_of_an_older_version_is_refused_by_what_it_lacks(prepared: Prepare
     with pytest.raises(
         ac.UsageError,
         match=r"^the run in '.*' was made by an older version of autocompress, which did not store "
-        r"batch_size, digests \(continue it with that version, or choose another --out\)\.$",
+        r"batch_size, digests \(continue it with that version, or choose another out\)\.$",
     ):
         folder.refuse_other_settings(identity(prepared))
 

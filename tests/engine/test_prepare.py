@@ -220,7 +220,9 @@ def test_whole_checkpoints_are_weights_and_a_search_says_what_was_taken(
     prepared = prepare(replace(residual_task, weights=tmp_path / "w.ckpt"), Settings())
     assert torch.equal(prepared.model.stem.weight, state["stem.weight"])
     assert prepared.task.weights.keys() == state.keys()
-    assert prepared.notes == ("weights are taken from 'state_dict', without the names of wrappers",)
+    assert prepared.notes == (
+        "weights are taken from 'state_dict', without the names of wrappers, as in 'module.stem.weight'",
+    )
 
 
 def test_metrics_are_tried_on_the_weights_that_were_given(residual_task: ac.Task) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -164,3 +165,29 @@ def test_classes_are_names_of_outputs() -> None:
     for wrong in ("abc", [1, 2, 3]):
         with pytest.raises(TaskError, match="classes must be a list of names, one for each output"):
             named(wrong)
+
+
+SOFT = torch.softmax(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), 1)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets", "loss", "reason"),
+    [
+        (1, torch.randn(8, 1), None, r"over one class it is always 0 \(give a loss: .*mse_loss"),
+        (1, torch.zeros(8, dtype=torch.long), nn.functional.cross_entropy, "over one class it is always 0"),
+        (3, torch.randn(8, 3), None, "targets must be labels of classes, or the probability of each"),
+        (3, torch.ones(8, 3), None, "of which a row sums to 3 .*binary_cross_entropy_with_logits"),
+        (3, SOFT, None, None),
+        (3, torch.arange(8) % 3, None, None),
+        (3, 2 * SOFT, nn.functional.cross_entropy, None),
+        (1, torch.randn(8, 1), nn.functional.mse_loss, None),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_cross_entropy_is_refused_where_nothing_is_classified(
+    outputs: int, targets: Tensor, loss: Any, reason: str | None
+) -> None:
+    rows = DataLoader(TensorDataset(torch.randn(8, 6), targets), batch_size=4)
+    task = ac.Task(model=nn.Linear(6, outputs), train=rows, loss=loss, metrics={"error": torch.dist})
+    with nullcontext() if reason is None else pytest.raises(TaskError, match=reason):
+        check_forward(task, nn.Linear(6, outputs))

@@ -76,16 +76,20 @@ def test_a_state_dict_is_taken_as_it_is_and_what_only_counts_does_not_matter(wei
     assert is_loaded(model, STATE)
 
 
+FIRST = next(iter(STATE))
+UNWRAPPED = "weights are without the names of wrappers, as in"
+
+
 @pytest.mark.parametrize(
     ("weights", "note"),
     [
-        (prefixed("_orig_mod."), "weights are without the names of wrappers"),
-        (prefixed("module._orig_mod."), "weights are without the names of wrappers"),
-        (nn.DataParallel(NET), "weights are without the names of wrappers"),
-        (AveragedModel(NET), "weights are without the names of wrappers"),
+        (prefixed("_orig_mod."), f"{UNWRAPPED} '_orig_mod.{FIRST}'"),
+        (prefixed("module._orig_mod."), f"{UNWRAPPED} 'module._orig_mod.{FIRST}'"),
+        (nn.DataParallel(NET), f"{UNWRAPPED} 'module.{FIRST}'"),
+        (AveragedModel(NET), f"{UNWRAPPED} 'module.{FIRST}'"),
         (
             {name.replace("features.", "features.module."): value for name, value in STATE.items()},
-            "weights are without the names of wrappers",
+            f"{UNWRAPPED} 'features.module.{FIRST.removeprefix('features.')}'",
         ),
         (prefixed("model."), "weights are taken from the names that begin with 'model.'"),
         (prefixed("encoder.net."), "weights are taken from the names that begin with 'encoder.net.'"),
@@ -94,7 +98,8 @@ def test_a_state_dict_is_taken_as_it_is_and_what_only_counts_does_not_matter(wei
         ({"checkpoint": {"model": NET}}, "weights are taken from 'checkpoint.model'"),
         (
             {"model_state_dict": prefixed("module.")},
-            "weights are taken from 'model_state_dict', without the names of wrappers",
+            "weights are taken from 'model_state_dict', without the names of wrappers, "
+            f"as in 'module.{FIRST}'",
         ),
         (
             {"state_dict": Trained(NET).state_dict(), "epoch": 3},
