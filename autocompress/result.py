@@ -111,8 +111,12 @@ class ParetoModel:
         """
         return self.checkpoint().load()
 
-    def module(self) -> nn.Module:
+    def module(self, decoded: bool = False) -> nn.Module:
         """The compressed model to train on: the user's class with smaller layers where surgery allows.
+
+        Args:
+            decoded: make plain parameters of weights that are stored as codes, of which the levels alone
+                train otherwise; so each number trains, and the model can be compressed again.
 
         Raises:
             SettingsError: the run was made with a `Task` object that is not at hand; see `ac.rebuild`.
@@ -123,7 +127,7 @@ class ParetoModel:
                 f"the task's model must be known but this run was made with a Task object: "
                 f"use ac.rebuild(MyModel(), '{self.path}')."
             )
-        return rebuild_on(self.make_model(), self.checkpoint())
+        return rebuild_on(self.make_model(), self.checkpoint(), decoded)
 
     def export(self, path: str | Path, format: str | None = None, **onnx: Any) -> Path:
         """Copy the model out as `.pt2`, `.onnx`, `.xml` with `.bin` (OpenVINO) or `.safetensors`.

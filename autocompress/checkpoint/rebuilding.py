@@ -17,23 +17,30 @@ from autocompress.surgery import Edit, apply, edits_from_json
 from autocompress.task.checks import called
 from autocompress.task.inputs import Inputs, from_json
 from autocompress.task.ready import ready
+from autocompress.weights.encoded import decode_weights
 
 # What edits and tensors raise that are none of the model's, or are damaged.
 _MISFITS = (CheckpointError, OSError, ValueError, AttributeError, RuntimeError, LookupError, SafetensorError)
 
 
 def rebuild(
-    model: nn.Module, path: str | Path, prepare: Callable[[nn.Module], nn.Module] | None = None
+    model: nn.Module,
+    path: str | Path,
+    prepare: Callable[[nn.Module], nn.Module] | None = None,
+    *,
+    decoded: bool = False,
 ) -> nn.Module:
     """The compressed model of a checkpoint, as an ordinary module that can be trained on.
 
     It is of the user's own class with smaller layers where the surgery allows, else its graph with its layers
-    as modules; layers keep their names.
+    as modules; layers keep their names. Of weights that are stored as codes their levels train.
 
     Args:
         model: a new one, as the search's task makes it; changed, use what is returned.
         path: the checkpoint's folder, such as `point.path`.
         prepare: the search's `Task(prepare=)`, where it had one.
+        decoded: make plain parameters of weights that are stored as codes, so that each number trains and the
+            model can be compressed again; they take their full size until they are.
 
     Raises:
         CheckpointError: the folder is damaged, or does not belong to such a model.
@@ -46,12 +53,13 @@ def rebuild(
         raise CheckpointError(f"prepare of checkpoint '{path}' must be {wanted}, but got {given}.")
     example = _example(checkpoint)
     model = ready(model, lambda: example)
-    return rebuild_on(model if prepare is None else prepare(model), checkpoint)
+    return rebuild_on(model if prepare is None else prepare(model), checkpoint, decoded)
 
 
-def rebuild_on(model: nn.Module, checkpoint: Checkpoint) -> nn.Module:
+def rebuild_on(model: nn.Module, checkpoint: Checkpoint, decoded: bool = False) -> nn.Module:
     """The same on a model that is ready, and prepared where the task has a function for that."""
-    return rebuild_from(model, checkpoint.path, _example(checkpoint))
+    rebuilt = rebuild_from(model, checkpoint.path, _example(checkpoint))
+    return decode_weights(rebuilt) if decoded else rebuilt
 
 
 def _example(checkpoint: Checkpoint) -> Inputs:

@@ -28,6 +28,7 @@ from autocompress.training.distillation import Distillation
 from autocompress.training.loop import Trainer, device_of
 from autocompress.training.trying import has_own_training, try_training, within_class
 from autocompress.trial import compress_in_stages, seed_everything
+from autocompress.weights.encoded import codes_of
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def compress(
 
     Raises:
         SettingsError: `compress_share` or a share is out of range, no method is given, a pattern names no
-            layer, or nothing is left to compress.
+            layer, nothing is left to compress, or weights of the model are codes.
         TaskError: `prepare` fails, all parameters are frozen, the model cannot be analysed, copied or
             deployed, the teacher returns something else, the task cannot train the model, or what a method
             makes of it, or `train` cannot be drawn from or has no length that says what an epoch is.
@@ -135,6 +136,12 @@ def compress(
     if not stages:
         raise SettingsError("methods must name at least one method but got none.")
     check_limits(exclude, at_least)
+    codes = codes_of(model)
+    if codes:
+        raise SettingsError(
+            f"model must have plain weights to be compressed but {len(codes)} of its are stored as codes "
+            "(point.module(decoded=True) and ac.rebuild(..., decoded=True) make plain ones of them)."
+        )
     with task.opened() as opened:
         check_splits(opened, ("train",))
         opened = with_varying_sizes(opened)

@@ -79,9 +79,13 @@ def _decoder(parameter: str) -> Callable[[nn.Module], Tensor]:
     return decode
 
 
+# Before a parameter's name in its own module: the name of the module that it is decoded from.
+_CODE = "encoded_"
+
+
 def _code_name(parameter: str) -> str:
     """Name of the module that a parameter, by its name in its own module, is decoded from."""
-    return f"encoded_{parameter}"
+    return f"{_CODE}{parameter}"
 
 
 def _new_layer(dense: type[nn.Module], decoded: tuple[str, ...]) -> Any:
@@ -155,6 +159,48 @@ def _call_in_graphs(model: nn.Module, weight: Tensor) -> None:
             node.op, node.target = "call_module", ".".join(filter(None, (owner, _code_name(leaf))))
         if reading:
             graph_module.recompile()
+
+
+def decode_weights(model: nn.Module) -> nn.Module:
+    """Make every weight that a model decodes from a code a parameter again, of the numbers that it stands
+    for, in place; each module is of its own class again, and what was frozen stays frozen.
+
+    Args:
+        model: a single layer, or a model of many.
+    """
+    parameters: dict[WeightCode, nn.Parameter] = {}
+    for module in list(model.modules()):
+        for name, code in list(module._modules.items()):
+            if isinstance(code, WeightCode) and name.startswith(_CODE):
+                if code not in parameters:
+                    trains = any(parameter.requires_grad for parameter in code.parameters())
+                    parameters[code] = nn.Parameter(code().detach().clone(), requires_grad=trains)
+                delattr(module, name)
+                _hold(module, name.removeprefix(_CODE), parameters[code])
+    for graph_module in [module for module in model.modules() if isinstance(module, fx.GraphModule)]:
+        _read_in_graph(graph_module)
+    return model
+
+
+def _hold(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    """Let one module hold a parameter that it has decoded."""
+    if isinstance(module, EncodedLayer):
+        left = tuple(other for other in module.decoded if other != name)
+        dense: Any = module.dense_class
+        module.__class__ = _encoded_class(dense, left) if left else dense
+    module.register_parameter(name, parameter)
+    if isinstance(module, nn.RNNBase) and not isinstance(module, EncodedLayer):
+        module._init_flat_weights()
+
+
+def _read_in_graph(graph_module: fx.GraphModule) -> None:
+    """Let a graph read the parameters that it called codes for."""
+    held = dict(graph_module.named_modules(remove_duplicate=False))
+    for node in graph_module.graph.nodes:
+        owner, _, leaf = str(node.target).rpartition(".")
+        if node.op == "call_module" and node.target not in held and leaf.startswith(_CODE):
+            node.op, node.target = "get_attr", ".".join(filter(None, (owner, leaf.removeprefix(_CODE))))
+    graph_module.recompile()
 
 
 def codes_of(model: nn.Module) -> dict[str, WeightCode]:

@@ -16,7 +16,7 @@ from autocompress.checkpoint import export_onnx, export_program, load_program
 from autocompress.checkpoint.weights import load_weights_into, save_weights
 from autocompress.graph.exporting import export
 from autocompress.weights.decoders import WeightCode, weight_code
-from autocompress.weights.encoded import codes_of, encode_weight, install_code
+from autocompress.weights.encoded import codes_of, decode_weights, encode_weight, install_code
 from autocompress.weights.encodings import Factored, Quantized
 from autocompress.weights.folding import Folding
 
@@ -219,3 +219,36 @@ def test_only_parameters_of_the_model_can_be_encoded() -> None:
         encode_weight(
             nn.Linear(3, 4), Quantized(torch.zeros(1), torch.zeros(12, dtype=torch.int64)), "nowhere"
         )
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")
+@pytest.mark.parametrize("name", MODELS)
+def test_decoded_weights_are_plain_parameters_of_modules_of_their_own_class(name: str) -> None:
+    torch.manual_seed(0)
+    make, x = MODELS[name]
+    plain = make()
+    small = encoded(plain)
+    wanted = dense(plain, small)
+    decoded = decode_weights(copy.deepcopy(small))
+    assert not codes_of(decoded)
+    assert [type(module) for module in decoded.modules()] == [type(module) for module in plain.modules()]
+    shapes = {parameter: value.shape for parameter, value in plain.state_dict().items()}
+    assert {parameter: value.shape for parameter, value in decoded.state_dict().items()} == shapes
+    assert len(list(decoded.parameters())) == len(list(plain.parameters()))
+    assert torch.equal(decoded.eval()(x), wanted.eval()(x))
+    decoded(x).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in decoded.parameters())
+
+
+def test_a_graph_reads_decoded_parameters_again() -> None:
+    torch.manual_seed(0)
+    model = Tied().eval()
+    graph = export(model, IDS).module()
+    encode_weight(graph, Quantized(torch.linspace(-0.5, 0.5, 5), torch.randint(0, 5, (360,))), "embed.weight")
+    wanted = graph(IDS)
+    decoded = decode_weights(graph)
+    assert "embed.weight" in dict(decoded.named_parameters())
+    assert torch.equal(decoded(IDS), wanted)
+    frozen = nn.Linear(4, 4).requires_grad_(False)
+    encode_weight(frozen, Quantized(torch.linspace(-0.5, 0.5, 5), torch.randint(0, 5, (16,))))
+    assert not decode_weights(frozen).weight.requires_grad
