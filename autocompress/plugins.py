@@ -57,6 +57,11 @@ class SearchSpace:
     module: ModuleType | None = None
     unsupported: Callable[[Any], str | None] = _suits_any
 
+    @property
+    def has_moves(self) -> bool:
+        """Whether it says how to keep a share of what a model costs."""
+        return self.move is not _no_move
+
 
 @cache
 def compressors() -> dict[str, type[Any]]:

@@ -423,14 +423,18 @@ class Plan:
         if not self.methods:
             return f"{self.trials} trials: proposed by the sampler"
         first, *others = self.methods
-        parts = [f"{self.trials} trials: {first} first, down in ever smaller steps"]
+        trials = f"{self.trials} trial{'s' if self.trials > 1 else ''}"
+        parts = [f"{trials}: {first} makes the smallest so far smaller, in ever smaller steps"]
         if workers > 1:
-            parts[0] += f" ({workers} at a time, so that a line is {math.ceil(self.trials / workers)} long)"
+            parts[0] += (
+                f" ({workers} at a time, so that {math.ceil(self.trials / workers)} follow each other)"
+            )
         if others:
             tried = f"every {_ORDINALS[self.exploring]} tries" if self.exploring else "too few to try"
             parts.append(f"{tried} {', '.join(others)}")
         if self.codes:
-            parts.append(f"after each third weights as codes by {', '.join(self.codes)}, beside the budget")
+            by = ", ".join(self.codes)
+            parts.append(f"after each third the front is stored as codes too, by {by}, beside the budget")
         return "; ".join(parts)
 
 
@@ -449,7 +453,8 @@ def plan(trials: int, spaces: Mapping[str, ac.SearchSpace], metric: str) -> Plan
     """
     order = {1: 0, 2: 1, 0: 2, None: 3}  # by `SearchSpace.level`
     methods = sorted(
-        (name for name in spaces if spaces[name].level in order), key=lambda name: order[spaces[name].level]
+        (name for name, space in spaces.items() if space.level in order and space.has_moves),
+        key=lambda name: order[spaces[name].level],
     )
     return Plan(
         trials,

@@ -163,23 +163,20 @@ def test_a_trial_goes_a_little_further_than_those_that_run(resnet20: ModelProfil
 @pytest.mark.parametrize(
     ("trials", "workers", "text"),
     [
-        (10, 1, "10 trials: alcn first, down in ever smaller steps; too few to try autoplastic, alds, depth"),
-        (
-            24,
-            1,
-            "24 trials: alcn first, down in ever smaller steps; every sixth tries autoplastic, alds, depth",
-        ),
+        (10, 1, "10 trials: {smaller}; too few to try autoplastic, alds, depth"),
+        (24, 1, "24 trials: {smaller}; every sixth tries autoplastic, alds, depth"),
         (
             100,
             8,
-            "100 trials: alcn first, down in ever smaller steps (8 at a time, so that a line is 13 long); "
+            "100 trials: {smaller} (8 at a time, so that 13 follow each other); "
             "every sixth tries autoplastic, alds, depth",
         ),
     ],
 )
 def test_a_budget_is_spent_on_what_it_pays_for(trials: int, workers: int, text: str) -> None:
     spaces = of_methods("alcn", "alds", "autoplastic", "depth", "lc")
-    codes = "; after each third weights as codes by lc, beside the budget"
+    text = text.format(smaller="alcn makes the smallest so far smaller, in ever smaller steps")
+    codes = "; after each third the front is stored as codes too, by lc, beside the budget"
     assert pipeline.plan(trials, spaces, "weight_bytes").text(workers) == text + codes
     assert pipeline.plan(trials, spaces, "macs").text(workers) == text
 
@@ -201,7 +198,7 @@ def test_guided_trials_use_the_methods_of_the_plan(
 
 def test_a_budget_of_one_method_is_all_its_own_and_of_codes_alone_the_samplers() -> None:
     alone = pipeline.plan(24, of_methods("alcn"), "macs")
-    assert alone.text() == "24 trials: alcn first, down in ever smaller steps"
+    assert alone.text() == "24 trials: alcn makes the smallest so far smaller, in ever smaller steps"
     assert not any(alone.explores(ended) for ended in range(24))
     assert pipeline.plan(24, of_methods("lc"), "macs").text() == "24 trials: proposed by the sampler"
 

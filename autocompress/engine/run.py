@@ -270,7 +270,8 @@ class _Search:
         """Say what is going to run."""
         self.workers = min(self.workers, driver.left)
         self.progress.note(
-            f"{driver.left} trials of {driver.epochs} epochs, {self.workers} at a time; "
+            f"{_counted(driver.left, 'trial')} of {_counted(driver.epochs, 'epoch')}, "
+            f"{self.workers} at a time; "
             f"methods: {', '.join(self.prepared.spaces)}; "
             f"constraints: {', '.join(c.text for c in self.prepared.constraints) or 'none'}"
         )
@@ -401,6 +402,10 @@ class _Search:
         if measured is not None:
             self.progress.note(_time_text(1 / (1 + measured[0]), measured[1], self.workers, outside))
         return result
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _time_text(share: float, seconds: float, workers: int, outside: tuple[float, float] | None) -> str:

@@ -231,7 +231,8 @@ def test_a_finished_run_is_continued_with_more_trials_and_refused_with_other_set
     # The same rows as before, and said again.
     assert "validation is 144 rows carved from train, stratified" in told.lines
     assert any(
-        line.startswith("5 trials: alcn first, down in ever smaller steps; too few") for line in told.lines
+        line.startswith("5 trials: alcn makes the smallest so far smaller") and "; too few to try" in line
+        for line in told.lines
     )
     before = [t.values for t in finished.study.trials]
     assert [t.values for t in more.study.trials[: len(before)]] == before
