@@ -12,6 +12,7 @@ import typing
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 from torch import nn
@@ -95,8 +96,14 @@ def edits_from_json(data: Iterable[Mapping[str, Any]]) -> tuple[Edit, ...]:
 
 def _read(cls: Any, fields: Mapping[str, Any]) -> Any:
     """A dataclass from what `asdict` made of it and JSON of that: tuples, and dataclasses in them, again."""
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     return cls(**{name: _value(hints[name], value) for name, value in fields.items()})
+
+
+@cache
+def _hints(cls: Any) -> Mapping[str, Any]:
+    """The types of a dataclass' fields, evaluated once: a checkpoint has hundreds of entries."""
+    return typing.get_type_hints(cls)
 
 
 def _value(hint: Any, value: Any) -> Any:

@@ -122,9 +122,11 @@ class Chaos:
     def group(self, process: int, line: str, driver: subprocess.Popen[bytes]) -> str:
         if process == driver.pid:
             return "driver"
-        if "ray::" in line:
+        if "ray::" in line and "Agent" not in line:
             return "worker"
-        return "Ray's own" if "gcs_server" in line or "raylet/raylet" in line else "other child"
+        # Without its agents the process that starts workers ends too.
+        own = ("gcs_server", "raylet/raylet", "ray::")
+        return "Ray's own" if any(name in line for name in own) else "other child"
 
     def trials(self) -> list[FrozenTrial]:
         try:
