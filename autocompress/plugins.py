@@ -216,6 +216,16 @@ def load_module(location: str) -> ModuleType:
         ) from error
 
 
+def module_exists(location: str) -> bool:
+    """Whether `load_module` would find a module, which is not run; packages that it lies in are."""
+    if location.endswith(".py"):
+        return Path(location).is_file()
+    try:
+        return importlib.util.find_spec(location) is not None
+    except (Exception, SystemExit):  # of a package's own code, or no name of a module
+        return False
+
+
 def load_attribute(location: str) -> Any:
     """What `module:name` or `path/file.py:name` stands for.
 

@@ -7,7 +7,7 @@ import io
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,9 @@ from autocompress.checkpoint.store import ONNX, OPENVINO, PROGRAM, UNQUANTISED, 
 from autocompress.errors import SettingsError
 from autocompress.measure import STATIC, Constraint, Objective
 from autocompress.measure.resampling import REPLICATES
+from autocompress.measure.subject import OF_FILES
 from autocompress.pareto import knee
+from autocompress.tables import front_html, front_table, metric_text, plain_text, point_html, point_text
 from autocompress.task.inputs import from_json
 
 # What takes each format.
@@ -38,6 +40,11 @@ RUNTIMES = {
     "safetensors": "ac.rebuild(MyModel(), CHECKPOINT), which needs the edits beside them: tensors alone",
 }
 FORMATS = {"pt2": PROGRAM, "onnx": ONNX, "openvino": OPENVINO, "safetensors": WEIGHTS}
+# What is said in the place of a point that could be picked.
+NOTHING_ON_FRONT = (
+    "no compressed model is on the front: each breaks a constraint, or the reference is at least as good in "
+    "all objectives; train longer (--epochs), try more (--trials) or lift a bound (--constraint none)"
+)
 # Quantiles of the standard normal distribution: two-sided 95 %, and one-sided.
 Z95, Z95_ONE_SIDED = 1.95996, 1.64485
 # A trial that would be on the front with fewer resamples of the validation rows than this share is dominated
@@ -51,7 +58,7 @@ def format_of(path: Path) -> str:
     return endings.get(path.suffix, path.suffix.removeprefix("."))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ParetoModel:
     """One trial's compressed model.
 
@@ -83,7 +90,15 @@ class ParetoModel:
     validation_rows: int = 0
     front_probability: float = math.nan
     lineage: tuple[int, ...] = ()
-    make_model: Callable[[], nn.Module] | None = field(default=None, repr=False, compare=False)
+    make_model: Callable[[], nn.Module] | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        """A line: the metrics, their ratios to the reference's, and where the checkpoint lies."""
+        return point_text(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return point_html(self)
 
     def interval(self, metric: str) -> tuple[float, float]:
         """The 95 % interval of a task's metric: value ± 1.96 standard errors; NaN where none is known.
@@ -203,7 +218,7 @@ class ParetoModel:
             shutil.copyfile(made, target)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SearchResult:
     """A run's outcome.
 
@@ -262,9 +277,7 @@ class SearchResult:
         rule = rule or ("max-drop" if max_drop is not None else "tau" if tau is not None else None)
         if sure and rule != "max-drop":
             raise SettingsError(f"sure must be given with max_drop alone but the rule is {rule!r}.")
-        points = [p for p in self.front if _within(p, budgets or {})]
-        if not points:
-            raise SettingsError(f"budgets must be met by a point of the front but none has {budgets}.")
+        points = self._within(budgets or {})
         if rule in (None, "target"):
             answer = self._at_target(points)
             if answer is None and rule == "target":
@@ -275,13 +288,41 @@ class SearchResult:
             rule = "knee"
         if rule == "knee":
             # The reference is an end of the front, not a choice, unless there is no other.
-            compressed = [p for p in points if p.trial != 0] or points
+            compressed = _compressed(points) or points
             return compressed[knee(self.costs(compressed))]
         if rule == "max-drop":
             return self._by_drop(points, max_drop, sure)
         if rule == "tau":
             return self._by_tau(points, tau)
         raise SettingsError(f"rule must be 'knee', 'max-drop', 'tau' or 'target' but got {rule!r}.")
+
+    def __repr__(self) -> str:
+        """The front as a table, as wide as the terminal is."""
+        point, label = self.marked
+        width = shutil.get_terminal_size((0, 0)).columns or None
+        text = plain_text(front_table(self, point, label, width), width)
+        return text if self.compressed else f"{text}\n{NOTHING_ON_FRONT}"
+
+    def _repr_html_(self) -> str:
+        """The front as a table of a notebook."""
+        table = front_html(self, *self.marked)
+        return table if self.compressed else f"{table}<p>{NOTHING_ON_FRONT}</p>"
+
+    @property
+    def compressed(self) -> list[ParetoModel]:
+        """The front without the reference, which may be on it."""
+        return _compressed(self.front)
+
+    @property
+    def marked(self) -> tuple[ParetoModel | None, str]:
+        """The point that tables mark and what they call it: "target" where one answers it, else "knee".
+
+        None and "" where no compressed model is on the front.
+        """
+        if not self.compressed:
+            return None, ""
+        answer = self._at_target(self.front)
+        return (self.pick("knee"), "knee") if answer is None else (answer, "target")
 
     @property
     def first_cost(self) -> str:
@@ -328,16 +369,54 @@ class SearchResult:
         }
 
     def to_csv(self) -> str:
-        """What `autocompress front --csv` prints: a line per point, the reference first."""
-        names = list(self.reference.metrics)
-        tested = list(self.reference.test_metrics)
+        """What `autocompress front --csv` prints: a line per point, the reference first.
+
+        Columns are the metrics, those of the test split (`test_…`), the ratios to the reference (`ratio_…`),
+        the standard errors (`error_…`) and how likely the point is on the front; empty is what is not known.
+        """
+        rows = [self.reference, *self.compressed]
+        columns = {
+            "": [p.metrics for p in rows],
+            "test_": [p.test_metrics for p in rows],
+            "ratio_": [p.ratios for p in rows],
+            "error_": [p.errors for p in rows],
+        }
+        names = {prefix: list(dict.fromkeys(n for m in of for n in m)) for prefix, of in columns.items()}
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(["trial", "path", *names, *(f"test_{n}" for n in tested)])
-        for p in [self.reference, *(p for p in self.front if p.trial != 0)]:
-            cells = [p.metrics.get(n, "") for n in names] + [p.test_metrics.get(n, "") for n in tested]
-            writer.writerow([p.trial, p.path.relative_to(self.out).as_posix(), *cells])
+        heads = [f"{prefix}{name}" for prefix, known in names.items() for name in known]
+        writer.writerow(["trial", "path", *heads, "front_probability"])
+        for row, p in enumerate(rows):
+            cells = [columns[prefix][row].get(name, "") for prefix, known in names.items() for name in known]
+            probability = p.front_probability if p.trial and math.isfinite(p.front_probability) else ""
+            writer.writerow([p.trial, p.path.relative_to(self.out).as_posix(), *cells, probability])
         return buffer.getvalue()
+
+    def _within(self, budgets: Mapping[str, float]) -> list[ParetoModel]:
+        """The points of the front that keep to all budgets; raises SettingsError where there are none."""
+        measured = self.reference.metrics
+        for name, most in budgets.items():
+            if name not in measured:
+                wanted = f"{self.objectives[0].metric},{name}"
+                remedy = f"; a search with --objectives {wanted} measures it" * (name in OF_FILES)
+                raise SettingsError(
+                    f"budgets must be on measured metrics ({', '.join(measured)}) but got {name!r}{remedy}."
+                )
+            least = min(self.front, key=lambda p: p.metrics[name], default=None)
+            if least is not None and not least.metrics[name] <= most:
+                smallest, given = metric_text(name, least.metrics[name]), metric_text(name, most)
+                if smallest == given:
+                    smallest, given = f"{least.metrics[name]:.10g}", f"{most:.10g}"
+                raise SettingsError(
+                    f"budgets must be met by a point of the front but the smallest {name} there is "
+                    f"{smallest}, of {_called(least)}, and got {given}."
+                )
+        points = [p for p in self.front if all(p.metrics[name] <= most for name, most in budgets.items())]
+        if not points:
+            wanted = " and ".join(f"{name}<={metric_text(name, most)}" for name, most in budgets.items())
+            missing = f"none holds {wanted}" if self.front else "the front is empty"
+            raise SettingsError(f"budgets must be met by a point of the front but {missing}.")
+        return points
 
     def _at_target(self, points: list[ParetoModel]) -> ParetoModel | None:
         """The point that answers the target, judged on validation; None where there is none."""
@@ -413,15 +492,12 @@ class SearchResult:
         return sum(costs) / len(costs)
 
 
-def _within(point: ParetoModel, budgets: Mapping[str, float]) -> bool:
-    for name, most in budgets.items():
-        if name not in point.metrics:
-            raise SettingsError(
-                f"budgets must be on measured metrics ({', '.join(point.metrics)}) but got {name!r}."
-            )
-        if point.metrics[name] > most:
-            return False
-    return True
+def _called(point: ParetoModel) -> str:
+    return f"trial {point.trial}" if point.trial else "the reference"
+
+
+def _compressed(points: Iterable[ParetoModel]) -> list[ParetoModel]:
+    return [point for point in points if point.trial != 0]
 
 
 def ratios(metrics: Mapping[str, float], reference: Mapping[str, float]) -> dict[str, float]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -121,6 +122,18 @@ BAD = [
     (["front", "lost"], "RUN must hold study.db"),
     (["inspect", "no_such_module:make"], "must be importable"),
     (["inspect", "random:3x0"], "random:SHAPE must read like random:3x224x224"),
+    (["init", "nosuch"], "task must be one of digits"),
+    (["init", "no_such_module:make"], "task must be in an existing file or module but 'no_such_module:make'"),
+    (["init", "no.such.module:make"], "task must be in an existing file or module"),
+    (["init", "nothing.py:make"], "task must be in an existing file or module but 'nothing.py:make' is not"),
+    (["init", "npz:nothing.npz"], "task must be in an existing file or module but 'npz:nothing.npz' is not"),
+    (["init", "imagefolder:nothing"], "imagefolder must be an existing folder but 'nothing' is not"),
+    (["init", "random:3x0"], "random:SHAPE must read like random:3x224x224"),
+    (
+        ["pick", "lost", "--bytes", "9 apples"],
+        "bytes must read like '9000', '9kB', '1.5MB' or '2MiB' but got",
+    ),
+    (["pick", "lost", "--params", "9kB"], "params must read like '9000', '9k' or '1.5M' but got '9kB'"),
 ]
 
 
@@ -204,8 +217,11 @@ def test_front_prints_a_table_json_and_csv(finished: ac.SearchResult, command: C
     assert set(found["points"][0]) == keys
     assert (finished.out / found["points"][0]["path"] / "manifest.json").is_file()
     text = command("front", finished.out, "--csv").stdout
+    assert not any(line.endswith(" ") for line in table.splitlines())
     rows = list(csv.DictReader(io.StringIO(text)))
     assert rows[0]["trial"] == "0"
+    assert float(rows[-1]["ratio_bytes"]) == finished.front[-1].ratios["bytes"]
+    assert float(rows[-1]["error_accuracy"]) == finished.front[-1].errors["accuracy"]
     assert float(rows[0]["accuracy"]) == finished.reference.metrics["accuracy"]
 
 
@@ -217,6 +233,31 @@ def test_pick_prints_one_point(finished: ac.SearchResult, command: Command) -> N
     refused = command("pick", finished.out, "--knee", "--tau", 0.5)
     assert refused.returncode == 2
     assert "only one of --knee, --max-drop and --tau" in refused.stderr
+    most = max(point.metrics["bytes"] for point in finished.front)
+    within = command("pick", finished.out, "--knee", "--bytes", f"{most / 1000 + 0.01:.2f}kB", "--json")
+    assert json.loads(within.stdout)["trial"] == finished.pick("knee").trial
+    refused = command("pick", finished.out, "--latency", "8ms")
+    assert "but got 'latency'; a search with --objectives accuracy,latency measures it." in refused.stderr
+
+
+def test_the_reference_is_never_handed_out_without_a_word(
+    finished: ac.SearchResult, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = replace(finished, front=[finished.reference], contenders=())
+    monkeypatch.setattr("autocompress.engine.results.load_run", lambda _: alone)
+    picked = command("pick", finished.out)
+    assert picked.returncode == 0
+    assert f"reference: {finished.reference.path}" in picked.stdout
+    said = "autocompress: this is the reference, not compressed: no compressed model is on the front"
+    assert picked.stderr.startswith(said)
+    assert len(picked.stderr.splitlines()) == 1
+    assert said in command("export", finished.out, "--pick", "knee", "-o", "out.safetensors").stderr
+    assert "no compressed model is on the front" in command("front", finished.out).stdout
+    assert command("pick", finished.out, "--json").stderr.startswith(said)
+    monkeypatch.setattr("autocompress.engine.run.search_within", lambda *_, **__: alone)
+    ended = command("search", "digits").stdout
+    assert "autocompress pick" not in ended
+    assert "no compressed model is on the front" in ended
 
 
 def test_exported_files_are_the_models(
@@ -252,6 +293,12 @@ def test_replay_gives_the_stored_metrics_again(finished: ac.SearchResult, comman
     number = next(p.trial for p in finished.front if p.trial)
     done = command("replay", finished.out, "--trial", number)
     assert done.returncode == 0, done.stderr
+    # What it is made of trains first; each line says which trial it is of.
+    line = next(p.lineage for p in finished.front if p.trial == number)
+    trained = re.findall(r"^trial (\d+)  epoch 1  loss ", done.stdout, re.MULTILINE)
+    assert trained
+    assert trained == [str(n) for n in line][: len(trained)]
+    assert not re.search(r"^epoch", done.stdout, re.MULTILINE)
     stored = json.loads((finished.out / "replays" / f"{number:04d}" / "manifest.json").read_text())
     point = next(p for p in finished.front if p.trial == number)
     assert stored["metrics"] == point.metrics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from autocompress.errors import SettingsError
-from autocompress.measure import Objective
+from autocompress.measure import Constraint, Objective
 from autocompress.measure.resampling import REPLICATES
 from autocompress.pareto import front_probabilities, knee, non_dominated
 from autocompress.result import ParetoModel, SearchResult, ratios
@@ -78,8 +79,16 @@ def test_picks_by_need() -> None:
         ("max-drop", {"max_drop": -1}, "max_drop must be at least 0 but got -1"),
         ("tau", {"tau": 2}, r"tau must be in \[0, 1\] but got 2"),
         (None, {"tau": 0.5, "max_drop": 0.1}, "only one of max_drop and tau"),
-        ("knee", {"budgets": {"bytes": 1}}, "must be met by a point of the front"),
-        ("knee", {"budgets": {"speed": 1}}, "must be on measured metrics"),
+        ("knee", {"budgets": {"bytes": 1}}, "the smallest bytes there is 10 B, of trial 3, and got 1 B"),
+        ("knee", {"budgets": {"bytes": 9.9999}}, "there is 10, of trial 3, and got 9.9999"),
+        ("knee", {"budgets": {"bytes": math.nan}}, "the smallest bytes there is 10 B"),
+        ("knee", {"budgets": {"bytes": 15, "accuracy": 0.69}}, "the smallest accuracy there is 0.7000"),
+        (
+            "knee",
+            {"budgets": {"speed": 1}},
+            r"must be on measured metrics \(accuracy, .*\) but got 'speed'\.$",
+        ),
+        ("knee", {"budgets": {"memory": 1}}, "'memory'; a search with --objectives accuracy,memory measures"),
     ],
 )
 def test_impossible_picks_are_refused(rule: str | None, options: dict[str, object], message: str) -> None:
@@ -140,8 +149,11 @@ def test_intervals_are_values_with_1_96_standard_errors() -> None:
 
 def test_csv_has_the_reference_and_each_point() -> None:
     lines = result().to_csv().splitlines()
-    assert lines[0] == "trial,path,accuracy,bytes,latency"
-    assert lines[1].startswith("0,trials/0,0.9,100")
+    assert lines[0] == (
+        "trial,path,accuracy,bytes,latency,ratio_accuracy,ratio_bytes,ratio_latency,front_probability"
+    )
+    assert lines[1] == "0,trials/0,0.9,100,10,1.0,1.0,1.0,"
+    assert lines[2].startswith("1,trials/1,0.9,60,9,1.0,0.6,0.9,")
     assert len(lines) == 5
 
 
@@ -162,3 +174,44 @@ def test_the_reference_is_no_knee_unless_alone() -> None:
     with_reference = replace(found, front=[found.reference, *found.front[1:]])
     assert with_reference.pick("knee").trial in (2, 3)
     assert replace(found, front=[found.reference]).pick("knee").trial == 0
+
+
+def test_budgets_that_each_point_breaks_one_of_are_refused_together() -> None:
+    found = result()
+    slow = replace(found.front[2], metrics={**found.front[2].metrics, "latency": 9.5})
+    apart = replace(found, front=[*found.front[:2], slow])
+    with pytest.raises(SettingsError, match="none holds bytes<=15 B and latency<=5 ms"):
+        apart.pick(budgets={"bytes": 15, "latency": 5})
+    with pytest.raises(SettingsError, match="the front is empty"):
+        replace(found, front=[]).pick()
+
+
+def test_what_tables_mark_is_the_knee_and_never_the_reference() -> None:
+    found = result()
+    assert found.marked == (found.front[1], "knee")
+    holds = Constraint.parse("accuracy>=0.69", dict.fromkeys(found.reference.metrics, ""), "target")
+    assert replace(found, target=holds).marked == (found.front[2], "target")
+    assert replace(found, front=[found.reference]).marked == (None, "")
+
+
+def test_printing_a_result_gives_its_front_and_a_point_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    lines = repr(result()).splitlines()
+    assert lines[0] == "Pareto front of run"
+    rows = [line.split() for line in lines]
+    assert ["knee", "2", "0.8930", "-", "nan%", "20", "B", "0.200", "5", "ms", "0.500"] in rows
+    assert not any(line.endswith(" ") for line in lines)
+    assert repr(result().front[1]) == (
+        "trial 2: accuracy 0.8930, bytes 20 B (0.200×), latency 5 ms (0.500×); run/trials/2"
+    )
+    assert "no compressed model is on the front" in repr(replace(result(), front=[]))
+
+
+def test_a_notebook_shows_small_tables_of_text() -> None:
+    found = replace(result(), out=Path("<b>run"))
+    table = found._repr_html_()
+    assert "<caption>Pareto front of &lt;b&gt;run</caption>" in table
+    assert table.count("<tr") == 5
+    assert "<td>20 B (0.200×)</td>" in table
+    assert "<td>0.200×</td>" in found.front[1]._repr_html_()
+    assert "no compressed model" in replace(found, front=[])._repr_html_()

@@ -118,9 +118,12 @@ def init(
     out: str = typer.Option("run.toml", help="The file to write."),
 ) -> None:
     """Write a commented configuration file for a search of TASK: every option, with its default."""
+    from autocompress.data import check_name
+
     path = Path(out)
     if path.exists():
         raise SettingsError(f"out must be a new file but '{out}' exists; give --out another name.")
+    check_name(task)
     assert context.parent is not None
     group: Any = context.parent.command
     path.write_text("\n".join(_commented(task, group.commands["search"].params)) + "\n")

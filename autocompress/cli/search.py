@@ -17,7 +17,7 @@ from autocompress.cli import options as opt
 from autocompress.cli.app import app
 from autocompress.cli.config import given_options, patterns_of, settings_of
 from autocompress.cli.short_help import everyday
-from autocompress.cli.show import console, print_error, print_result
+from autocompress.cli.show import print_error, print_result, print_table
 from autocompress.engine.interruption import INTERRUPTED, Interruption
 from autocompress.engine.settings import Settings, parse_shares
 from autocompress.errors import SettingsError
@@ -140,7 +140,7 @@ def inspect(
     if as_json:
         print(json.dumps(inspection_json(prepared.analysis, prepared.profile, shares), indent=2))
     else:
-        console().print(inspection_tables(prepared.analysis, prepared.profile, shares))
+        print_table(inspection_tables(prepared.analysis, prepared.profile, shares))
 
 
 @contextmanager

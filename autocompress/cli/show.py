@@ -44,20 +44,20 @@ def print_front(result: Any, mark: Any = None, label: str = "knee") -> Any:
         label: what the table calls the marked point.
 
     Returns:
-        The point that is marked; None where the front is empty.
+        The point that is marked; None where no compressed model is on the front.
     """
     from autocompress.report import certainty_text, front_table, target_text
+    from autocompress.result import NOTHING_ON_FRONT
 
     point, answer = mark, answer_to_target(result)
-    if mark is None and answer is not None:
-        point, label = answer, "target"
-    elif mark is None and result.front:
-        point = result.pick("knee")
-    console().print(front_table(result, point, label))
+    if mark is None:
+        point, label = result.marked
+    terminal = console()
+    print_table(front_table(result, point, label, terminal.width if terminal.is_terminal else None))
     if result.target is not None:
         print(target_text(result, answer))
     if point is None:
-        print("no trial satisfies the constraints yet")
+        print(NOTHING_ON_FRONT)
     elif point.trial != 0:
         print(f"trial {point.trial}: {certainty_text(result, point)}")
     if result.contenders:
@@ -74,13 +74,22 @@ def answer_to_target(result: Any) -> Any:
         return None
 
 
+def print_table(table: Any) -> None:
+    """Print what Rich lays out; into a pipe, which has no width, whole and without trailing blanks."""
+    from autocompress.tables import plain_text
+
+    terminal = console()
+    if terminal.is_terminal:
+        terminal.print(table)
+    else:
+        print(plain_text(table))
+
+
 def console() -> Any:
-    """Open a console on standard output that is wide enough for tables where that is not a terminal."""
+    """Open a console on standard output."""
     from rich.console import Console
 
-    console = Console()
-    # A pipe has no width; tables made for one must not be cut to 80 columns.
-    return console if console.is_terminal else Console(width=160)
+    return Console()
 
 
 def print_error(text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,7 +12,7 @@ import typer
 from autocompress.cli import options as opt
 from autocompress.cli.app import app
 from autocompress.cli.options import AsJson, Number, Run, Whole
-from autocompress.cli.show import answer_to_target, console, print_front
+from autocompress.cli.show import answer_to_target, print_front, print_table
 from autocompress.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -56,27 +57,24 @@ def pick(
     ] = False,
     tau: Annotated[float | None, Number(help="Weight of the first objective, 0 to 1.")] = None,
     latency: Annotated[str | None, typer.Option(help="At most, e.g. 8ms.")] = None,
-    bytes: Annotated[float | None, Number(help="At most.")] = None,
-    params: Annotated[float | None, Number(help="At most.")] = None,
-    macs: Annotated[float | None, Number(help="At most.")] = None,
-    memory: Annotated[float | None, Number(help="Bytes of a call, at most.")] = None,
+    bytes: Annotated[str | None, typer.Option(help="At most, e.g. 9kB or 2MiB.")] = None,
+    params: Annotated[str | None, typer.Option(help="At most, e.g. 10k.")] = None,
+    macs: Annotated[str | None, typer.Option(help="At most, e.g. 1.5M.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Bytes of a call, at most, e.g. 64MB.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """One point of RUN's front, by need; by default what answers the search's target, else the knee."""
     from autocompress.engine.results import load_run
+    from autocompress.engine.settings import parse_amount
 
     if knee + (max_drop is not None) + (tau is not None) > 1:
         raise SettingsError("only one of --knee, --max-drop and --tau must be given.")
     if sure and max_drop is None:
         raise SettingsError("--sure must be given with --max-drop.")
-    limits = {
-        "bytes": bytes,
-        "params": params,
-        "macs": macs,
-        "memory": memory,
-        "latency": _milliseconds(latency),
-    }
-    budgets = {name: most for name, most in limits.items() if most is not None}
+    limits = {"bytes": bytes, "params": params, "macs": macs, "memory": memory}
+    budgets = {name: parse_amount(name, most) for name, most in limits.items() if most is not None}
+    if latency is not None:
+        budgets["latency"] = _milliseconds(latency)
     result = load_run(run)
     point = result.pick("knee" if knee else None, max_drop=max_drop, sure=sure, tau=tau, budgets=budgets)
     if as_json:
@@ -85,8 +83,10 @@ def pick(
     else:
         by_need = budgets or max_drop is not None or tau is not None
         is_knee = knee or answer_to_target(result) is None
-        print_front(result, point, "pick" if by_need else "knee" if is_knee else "target")
-        print(f"trial {point.trial}: {point.path}")
+        label = "pick" if by_need or not point.trial else "knee" if is_knee else "target"
+        print_front(result, point, label)
+        print(f"{'trial ' * bool(point.trial)}{point.trial or 'reference'}: {point.path}")
+    _say_if_reference(result, point)
 
 
 @app.command(
@@ -125,6 +125,8 @@ def export(
         )
     result = load_run(run)
     point = _chosen(result, trial, pick_rule)
+    if pick_rule is not None:
+        _say_if_reference(result, point)
     options = {
         "opset": opset,
         "input_names": parse_list(input_names or ""),
@@ -143,6 +145,15 @@ def export(
         print(written)
         # Beside the path, which scripts read.
         print(f"runs with {RUNTIMES[format or format_of(written)]}", file=sys.stderr)
+
+
+def _say_if_reference(result: SearchResult, point: ParetoModel) -> None:
+    """Tell who picks a point that it is the reference, beside the output, which scripts read."""
+    from autocompress.result import NOTHING_ON_FRONT
+
+    if point.trial == 0:
+        why = "it answers best of all on the front" if result.compressed else NOTHING_ON_FRONT
+        print(f"autocompress: this is the reference, not compressed: {why}", file=sys.stderr)
 
 
 def _chosen(result: SearchResult, trial: int | None, pick_rule: str | None) -> ParetoModel:
@@ -196,20 +207,19 @@ def replay(run: Run, trial: Annotated[int, Whole(help="Number of a trial that en
 
     from autocompress.engine.replay import replay as run_again
 
-    stored, result, path = run_again(
-        run, trial, report=lambda e: print(f"epoch {e['epoch']:.0f}  loss {e['loss']:.4f}"), note=print
-    )
+    def say(number: int, entry: Mapping[str, float]) -> None:
+        print(f"trial {number}  epoch {entry['epoch']:.0f}  loss {entry['loss']:.4f}")
+
+    stored, result, path = run_again(run, trial, report=say, note=print)
     table = Table("metric", "stored", "again")
     for name, value in result.metrics.items():
         table.add_row(name, f"{stored[name]:g}" if name in stored else "-", f"{value:g}")
-    console().print(table)
+    print_table(table)
     print(path)
 
 
-def _milliseconds(text: str | None) -> float | None:
+def _milliseconds(text: str) -> float:
     """Milliseconds of "8ms", "8" or "0.1s"."""
-    if text is None:
-        return None
     number = text.removesuffix("ms").removesuffix("s").strip()
     try:
         return float(number) * (1000 if text.endswith("s") and not text.endswith("ms") else 1)

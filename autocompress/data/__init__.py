@@ -2,6 +2,6 @@
 
 from autocompress.data.arrays import TensorBatches
 from autocompress.data.splits import with_validation
-from autocompress.data.tasks import BUILT_IN, load_task
+from autocompress.data.tasks import BUILT_IN, check_name, load_task
 
-__all__ = ["BUILT_IN", "TensorBatches", "load_task", "with_validation"]
+__all__ = ["BUILT_IN", "TensorBatches", "check_name", "load_task", "with_validation"]

@@ -19,7 +19,7 @@ from autocompress.data.sources import (
 )
 from autocompress.errors import TaskError, one_line
 from autocompress.models import model_factory
-from autocompress.plugins import load_attribute
+from autocompress.plugins import load_attribute, module_exists
 from autocompress.task import InputSpec, Recipe, Task
 from autocompress.task.checks import check_forward, make_model
 from autocompress.task.pretrained import read_weights
@@ -90,12 +90,40 @@ def load_task(
     elif ":" in name and location:
         task = _own_task(name, model)
     else:
-        known = [n for n in BUILT_IN if n not in _LOCATED]
-        raise TaskError(
-            f"task must be one of {', '.join(known)}, npz:FILE, imagefolder:DIR, random:SHAPE or "
-            f"module:function but got {name!r}."
-        )
+        raise _unknown(name)
     return task if weights is None else replace(task, weights=read_weights(weights))
+
+
+def check_name(name: str) -> None:
+    """See that a task's name may be one, without loading any data or running any code of it.
+
+    Args:
+        name: as `load_task` takes it.
+
+    Raises:
+        TaskError: the name is not known, or there is no such file, folder or module.
+    """
+    kind, _, location = name.partition(":")
+    if name in BUILT_IN and name not in _LOCATED:
+        return
+    if not location:
+        raise _unknown(name)
+    path = Path(location)
+    if kind == "random":
+        _random_sizes(location)
+    elif kind == "imagefolder":
+        if not path.is_dir():
+            raise TaskError(f"imagefolder must be an existing folder but '{location}' is not.")
+    elif not (path.is_file() if kind == "npz" else module_exists(name.rpartition(":")[0])):
+        raise TaskError(f"task must be in an existing file or module but {name!r} is not.")
+
+
+def _unknown(name: str) -> TaskError:
+    known = [n for n in BUILT_IN if n not in _LOCATED]
+    return TaskError(
+        f"task must be one of {', '.join(known)}, npz:FILE, imagefolder:DIR, random:SHAPE or "
+        f"module:function but got {name!r}."
+    )
 
 
 def _arrays(name: str, root: str | Path | None) -> Arrays:
@@ -107,13 +135,17 @@ def _random_arrays(shape: str, model: str | None) -> Arrays:
 
     Of ten classes; of one where the user's own model has as many as it likes.
     """
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((20, *_random_sizes(shape)), dtype=np.float32)
+    y = np.arange(20, dtype=np.int64) % (1 if model is not None and ":" in model else 10)
+    return x, y, x, y
+
+
+def _random_sizes(shape: str) -> list[int]:
     sizes = shape.split("x")
     if not all(size.isdecimal() and size.isascii() and int(size) > 0 for size in sizes):
         raise TaskError(f"random:SHAPE must read like random:3x224x224 or random:20 but got {shape!r}.")
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((20, *map(int, sizes)), dtype=np.float32)
-    y = np.arange(20, dtype=np.int64) % (1 if model is not None and ":" in model else 10)
-    return x, y, x, y
+    return [int(size) for size in sizes]
 
 
 def _spec(name: str, x: np.ndarray) -> InputSpec:
@@ -182,4 +214,4 @@ def _outputs(task: Task) -> int:
     return int(check_forward(task, make_model(task)).shape[-1])
 
 
-__all__ = ["BUILT_IN", "TORCHVISION", "load_task"]
+__all__ = ["BUILT_IN", "TORCHVISION", "check_name", "load_task"]

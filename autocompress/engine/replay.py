@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def replay(
     path: str | Path,
     number: int,
     task: Task | None = None,
-    report: Callable[[Mapping[str, float]], None] = lambda entry: None,
+    report: Callable[[int, Mapping[str, float]], None] = lambda number, entry: None,
     latency_by: Callable[..., float] | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> tuple[Mapping[str, float], TrialResult, Path]:
@@ -37,9 +38,10 @@ def replay(
         path: the run folder.
         number: of the trial.
         task: where the run was made with a `Task` object instead of a name.
-        report: receives each epoch's entry, of one trial after the other.
+        report: receives the number of the trial that trains and its epoch's entry, of one trial after the
+            other.
         latency_by: where the run measured latency by a function that it was not given the place of.
-        note: receives why a trial that failed did, and where.
+        note: receives why a trial that failed did, and where, and which trials run again before this one.
 
     Returns:
         The stored metrics, none of a trial that failed, the new result and the new checkpoint's folder.
@@ -67,7 +69,12 @@ def replay(
     folder.refuse_other_settings(identity(prepared), replayed=True)
     reference = Reference.of(open_checkpoint(folder.reference), fresh_model(prepared.task), settings.artifact)
     torch.set_num_threads(max(1, int(settings.cpus_per_trial)))
-    for wanted in line_of(configs, number):
+    line = line_of(configs, number)
+    if len(line) > 1:
+        before = ", ".join(map(str, line[:-1]))
+        trained = "" if configs[number].epochs else " and trains nothing itself"
+        note(f"trial {number} is made of others{trained}; these run first: {before}")
+    for wanted in line:
         with prepared.task.opened() as opened:
             result = run_trial(
                 opened,
@@ -75,7 +82,7 @@ def replay(
                 configs[wanted],
                 trial_folder(replays, wanted),
                 prepared.measuring,
-                report,
+                partial(report, wanted),
                 trials=replays,
             )
     return stored[number].get("metrics", {}), result, trial_folder(replays, number)

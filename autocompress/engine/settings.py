@@ -251,6 +251,23 @@ def parse_duration(name: str, text: str) -> float:
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
+def parse_amount(name: str, text: str) -> float:
+    """A number of "9000", "9k", "9kB" or "9KiB", given for a setting.
+
+    Tables print thousands of bytes as kB, so k, M and G are powers of 1000; KiB, MiB and GiB of 1024.
+
+    Raises:
+        SettingsError: another form; a count of parameters or MACs has no bytes.
+    """
+    match = re.fullmatch(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*([kmg]?)(ib|b)?\s*", text, re.IGNORECASE)
+    counted = name in ("params", "macs")
+    if match is None or (match[3] and (counted or (match[3].lower() == "ib" and not match[2]))):
+        forms = "'9000', '9k' or '1.5M'" if counted else "'9000', '9kB', '1.5MB' or '2MiB'"
+        raise SettingsError(f"{name} must read like {forms} but got {text!r}.")
+    step = 1024.0 if (match[3] or "").lower() == "ib" else 1000.0
+    return float(match[1]) * float(step ** " kmg".index(match[2].lower() or " "))
+
+
 def parse_list(text: str) -> tuple[str, ...]:
     """Items of a comma-separated list."""
     return tuple(item.strip() for item in text.split(",") if item.strip())

@@ -3,14 +3,13 @@
 from autocompress.report.console import (
     certainty_text,
     disk_text,
-    front_table,
-    metric_text,
     target_text,
 )
 from autocompress.report.html import write_report
 from autocompress.report.live import ConsoleProgress, JsonLinesProgress, NotebookProgress, shown_progress
 from autocompress.report.pictures import trial_picture
 from autocompress.report.progress import Progress, TrialBegin, TrialEnd
+from autocompress.tables import front_table, metric_text
 
 __all__ = [
     "ConsoleProgress",

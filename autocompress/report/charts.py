@@ -10,12 +10,12 @@ from typing import Any
 
 from autocompress.measure import Constraint
 from autocompress.measure.subject import STATIC
-from autocompress.report.console import HEADINGS, metric_text
 from autocompress.report.records import TrialRecord
 from autocompress.report.rendering import shortened
 from autocompress.report.summary import Growth, family_rows
 from autocompress.result import ParetoModel, SearchResult
 from autocompress.study import Importance
+from autocompress.tables import HEADINGS, metric_text
 from autocompress.trial import changed_settings
 
 Chart = dict[str, Any]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autocompress.report.charts import Chart, layout, text_of
-from autocompress.report.console import metric_text
+from autocompress.tables import metric_text
 
 # What of a layer is compared → its title.
 QUANTITIES = {

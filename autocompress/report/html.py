@@ -20,7 +20,7 @@ from autocompress.report.charts import (
     growth_chart,
     importance_chart,
 )
-from autocompress.report.console import HEADINGS, SIZES, disk_text, metric_text
+from autocompress.report.console import disk_text
 from autocompress.report.details import class_chart, curve_charts, layer_charts
 from autocompress.report.loading import artifact_name, loading_lines
 from autocompress.report.records import TrialRecord, sentence, trial_records
@@ -28,6 +28,7 @@ from autocompress.report.rendering import FOLDER, environment, shortened
 from autocompress.report.summary import contributions, growth
 from autocompress.result import ParetoModel, SearchResult
 from autocompress.study import SearchStudy, importance
+from autocompress.tables import HEADINGS, SIZES, metric_text
 from autocompress.trial import changed_settings
 
 # Addresses in Plotly, of its logo, its cloud and its maps, none of which is used; names of namespaces stay.
@@ -97,7 +98,8 @@ class _Page:
         metrics = result.reference.metrics
         self.sizes = [name for name in SIZES if name in metrics]
         self.scores = [name for name in metrics if name not in SIZES and not name.endswith("_spread")]
-        self.marked, self.mark = self._mark()
+        marked, self.mark = result.marked
+        self.marked = None if marked is None else marked.trial
         grown = growth(self.records, result.objectives)
         self.spent = grown[-1].epochs if grown else 0
         primary = result.objectives[0]
@@ -126,14 +128,6 @@ class _Page:
         self.points = [_Point(point, self.records, before) for point in points]
         for point in self.points:
             self.charts |= point.charts
-
-    def _mark(self) -> tuple[int | None, str]:
-        """The trial that is pointed at, and what it is called."""
-        if not self.result.front:
-            return None, ""
-        point = self.result.pick()
-        by_target = self.result.target is not None and point.trial != self.result.pick("knee").trial
-        return point.trial, "target" if by_target else "knee"
 
     @property
     def rows(self) -> list[ParetoModel]:

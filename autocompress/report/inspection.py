@@ -12,7 +12,7 @@ from rich.table import Table
 
 from autocompress.graph import Analysis
 from autocompress.graph.reach import Reach
-from autocompress.report.console import metric_text
+from autocompress.tables import metric_text
 from autocompress.task import ModelProfile
 
 

@@ -6,9 +6,9 @@ import html
 import re
 from collections.abc import Mapping
 
-from autocompress.report.console import HEADINGS
 from autocompress.report.records import TrialRecord, metric_lines, sentence
 from autocompress.result import SearchResult
+from autocompress.tables import HEADINGS
 
 # Underscores inside of words are none.
 _MARKUP = re.compile(r"([\\`*\[\]|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from autocompress.errors import SettingsError
 from autocompress.measure.subject import STATIC
-from autocompress.report.console import HEADINGS, error_text, metric_text
 from autocompress.report.loading import artifact_name, loading_lines
 from autocompress.report.notes import plain
 from autocompress.report.records import TrialRecord, sentence, trial_records
 from autocompress.report.rendering import environment, shortened
 from autocompress.result import FORMATS, ParetoModel, SearchResult, format_of
 from autocompress.study import SearchStudy
+from autocompress.tables import HEADINGS, error_text, metric_text
 from autocompress.task.inputs import arguments, call, from_json, tensors
 from autocompress.trial import changed_settings
 

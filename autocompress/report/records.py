@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from autocompress.report.console import metric_text
 from autocompress.result import SearchResult, ratios
 from autocompress.study import CONFIG, SearchStudy
+from autocompress.tables import metric_text
 
 # What a trial is called whose model was only trained on, in the place of its methods.
 TRAINED_ON = "training on"

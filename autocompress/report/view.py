@@ -16,8 +16,8 @@ from uniplot import plot_to_string
 
 from autocompress.measure import Objective
 from autocompress.pareto import non_dominated
-from autocompress.report.console import HEADINGS, SIZES, metric_text
 from autocompress.report.progress import TrialBegin, TrialEnd
+from autocompress.tables import HEADINGS, SIZES, metric_text
 from autocompress.trial import trial_name
 
 # Trials take from seconds to hours; the remaining time goes by all of them that ended in the last week.

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 import autocompress as ac
 from autocompress.engine.identity import identity
 from autocompress.engine.prepare import prepare
-from autocompress.engine.settings import Settings, parse_duration
+from autocompress.engine.settings import Settings, parse_amount, parse_duration
 from autocompress.errors import TaskError
 from tests.conftest import Residual
 
@@ -258,6 +258,31 @@ def test_settings_refuse_wrong_types_and_ranges(options: dict[str, object], mess
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("0.5h", 1800)])
 def test_durations_are_seconds(text: str, seconds: float) -> None:
     assert parse_duration("timeout", text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "amount"),
+    [
+        ("bytes", "9kB", 9000),
+        ("bytes", "1.5 MB", 1.5e6),
+        ("bytes", "100", 100),
+        ("bytes", "9K", 9000),
+        ("bytes", "7B", 7),
+        ("memory", "2MiB", 2 * 1024**2),
+        ("params", "10k", 10_000),
+        ("macs", "1.5M", 1.5e6),
+    ],
+)
+def test_amounts_are_read_as_tables_print_them(name: str, text: str, amount: float) -> None:
+    assert parse_amount(name, text) == amount
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("bytes", "nan"), ("bytes", "-1"), ("bytes", "3iB"), ("macs", "3MB")]
+)
+def test_amounts_of_another_form_are_refused(name: str, text: str) -> None:
+    with pytest.raises(ac.UsageError, match=f"{name} must read like '9000'"):
+        parse_amount(name, text)
 
 
 def test_a_search_says_where_validation_comes_from(residual_task: ac.Task) -> None:
