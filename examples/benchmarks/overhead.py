@@ -5,9 +5,9 @@
 
 Searches the digits, with as many epochs as make a trial take about so many seconds inside of training and
 evaluation steps, which a first, short search tells. Overhead is (wall time × workers − time in steps) ÷ time
-in steps, from the first trial's start to the last one's end: proposals, surgery, exports, checks, loading
-files again, and workers that wait at the end. Costs are MACs: where they are bytes, models are stored as codes
-beside the budget, which is work of its own. On a machine that does something else as well, all of it counts.
+in steps, from the first start of a trial to the last end: proposals, surgery, exports, checks, loading
+files again, and workers that wait at the end. Costs are MACs: where they are bytes, models are also stored as
+codes beside the budget, which is work of its own. What else the machine does meanwhile counts too.
 """
 
 from __future__ import annotations
