@@ -36,8 +36,8 @@ class Notes(ac.Progress):
 def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[ac.SearchResult, list[str]]:
     """What a search for the best model of half the MACs ended with, and what it said."""
     told = Notes()
-    options = {"methods": ["alcn"], "epochs": 1, "workers": 1, "trials": TRIALS, "progress": told}
-    options |= {"objectives": ["accuracy", "macs"], "target": "macs<=0.5*ref"}
+    options = {"methods": ["alcn"], "model": "mlp", "epochs": 1, "workers": 1, "trials": TRIALS}
+    options |= {"objectives": ["accuracy", "macs"], "target": "macs<=0.5*ref", "progress": told}
     return ac.search("digits", **options, out=tmp_path_factory.mktemp("target") / "run"), told.lines
 
 

@@ -37,18 +37,14 @@ FAMILIES: dict[str, tuple[Callable[[], nn.Module], int]] = {
         lambda: tv.DenseNet(8, (2, 3), 16, num_classes=7),
         32,
     ),
-    "efficientnet": (named("efficientnet_b0"), 32),
-    "inception": (named("inception_v3", init_weights=False, aux_logits=False), 96),
     "maxvit": (
         lambda: MaxVit((32, 32), 16, 4, [16, 32], [1, 1], 8, 0.1, num_classes=7),
         32,
     ),
     "mobilenet_v3": (named("mobilenet_v3_small"), 32),
-    "regnet": (named("regnet_y_400mf"), 32),
     "resnet": (named("resnet18"), 32),
     "shufflenet": (named("shufflenet_v2_x0_5"), 32),
     "squeezenet": (named("squeezenet1_1"), 64),
-    "swin": (lambda: SwinTransformer([4, 4], 24, [2, 2], [2, 4], [4, 4], num_classes=7), 32),
     "swin_v2": (
         lambda: SwinTransformer(
             [4, 4],
