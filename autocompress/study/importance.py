@@ -9,6 +9,8 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
+from autocompress.study.record import EXTRA
+
 # Below so many trials the best tenth of them is one or two, whose parameters say nothing.
 LEAST_TRIALS = 10
 
@@ -33,19 +35,24 @@ def importance(study: optuna.Study, objective: int) -> Importance:
     """PED-ANOVA (Watanabe et al., arXiv 2304.10255, conditional parameters by arXiv 2601.20800): how far
     parameters of the best tenth of the trials, by one objective, are distributed otherwise than those of all.
 
+    Trials beside the budget are left out: they store as codes what others trained, so that what they have in
+    common would seem to be what makes files small.
+
     Args:
         study: of a run.
         objective: position of the objective.
     """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    proposed = sum(1 for trial in complete if trial.params)
-    if proposed < LEAST_TRIALS:
-        return Importance({}, reason=f"{proposed} complete trials are too few: it takes {LEAST_TRIALS}")
+    proposed = [trial for trial in complete if trial.params and EXTRA not in trial.user_attrs]
+    if len(proposed) < LEAST_TRIALS:
+        return Importance({}, reason=f"{len(proposed)} complete trials are too few: it takes {LEAST_TRIALS}")
     # The evaluator takes lower values for better ones.
     sign = -1.0 if study.directions[objective] is StudyDirection.MAXIMIZE else 1.0
+    trained = optuna.create_study(directions=study.directions)
+    trained.add_trials(proposed)
     with warnings.catch_warnings(action="ignore"):
         raw = optuna.importance.get_param_importances(
-            study,
+            trained,
             evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
             target=lambda trial: sign * trial.values[objective],
             normalize=False,
