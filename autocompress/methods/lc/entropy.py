@@ -65,11 +65,11 @@ def priced_codebooks(x: Tensor, k: int, prices: Sequence[float]) -> list[tuple[T
     """
     cells, levels = _Cells.of(x), _with_zero(x, k)
     scale = float(x.double().square().mean()) or 1.0
-    found = []
+    codebooks = []
     for price in prices:
         levels, of_cells = _solved(cells, levels, price * scale, _FEW_TURNS)
-        found.append((levels.to(x.dtype), of_cells.index_select(0, cells.places)))
-    return found
+        codebooks.append((levels.to(x.dtype), of_cells.index_select(0, cells.places)))
+    return codebooks
 
 
 def entropy(codes: Tensor, k: int) -> float:
