@@ -89,6 +89,8 @@ class SearchDriver:
         self.running: dict[int, Running] = {}
         self.extra: set[int] = set()
         self.idle = False
+        # Checkpoints that stayed when those were removed last whose place others took.
+        self.retained = 0
         self.guided = prepared.settings.sampler == "auto"
         self.tried = Counter(_stages(config) for config in study.configs())
 
@@ -287,7 +289,10 @@ class SearchDriver:
             if not worth:
                 self.study.set_worth({number: False})
         elif worth:
-            remove_displaced(self.trials, self.study, self.tree, self.reference)
+            # Not for each: all that are there are judged, and noise may have a hundred stay.
+            if len(kept_trials(self.trials)) > self.retained + self.retained // 10:
+                remove_displaced(self.trials, self.study, self.tree, self.reference)
+                self.retained = len(kept_trials(self.trials))
         else:
             remove_checkpoint(trial_folder(self.trials, number))
 
