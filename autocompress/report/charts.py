@@ -6,10 +6,13 @@ import html
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from autocompress.measure import Constraint
 from autocompress.measure.subject import STATIC
+from autocompress.report.labels import Plot, place_texts
+from autocompress.report.reach import outside_text, reach
 from autocompress.report.records import TrialRecord
 from autocompress.report.rendering import shortened
 from autocompress.report.summary import Growth, family_rows
@@ -32,6 +35,19 @@ _OTHER, REFERENCE = ("#56B4E9", "hexagon"), ("#000000", "star")
 _GREY = "#8a8a8a"
 # Letters of a line that fits a telephone.
 _HOVER_WIDTH = 38
+# Above a front and left of it nothing lies, and no line and no error bar goes there.
+_FRONT_PLOT = Plot(
+    (560.0, 230.0),
+    320.0,
+    ("top left", "bottom right", "middle left", "middle right", "top right", "bottom left"),
+)
+_ROW = 44.0
+_TREE_PLOT = Plot(
+    (590.0, 250.0),
+    _ROW,
+    ("top center", "bottom center", "top left", "top right", "bottom left", "bottom right"),
+    overhang=26.0,
+)
 # Ticks at equal factors: the least of these steps that gives few enough.
 _FACTORS, _MOST_TICKS = (1.01, 1.02, 1.05, 1.1, 1.25, 2, 4, 10, 100), 8
 
@@ -80,13 +96,14 @@ def front_chart(
     up = result.objectives[0].metric
     shown = [r for r in records.values() if up in r.metrics and across in r.metrics]
     points = {p.trial: p for p in [result.reference, *result.front]}
-    horizontal = Axis(across, [r.metrics[across] for r in shown], result.reference.metrics.get(across, 0.0))
-    reach = [p.metrics[up] + sign * p.errors.get(up, 0.0) for p in points.values() for sign in (1, -1)]
-    vertical = Axis(up, [*(r.metrics[up] for r in shown), *reach], result.reference.metrics.get(up, 0.0))
+    others = [r for r in shown if r.number not in points]
+    horizontal, vertical = (_axis(name, result, others, constraints) for name in (across, up))
+    front_points = _front_points(points, records, horizontal, vertical)
+    place_texts(front_points, _FRONT_PLOT, horizontal.share, vertical.ends())
     traces = [
-        *_others([r for r in shown if r.number not in points], horizontal, vertical),
+        *_others(others, horizontal, vertical),
         _line(sorted(result.front, key=lambda p: p.metrics[across]), horizontal, vertical),
-        *_front_points(result, points, records, horizontal, vertical),
+        *front_points,
     ]
     return {
         "data": [trace for trace in traces if trace["x"]],
@@ -94,10 +111,40 @@ def front_chart(
             xaxis=horizontal.layout(),
             yaxis=vertical.layout(),
             shapes=[*_shades(constraints, horizontal, vertical, result.reference.metrics)],
+            annotations=_outside(others, horizontal, vertical),
             hovermode="closest",
             height=420,
         ),
     }
+
+
+def _axis(
+    metric: str, result: SearchResult, others: Sequence[TrialRecord], constraints: Iterable[Constraint]
+) -> Axis:
+    """The axis of a metric: it shows the front, the reference and the bounds, and of other trials those near;
+    where no compressed model is on the front, all, so that it is seen how far they are."""
+    models = [result.reference, *result.front]
+    reference = result.reference.metrics
+    anchors = [p.metrics[metric] + sign * p.errors.get(metric, 0.0) for p in models for sign in (1, -1)]
+    anchors += [c.bound(metric, reference) for c in constraints if c.metrics == (metric,)]
+    values = [r.metrics[metric] for r in others]
+    base = reference.get(metric, 0.0)
+    return Axis(metric, anchors, base, values) if result.compressed else Axis(metric, anchors + values, base)
+
+
+def _outside(records: Sequence[TrialRecord], horizontal: Axis, vertical: Axis) -> list[Chart]:
+    """A line in the chart's corner that tells how many trials it does not show, and where they would be."""
+    counts = dict.fromkeys(("below", "above", "to the left", "to the right"), 0)
+    for record in records:
+        across, up = (axis.side(record.metrics[axis.metric]) for axis in (horizontal, vertical))
+        if up:
+            counts["below" if up < 0 else "above"] += 1
+        elif across:
+            counts["to the left" if across < 0 else "to the right"] += 1
+    text = outside_text(counts)
+    corner = {"xref": "paper", "yref": "paper", "x": 1, "y": 0, "xanchor": "right", "yanchor": "bottom"}
+    font = {"color": "#595959", "size": 11}
+    return [{"text": text, "showarrow": False, "font": font, **corner}] if text else []
 
 
 class Axis:
@@ -108,12 +155,17 @@ class Axis:
         metric: its name.
         values: that are shown.
         base: the reference's.
+        others: that are shown where they lie near.
     """
 
-    def __init__(self, metric: str, values: Iterable[float], base: float) -> None:
+    def __init__(
+        self, metric: str, values: Iterable[float], base: float, others: Iterable[float] = ()
+    ) -> None:
         self.metric, self.base = metric, base
         self.values = [value for value in values if math.isfinite(value)]
-        self.by_ratio = metric in STATIC and base > 0 and all(value > 0 for value in self.values)
+        self.others = [value for value in others if math.isfinite(value)]
+        positive = all(value > 0 for value in [*self.values, *self.others])
+        self.by_ratio = metric in STATIC and base > 0 and positive
 
     @property
     def name(self) -> str:
@@ -142,14 +194,29 @@ class Axis:
         }
 
     def ends(self) -> tuple[float, float]:
-        """Where it begins and ends: a little beyond all values and the reference's."""
-        placed = [self.place(value) for value in [*self.values, self.base]]
-        low, high = min(placed), max(placed)
+        """Where it begins and ends: a little beyond all values, the reference's, and others that lie near."""
+        anchors = [self._scaled(value) for value in [*self.values, self.base]]
+        low, high = reach(anchors, map(self._scaled, self.others))
         if self.by_ratio:
-            margin = max((high / low) ** 0.06, 1.05)
-            return low / margin, high * margin
+            margin = max(0.06 * (high - low), math.log10(1.05))
+            return 10 ** (low - margin), 10 ** (high + margin)
         margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
         return low - margin, high + margin
+
+    def side(self, value: float) -> int:
+        """-1 for a value before the axis begins, 1 for one after it ends, 0 for one that it shows."""
+        low, high = self.ends()
+        return (self.place(value) > high) - (self.place(value) < low)
+
+    def share(self, place: float) -> float:
+        """What of the axis lies before a place on it."""
+        low, high = self.ends()
+        if self.by_ratio:
+            low, high, place = math.log(low), math.log(high), math.log(place)
+        return (place - low) / (high - low)
+
+    def _scaled(self, value: float) -> float:
+        return math.log10(self.place(value)) if self.by_ratio else value
 
 
 def _factors(low: float, high: float) -> list[float]:
@@ -196,7 +263,6 @@ def _line(front: Sequence[ParetoModel], horizontal: Axis, vertical: Axis) -> Cha
 
 
 def _front_points(
-    result: SearchResult,
     points: Mapping[int, ParetoModel],
     records: Mapping[int, TrialRecord],
     horizontal: Axis,
@@ -217,7 +283,6 @@ def _front_points(
             "name": text_of(label),
             "marker": {"color": colour, "symbol": symbol, "size": 13 if symbol == "star" else 11},
             "text": [str(p.trial) if p.trial else "" for p in members],
-            "textposition": "bottom center",
             "error_y": {"array": errors, "color": colour, "thickness": 1, "width": 3, "visible": any(errors)},
             "hovertext": [hover_text(records[p.trial], p) for p in members],
             "hoverinfo": "text",
@@ -302,14 +367,20 @@ def family_chart(result: SearchResult, records: Mapping[int, TrialRecord]) -> Ch
                 "hoverinfo": "skip",
                 "showlegend": False,
             })  # fmt: skip
-    for label in dict.fromkeys(record.label for record in members.values()):
-        traces.append(_relatives(label, [r for r in members.values() if r.label == label], rows, axis, front))
-    ticks = axis.layout() | {"autorange": "reversed"}
-    ticks.pop("range", None)
-    height = 130 + 44 * (1 + max(rows.values()))
-    hidden = {"visible": False, "autorange": "reversed"}
+    labels = dict.fromkeys(record.label for record in members.values())
+    points = [
+        _relatives(label, [r for r in members.values() if r.label == label], rows, axis, front)
+        for label in labels
+    ]
+    ticks = axis.layout()
+    ticks["range"] = ticks["range"][::-1]
+    ends = max(rows.values()) + 0.5, -0.5
+    plot = replace(_TREE_PLOT, height=_ROW * (ends[0] - ends[1]))
+    place_texts(points, plot, axis.share, ends)
+    height = 130 + _ROW * (1 + max(rows.values()))
+    hidden = {"visible": False, "range": ends}
     return {
-        "data": traces,
+        "data": [*traces, *points],
         "layout": layout(
             xaxis=ticks, yaxis=hidden, height=height, margin={"l": 24, "r": 24, "t": 24, "b": 48}
         ),
@@ -327,7 +398,6 @@ def _relatives(
         "mode": "markers+text",
         "name": text_of(label),
         "text": ["reference" if r.number == 0 else str(r.number) for r in relatives],
-        "textposition": "top center",
         "cliponaxis": False,
         "marker": {"color": colour, "symbol": shapes, "size": 11, "line": {"width": 1.5, "color": colour}},
         "hovertext": [hover_text(r) for r in relatives],

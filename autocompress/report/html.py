@@ -28,7 +28,7 @@ from autocompress.report.rendering import FOLDER, environment, shortened
 from autocompress.report.summary import contributions, growth
 from autocompress.result import ParetoModel, SearchResult
 from autocompress.study import SearchStudy, importance
-from autocompress.tables import HEADINGS, SIZES, metric_text
+from autocompress.tables import HEADINGS, metric_text, scores_of, sizes_of
 from autocompress.trial import changed_settings
 
 # Addresses in Plotly, of its logo, its cloud and its maps, none of which is used; names of namespaces stay.
@@ -96,8 +96,9 @@ class _Page:
         self.disk = disk_text(result)
         self.counts, self.dropped = study.counts(), study.dropped()
         metrics = result.reference.metrics
-        self.sizes = [name for name in SIZES if name in metrics]
-        self.scores = [name for name in metrics if name not in SIZES and not name.endswith("_spread")]
+        # The first cost and the first score come first, as a telephone shows no more.
+        self.sizes = sorted(sizes_of(metrics), key=lambda name: name != result.first_cost)
+        self.scores = sorted(scores_of(metrics), key=lambda name: name != result.objectives[0].metric)
         marked, self.mark = result.marked
         self.marked = None if marked is None else marked.trial
         grown = growth(self.records, result.objectives)

@@ -10,6 +10,7 @@ from typing import Any
 from autocompress.result import SearchResult, ratios
 from autocompress.study import CONFIG, SearchStudy
 from autocompress.tables import metric_text
+from autocompress.trial import TrialConfig, move_text
 
 # What a trial is called whose model was only trained on, in the place of its methods.
 TRAINED_ON = "training on"
@@ -62,6 +63,14 @@ class TrialRecord:
     def methods(self) -> tuple[str, ...]:
         """Names of its methods, in order."""
         return tuple(stage["method"] for stage in self.config.get("stages", ()))
+
+    @property
+    def move(self) -> str:
+        """What it does to its parent, with the settings that are no defaults: two of one method can be told
+        apart."""
+        if self.number == 0 or not self.config:
+            return self.label
+        return move_text(TrialConfig.from_json(self.config))
 
     @property
     def label(self) -> str:

@@ -17,6 +17,7 @@ from uniplot import plot_to_string
 from autocompress.measure import Objective
 from autocompress.pareto import non_dominated
 from autocompress.report.progress import TrialBegin, TrialEnd
+from autocompress.report.reach import outside_text, reach
 from autocompress.tables import HEADINGS, SIZES, metric_text
 from autocompress.trial import trial_name
 
@@ -129,6 +130,7 @@ class SearchView:
         within = [end for end in held if end.feasible]
         if len(held) < _LEAST_POINTS or not within:
             return None
+        held, outside = _near(held, within, score.metric, cost.metric)
         signs = [-1.0 if objective.maximised else 1.0 for objective in pair]
         costs = [[s * end.metrics[o.metric] for o, s in zip(pair, signs, strict=True)] for end in within]
         front = [within[i] for i in non_dominated(costs)]
@@ -151,7 +153,8 @@ class SearchView:
         )
         name, left, right = HEADINGS.get(cost.metric, cost.metric), f" {least:.2g}×", f"{most:.2g}×"
         middle = f"{name} of the reference's".center(_SCATTER_WIDTH - len(left) - len(right))
-        return f" {score.metric}; ● on the front, · others\n{picture.strip(chr(10))}\n{left}{middle}{right}"
+        legend = f"{score.metric}; ● on the front, · others{outside}"
+        return f" {legend}\n{picture.strip(chr(10))}\n{left}{middle}{right}"
 
     def _pair(self) -> tuple[Objective, Objective] | None:
         """The first objectives that are a cost and a score."""
@@ -180,6 +183,27 @@ class SearchView:
     def _failures(self) -> str:
         reasons = "; ".join(f"{count} × {reason}" for reason, count in self.failures.most_common())
         return f"failed: {reasons}"
+
+
+def _near(
+    held: Sequence[TrialEnd], within: Sequence[TrialEnd], score: str, cost: str
+) -> tuple[list[TrialEnd], str]:
+    """The trials that do not lie far from those within bounds, and in words how many others lie where."""
+    counts = dict.fromkeys(("below", "above", "to the left", "to the right"), 0)
+    heights = [end.metrics[score] for end in held], [end.metrics[score] for end in within]
+    ratios = [[math.log(end.metrics[cost] / end.reference[cost]) for end in ends] for ends in (held, within)]
+    bottom, top = reach(heights[1], heights[0])
+    left, right = reach(ratios[1], ratios[0])
+    near = []
+    for end, height, ratio in zip(held, heights[0], ratios[0], strict=True):
+        if not bottom <= height <= top:
+            counts["below" if height < bottom else "above"] += 1
+        elif not left <= ratio <= right:
+            counts["to the left" if ratio < left else "to the right"] += 1
+        else:
+            near.append(end)
+    text = outside_text(counts, "")
+    return near, f"; {text}" * bool(text)
 
 
 def _positive(end: TrialEnd, cost: str) -> bool:

@@ -111,7 +111,9 @@ def test_the_family_tree_has_each_model_of_the_front_and_what_it_came_from(page:
     named = {trace["name"]: trace["text"] for trace in traces if "name" in trace}
     assert named == {"reference": ["reference"], "alcn": ["1", "2"], "lc": ["3"]}
     assert sum(trace["mode"] == "lines" for trace in traces) == 3
-    assert "reference → alcn → trial 1 → alcn → trial 2 → lc → trial 3" in page
+    words = re.sub(r"</?b>", "", page)
+    assert "reference → alcn (initial_ratio 0.25), rate ×8 → trial 1 → alcn (initial_ratio 0.25)," in words
+    assert "→ trial 2 → lc (steps 7) → trial 3" in words
 
 
 def test_hypervolume_grows_with_the_epochs_and_methods_have_their_share(page: str) -> None:
@@ -200,9 +202,12 @@ def test_it_fits_a_telephone(written: WrittenRun, tmp_path: Path) -> None:
     frame.write_text(
         f"<iframe src='{written.folder.report.as_uri()}' style='width:400px;height:800px;border:0'></iframe>"
         "<script>onload = () => setTimeout(() => { const page = frames[0].document.documentElement;"
-        "document.title = `${page.scrollWidth} of ${page.clientWidth}` }, 3000)</script>"
+        "const heads = [...frames[0].document.querySelectorAll('.front th')];"
+        "const cost = heads.find(head => head.innerText == 'file bytes');"
+        "const seen = cost.getBoundingClientRect().right <= page.clientWidth - 16;"
+        "document.title = `${page.scrollWidth} of ${page.clientWidth}, ${seen}` }, 3000)</script>"
     )
     document, _ = opened(
         frame.as_uri(), tmp_path / "profile", "--allow-file-access-from-files", "--hide-scrollbars"
     )
-    assert "<title>400 of 400</title>" in document
+    assert "<title>400 of 400, true</title>" in document

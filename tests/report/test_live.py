@@ -119,6 +119,17 @@ def test_the_scatter_marks_the_front_among_models_within_bounds(view) -> None:
     assert rows[0].index("●") > rows[1].index("●")
 
 
+def test_models_far_below_the_others_do_not_press_the_scatter_into_a_row(view) -> None:
+    for end in (_end(1, 0.95, 100_000.0), _end(2, 0.93, 20_000.0), _end(3, 0.94, 60_000.0)):
+        view.trial_end(end)
+    for number in (4, 5):
+        view.trial_end(_end(number, 0.1, 50_000.0, feasible=False))
+    legend, *rows = view.scatter().splitlines()
+    assert legend == " accuracy; ● on the front, · others; 2 lie below"
+    held = [number for number, row in enumerate(rows) if "●" in row]
+    assert held[-1] - held[0] >= 5
+
+
 def test_without_a_cost_and_a_score_there_is_no_scatter(view) -> None:
     view.objectives = (Objective("accuracy", "maximize"),)
     for number in range(1, 5):

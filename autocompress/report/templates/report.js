@@ -10,6 +10,7 @@ function draw(within) {
     const chart = charts[element.id];
     element.classList.add("drawn");
     thin(chart.layout.xaxis, element.clientWidth);
+    if (element.clientWidth < 650) relabel(chart.data);
     const displayModeBar = element.clientWidth < 600 ? false : "hover";
     Plotly.newPlot(element, chart.data, { ...chart.layout, dragmode }, { ...options, displayModeBar });
   }
@@ -23,6 +24,11 @@ function thin(axis, width) {
   const kept = (_, i, all) => (all.length - 1 - i) % step === 0;
   axis.ticktext = axis.ticktext.filter(kept);
   axis.tickvals = axis.tickvals.filter(kept);
+}
+
+// Fewer numbers of trials, and in other places, so that none is over another one.
+function relabel(traces) {
+  for (const trace of traces) Object.assign(trace, trace.meta?.narrow);
 }
 
 draw(document);
