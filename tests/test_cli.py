@@ -460,9 +460,50 @@ def test_an_unknown_subject_is_refused_with_the_nearest(command: Command) -> Non
     )
 
 
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("knee", "max-drop", "--max-drop", "sure", "tau", "target", "pick", "front", "Pareto front", "×ref"),
+        *("hypervolume", "file bytes", "of weights", "weight_bytes", "params", "macs", "lineage", "lineages"),
+        *("parent", "reference", "rate", "distillation", '"overhead"', "c++", "C++", "within noise", "trial"),
+        *(
+            "val",
+            "test",
+            "on the front",
+            "out of bounds",
+            "stopped early",
+            "failed",
+            "checkpoint",
+            "artifact",
+        ),
+        *("importance", "PED-ANOVA", "kept", "bits", "taken over", "training on", "standard error", "±"),
+        *("family tree", "latency", "memory", "early-stopping", "the knee", "epochs", "teacher", "RUN"),
+    ],
+)
+def test_each_word_of_the_output_is_explained(word: str, command: Command) -> None:
+    done = command("explain", word)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout) > 40
+
+
+def test_an_empty_subject_is_told_how_to_ask(command: Command) -> None:
+    for empty in ("", "  ", '""'):
+        refused = command("explain", empty)
+        assert refused.returncode == 2
+        assert refused.stderr.startswith(
+            "autocompress: TERM must be a subject, as in `autocompress explain knee`"
+        )
+        assert len(refused.stderr.splitlines()) == 1
+
+
+def test_a_word_that_is_no_subject_is_found_in_the_texts(command: Command) -> None:
+    assert "it stands under standard-errors" in command("explain", "bootstrap").stderr
+    assert command("explain", "early", "stopping").stdout.startswith("## Early stopping")
+
+
 def test_links_of_the_pages_lead_somewhere() -> None:
     root = Path(ac.__file__).parents[1]
-    for page in (root / "README.md", *root.glob("autocompress/**/README.md")):
+    for page in (root / "README.md", *root.glob("autocompress/**/*.md")):
         for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text()):
             path, _, anchor = target.partition("#")
             linked = page.parent / path if path else page
