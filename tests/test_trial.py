@@ -78,10 +78,27 @@ def test_stored_metrics_are_those_of_the_loaded_program(
     assert 0 < result.step_seconds < result.seconds
 
 
+class WithDropout(Residual):
+    """A module that returns its input in evaluation, which the stored program must not show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.dropout(x) + x)
+
+
+@pytest.mark.parametrize("model", [Residual, WithDropout])
 def test_a_trial_exports_once_and_analyses_once(
-    residual_task: ac.Task, reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: type[nn.Module], residual_task: ac.Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second of two trials of one structure: the reference was analysed by the first."""
+    residual_task = replace(residual_task, model=model)
+    checkpoint = train_reference(residual_task, tmp_path / "reference", Measuring())
+    reference = Reference.of(checkpoint, residual_task.model())
+    nodes = torch.export.load(checkpoint.artifact_file("pt2")).graph.nodes
+    assert not [node for node in nodes if "clone" in str(node.target)]
     run_trial(residual_task, reference, CONFIG, tmp_path / "0001")
     calls: Counter[str] = Counter()
 

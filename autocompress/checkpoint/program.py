@@ -22,6 +22,7 @@ from autocompress.checkpoint.slimming import slim
 from autocompress.errors import CheckpointError, SettingsError, TrialError, one_line
 from autocompress.graph.exporting import export, full_precision
 from autocompress.graph.proof import TOLERANCE, relative_difference
+from autocompress.graph.training_mode import marked, passing_modules, unmark
 from autocompress.task.inputs import Inputs, call, moved
 
 
@@ -35,15 +36,19 @@ def export_program(model: nn.Module, example: Inputs, path: Path) -> fx.GraphMod
         path: ends in `.pt2`.
 
     Returns:
-        The program's graph with all that was known of it, around the model's own tensors.
+        The program's graph with all that was known of it, around the model's own tensors; modules that return
+        their input are marked in it, as `analyse` takes it.
 
     Raises:
         TrialError: the model cannot be exported.
     """
     try:
         # The program keeps its example inputs, of which only the shape matters; zeros take no space.
-        program = export(model, pytree.tree_map_only(Tensor, torch.zeros_like, example))
+        passing = passing_modules(model, example)
+        with marked(model, passing):
+            program = export(model, pytree.tree_map_only(Tensor, torch.zeros_like, example))
         graph: Any = program.module(check_guards=False)
+        unmark(program, model, passing)
         slim(program)
         _strip(program.graph_module)
         stored = io.BytesIO()

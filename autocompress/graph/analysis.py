@@ -34,7 +34,8 @@ def analyse(model: nn.Module, example: Inputs, graph: fx.GraphModule | None = No
     Args:
         model: any module that `torch.export` can trace with a free batch size; it is not changed.
         example: a batch of at least 2 inputs, `(B, ...)`.
-        graph: of the model as it is, where it has been exported already; changed.
+        graph: of the model as it is, where it has been exported already, with modules that return their input
+            marked, as `export_program` gives it; changed.
 
     Raises:
         TaskError: the model cannot be copied.
@@ -99,7 +100,7 @@ def _exported(
         training = observe(model, example)
     except Exception as error:
         raise untraceable(error) from error
-    if graph is not None and not training.passing:
+    if graph is not None:
         return graph, training
     with marked(model, training.passing):
         program = export(model, example)

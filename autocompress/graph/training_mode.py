@@ -26,6 +26,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
 from torch.overrides import TorchFunctionMode
 
 from autocompress.graph.corrections import operator_name
@@ -89,11 +90,8 @@ def observe(model: nn.Module, example: Inputs) -> Training:
         model: in eval mode.
         example: a batch that batch statistics can be taken of, `(B, ...)` with B ≥ 2.
     """
-    subject = copy.deepcopy(model)
-    with inference(subject):
-        passing = _returning_input(subject, example)
-    subject.train()
-    passing &= {name for name, module in subject.named_modules() if module.training}
+    passing = passing_modules(model, example)
+    subject = copy.deepcopy(model).train()
     recorder = _Recorder()
     with torch.random.fork_rng(devices=[]), torch.no_grad(), plain_attention(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -102,12 +100,26 @@ def observe(model: nn.Module, example: Inputs) -> Training:
                 call(subject, example)
         except Exception:
             # It asks for more in training, such as targets: what its operators say of themselves must do.
-            return Training(frozenset(passing), None)
+            return Training(passing, None)
     calls: dict[str, tuple[tuple[str, float | None], ...]] = {}
     for layer, name, func, args, kwargs in recorder.calls:
         strength = _strength(_arguments(func, name, args, kwargs))
         calls[name] = (*calls.get(name, ()), (layer, strength))
-    return Training(frozenset(passing), calls)
+    return Training(passing, calls)
+
+
+def passing_modules(model: nn.Module, example: Inputs) -> frozenset[str]:
+    """Names of the modules that return their input in evaluation, and may do more in training.
+
+    Args:
+        model: not changed.
+        example: a batch, `(B, ...)`.
+    """
+    subject = copy.deepcopy(model)
+    with inference(subject):
+        passing = _returning_input(subject, example)
+    subject.train()
+    return frozenset(passing & {name for name, module in subject.named_modules() if module.training})
 
 
 def _returning_input(model: nn.Module, example: Inputs) -> set[str]:
@@ -216,6 +228,25 @@ def marked(model: nn.Module, passing: frozenset[str]) -> Iterator[None]:
             module.__dict__.pop("forward")
             if forward is not None:
                 module.__dict__["forward"] = forward
+
+
+def unmark(program: ExportedProgram, model: nn.Module, passing: frozenset[str]) -> None:
+    """Take the clones that stand for modules out of a program again, but those that it returns.
+
+    Args:
+        program: of the model, exported with these modules marked; changed.
+        model: that was exported.
+        passing: the modules.
+    """
+    names = {id(module): name for name, module in model.named_modules()}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for node in list(program.graph.nodes):
+        if node.op != "call_function" or operator_name(node) != "clone":
+            continue
+        layer = names.get(id(modules.get(layer_of(node))), "")
+        if layer in passing and not any(user.op == "output" for user in node.users):
+            node.replace_all_uses_with(node.args[0])
+            program.graph.erase_node(node)
 
 
 def _clone(*args: Tensor, **kwargs: Tensor) -> Tensor:
