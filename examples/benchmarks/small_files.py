@@ -39,7 +39,7 @@ from autocompress.task.pretrained import load_weights, read_weights
 
 HELD_OUT = 5000
 # By part, the bits of a weight that are tried.
-BITS = {"lenet300": (0.27, 0.24), "resnet20": (2.08, 1.3)}
+BITS = {"lenet300": (0.27, 0.256), "resnet20": (2.08, 1.3)}
 EPOCHS = {"lenet300": 30, "resnet20": 12}
 console = Console(width=150)
 
