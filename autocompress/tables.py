@@ -29,32 +29,63 @@ class Measured(Protocol):
     """What a table reads of a model; a `ParetoModel` has it."""
 
     @property
-    def trial(self) -> int: ...  # noqa: D102
+    def trial(self) -> int:
+        """Number of its trial; 0 is the reference."""
+        ...
+
     @property
-    def path(self) -> Path: ...  # noqa: D102
+    def path(self) -> Path:
+        """Of its checkpoint."""
+        ...
+
     @property
-    def metrics(self) -> Mapping[str, float]: ...  # noqa: D102
+    def metrics(self) -> Mapping[str, float]:
+        """On validation rows, and of its file."""
+        ...
+
     @property
-    def test_metrics(self) -> Mapping[str, float]: ...  # noqa: D102
+    def test_metrics(self) -> Mapping[str, float]:
+        """On test rows, where they were scored."""
+        ...
+
     @property
-    def ratios(self) -> Mapping[str, float]: ...  # noqa: D102
+    def ratios(self) -> Mapping[str, float]:
+        """Of its costs to the reference's."""
+        ...
+
     @property
-    def errors(self) -> Mapping[str, float]: ...  # noqa: D102
+    def errors(self) -> Mapping[str, float]:
+        """Standard errors of metrics, where they are known."""
+        ...
+
     @property
-    def front_probability(self) -> float: ...  # noqa: D102
+    def front_probability(self) -> float:
+        """How likely it is on the front by other validation rows."""
+        ...
 
 
 class Searched(Protocol):
     """What a table reads of a search; a `SearchResult` has it."""
 
     @property
-    def out(self) -> Path: ...  # noqa: D102
+    def out(self) -> Path:
+        """The run's folder."""
+        ...
+
     @property
-    def objectives(self) -> Sequence[Objective]: ...  # noqa: D102
+    def objectives(self) -> Sequence[Objective]:
+        """Of the search, the first one first."""
+        ...
+
     @property
-    def reference(self) -> Measured: ...  # noqa: D102
+    def reference(self) -> Measured:
+        """The model before compression."""
+        ...
+
     @property
-    def front(self) -> Sequence[Measured]: ...  # noqa: D102
+    def front(self) -> Sequence[Measured]:
+        """The models that no other one beats, the best by the first objective first."""
+        ...
 
 
 def metric_text(name: str, value: float) -> str:

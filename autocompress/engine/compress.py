@@ -136,12 +136,7 @@ def compress(
     if not stages:
         raise SettingsError("methods must name at least one method but got none.")
     check_limits(exclude, at_least)
-    codes = codes_of(model)
-    if codes:
-        raise SettingsError(
-            f"model must have plain weights to be compressed but {len(codes)} of its are stored as codes "
-            "(point.module(decoded=True) and ac.rebuild(..., decoded=True) make plain ones of them)."
-        )
+    _refuse_codes(model)
     with task.opened() as opened:
         check_splits(opened, ("train",))
         opened = with_varying_sizes(opened)
@@ -161,6 +156,16 @@ def compress(
             example=opened.example(),
             input=opened.input_json(),
             prepare=None if opened.prepare is None else called(opened.prepare),
+        )
+
+
+def _refuse_codes(model: nn.Module) -> None:
+    """Refuse a model whose weights are decoded from codes: no method takes them for weights."""
+    codes = codes_of(model)
+    if codes:
+        raise SettingsError(
+            f"model must have plain weights to be compressed but {len(codes)} are decoded from codes "
+            "(point.module(decoded=True) and ac.rebuild(..., decoded=True) make plain ones of them)."
         )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import autocompress as ac
-from autocompress.errors import CheckpointError, TaskError
+from autocompress.errors import CheckpointError, SettingsError, TaskError
 from autocompress.trial import (
     Measuring,
     Reference,
@@ -100,3 +100,18 @@ def test_it_ends_with_what_a_trial_ends_with(residual_task: ac.Task, tmp_path: P
     done = ac.compress(start, task, methods, seed=3)
     assert len(done.history) == len(trial.history) == 1
     assert sum(p.numel() for p in done.model.parameters()) == trial.metrics["params"]
+
+
+def test_what_is_stored_as_codes_is_compressed_again_once_it_is_decoded(
+    residual_task: ac.Task, images: Tensor, tmp_path: Path
+) -> None:
+    codes = ac.Lc(schemes={"*": ac.Codebook(k=4)}, steps=2)
+    done = ac.compress(Residual(), residual_task, codes)
+    done.save(tmp_path / "saved")
+    with pytest.raises(SettingsError, match=r"plain weights .* but \d are decoded from codes .*decoded=True"):
+        ac.compress(done.model, residual_task, ac.Alcn(initial_ratio=0.5))
+    plain = ac.rebuild(Residual(), tmp_path / "saved", decoded=True)
+    assert type(plain) is Residual
+    assert torch.allclose(plain.eval()(images), done.model.eval()(images), atol=1e-6)
+    again = ac.compress(plain, residual_task, ac.Alcn(initial_ratio=0.5)).model
+    assert sum(p.numel() for p in again.parameters()) < sum(p.numel() for p in plain.parameters())
