@@ -25,8 +25,11 @@ from autocompress.task import InputSpec
 
 
 def pytest_configure() -> None:
-    """Hear of Ctrl-C, which tests send: a shell has what it starts in the background ignore it."""
+    """Hear of Ctrl-C and of a closed terminal, which tests send: what a shell starts in the background ignores
+    the first, and by nohup the second."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 class Residual(nn.Module):
