@@ -25,8 +25,8 @@ from autocompress.task import InputSpec
 
 
 def pytest_configure() -> None:
-    """Hear of Ctrl-C and of a closed terminal, which tests send: what a shell starts in the background ignores
-    the first, and by nohup the second."""
+    """Hear of Ctrl-C and of a closed terminal, which tests send: what shells start in the background
+    ignores the first, and under nohup the second."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
