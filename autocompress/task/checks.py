@@ -186,12 +186,13 @@ def _refuse_no_classes(task: Task, outputs: Tensor, targets: Any) -> None:
     )
     if not task.cross_entropy:
         return
-    if outputs.dim() > 1 and outputs.shape[1] == 1:
+    may_be_default = type(task.loss) is nn.CrossEntropyLoss
+    # A loss of one's own may have its classes elsewhere, as those of tokens are.
+    if outputs.dim() > 1 and outputs.shape[1] == 1 and (may_be_default or outputs.dim() == 2):
         raise TaskError(
             f"loss must not be cross entropy where the model has one output a row, {tuple(outputs.shape)}: "
             f"over one class it is always 0 {other}."
         )
-    may_be_default = type(task.loss) is nn.CrossEntropyLoss
     if may_be_default and isinstance(targets, Tensor) and targets.is_floating_point():
         sums = targets.sum(1 if targets.dim() > 1 else 0)
         if targets.min() < 0 or not torch.allclose(sums, torch.ones_like(sums), atol=1e-2):

@@ -167,6 +167,15 @@ def test_classes_are_names_of_outputs() -> None:
             named(wrong)
 
 
+def test_a_token_alone_is_no_class() -> None:
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(outputs.flatten(0, -2), targets.flatten())
+
+    rows = DataLoader(TensorDataset(torch.randn(8, 1, 6), torch.zeros(8, 1, dtype=torch.long)), batch_size=4)
+    task = ac.Task(model=nn.Linear(6, 3), train=rows, loss=loss)
+    assert check_forward(task, nn.Linear(6, 3)).shape == (2, 1, 3)
+
+
 SOFT = torch.softmax(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), 1)
 
 
