@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
@@ -287,6 +288,20 @@ def test_onnx_export_gives_the_same_outputs(
     found = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
     with torch.no_grad():
         assert np.allclose(found, finished.pick("knee").load()(x).numpy(), atol=1e-4)
+
+
+def test_a_dashboard_prints_no_warnings_of_optunas_charts(
+    finished: ac.SearchResult, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+
+    def served(*_: object) -> None:
+        heard.append("served")
+        warnings.warn_explicit("few trials", UserWarning, "evaluator.py", 1, module="optuna.importance")
+
+    monkeypatch.setattr("autocompress.report.dashboard.serve_dashboard", served)
+    done = command("dashboard", finished.out)
+    assert (done.returncode, done.stderr, heard) == (0, "", ["served"])
 
 
 def test_replay_gives_the_stored_metrics_again(finished: ac.SearchResult, command: Command) -> None:

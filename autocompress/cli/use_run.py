@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
@@ -197,7 +198,10 @@ def dashboard(
         draw_pictures(result, study)
         return result
 
-    serve_dashboard(study, load, host, port)
+    with warnings.catch_warnings():
+        # Of few trials importance is not exact: nobody reads that where the server runs, at each reload.
+        warnings.filterwarnings("ignore", module=r"optuna\.")
+        serve_dashboard(study, load, host, port)
 
 
 @app.command(epilog="Example:  autocompress replay runs/digits-small_cnn --trial 7")
