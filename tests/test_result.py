@@ -59,16 +59,16 @@ def result() -> SearchResult:
 
 
 def test_picks_by_need() -> None:
-    found = result()
-    assert found.pick("knee").trial == 2
-    assert found.pick("max-drop", max_drop=0.0).trial == 1
-    assert found.pick("max-drop", max_drop=0.01).trial == 2
-    assert found.pick("max-drop", max_drop=0.5).trial == 3
-    assert found.pick(max_drop=0.5).trial == 3
-    assert found.pick(tau=1.0).trial == found.pick("tau", tau=1.0).trial == 1
-    assert found.pick("tau", tau=0.0).trial == 3
-    assert found.pick("knee", budgets={"latency": 4}).trial == 3
-    assert found.pick("max-drop", max_drop=0.5, budgets={"latency": 6}).trial == 3
+    searched = result()
+    assert searched.pick("knee").trial == 2
+    assert searched.pick("max-drop", max_drop=0.0).trial == 1
+    assert searched.pick("max-drop", max_drop=0.01).trial == 2
+    assert searched.pick("max-drop", max_drop=0.5).trial == 3
+    assert searched.pick(max_drop=0.5).trial == 3
+    assert searched.pick(tau=1.0).trial == searched.pick("tau", tau=1.0).trial == 1
+    assert searched.pick("tau", tau=0.0).trial == 3
+    assert searched.pick("knee", budgets={"latency": 4}).trial == 3
+    assert searched.pick("max-drop", max_drop=0.5, budgets={"latency": 6}).trial == 3
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ def test_impossible_picks_are_refused(rule: str | None, options: dict[str, objec
 
 
 def test_max_drop_that_no_point_meets_is_refused() -> None:
-    found = result()
-    only = SearchResult(found.out, found.objectives, found.reference, found.front[2:], None)
+    searched = result()
+    only = SearchResult(searched.out, searched.objectives, searched.reference, searched.front[2:], None)
     with pytest.raises(SettingsError, match=r"no point is within 0\.01"):
         only.pick("max-drop", max_drop=0.01)
 
@@ -115,10 +115,10 @@ def paired(point: ParetoModel, differing_rows: int, seed: int, rows: int = 1000)
 
 
 def test_a_sure_pick_holds_the_drop_with_its_error() -> None:
-    found = result()
-    reference = paired(found.reference, 0, 0)
-    front = [paired(point, rows, 1) for point, rows in zip(found.front, (0, 10, 100), strict=True)]
-    known = replace(found, reference=reference, front=front)
+    searched = result()
+    reference = paired(searched.reference, 0, 0)
+    front = [paired(point, rows, 1) for point, rows in zip(searched.front, (0, 10, 100), strict=True)]
+    known = replace(searched, reference=reference, front=front)
     # Rows on which two models differ: 10 of 1,000 are an error of 0.0032, 100 of 0.01.
     assert known.pick(max_drop=0.01).trial == 2
     assert known.pick(max_drop=0.01, sure=True).trial == 1
@@ -132,10 +132,12 @@ def test_a_sure_pick_holds_the_drop_with_its_error() -> None:
 
 
 def test_nothing_is_sure_where_no_replicates_are_known_but_the_reference() -> None:
-    found = result()
+    searched = result()
     with pytest.raises(SettingsError, match="with 95 % certainty"):
-        found.pick(max_drop=0.5, sure=True)
-    assert replace(found, front=[found.reference, *found.front]).pick(max_drop=0, sure=True).trial == 0
+        searched.pick(max_drop=0.5, sure=True)
+    assert (
+        replace(searched, front=[searched.reference, *searched.front]).pick(max_drop=0, sure=True).trial == 0
+    )
 
 
 def test_intervals_are_values_with_1_96_standard_errors() -> None:
@@ -158,40 +160,40 @@ def test_csv_has_the_reference_and_each_point() -> None:
 
 
 def test_other_objectives_that_are_maximised_are_not_costs() -> None:
-    found = result()
+    searched = result()
     f1 = {1: 0.95, 2: 0.5, 3: 0.4}
     front = [
         replace(p, metrics={**p.metrics, "f1": f1[p.trial]}, ratios={"f1": f1[p.trial] / 0.9})
-        for p in found.front
+        for p in searched.front
     ]
     objectives = (Objective("accuracy", "maximize"), Objective("f1", "maximize"))
-    both = replace(found, objectives=objectives, front=front)
+    both = replace(searched, objectives=objectives, front=front)
     assert both.pick("max-drop", max_drop=0.5).trial == 1
 
 
 def test_the_reference_is_no_knee_unless_alone() -> None:
-    found = result()
-    with_reference = replace(found, front=[found.reference, *found.front[1:]])
+    searched = result()
+    with_reference = replace(searched, front=[searched.reference, *searched.front[1:]])
     assert with_reference.pick("knee").trial in (2, 3)
-    assert replace(found, front=[found.reference]).pick("knee").trial == 0
+    assert replace(searched, front=[searched.reference]).pick("knee").trial == 0
 
 
 def test_budgets_that_each_point_breaks_one_of_are_refused_together() -> None:
-    found = result()
-    slow = replace(found.front[2], metrics={**found.front[2].metrics, "latency": 9.5})
-    apart = replace(found, front=[*found.front[:2], slow])
+    searched = result()
+    slow = replace(searched.front[2], metrics={**searched.front[2].metrics, "latency": 9.5})
+    apart = replace(searched, front=[*searched.front[:2], slow])
     with pytest.raises(SettingsError, match="none holds bytes<=15 B and latency<=5 ms"):
         apart.pick(budgets={"bytes": 15, "latency": 5})
     with pytest.raises(SettingsError, match="the front is empty"):
-        replace(found, front=[]).pick()
+        replace(searched, front=[]).pick()
 
 
 def test_what_tables_mark_is_the_knee_and_never_the_reference() -> None:
-    found = result()
-    assert found.marked == (found.front[1], "knee")
-    holds = Constraint.parse("accuracy>=0.69", dict.fromkeys(found.reference.metrics, ""), "target")
-    assert replace(found, target=holds).marked == (found.front[2], "target")
-    assert replace(found, front=[found.reference]).marked == (None, "")
+    searched = result()
+    assert searched.marked == (searched.front[1], "knee")
+    holds = Constraint.parse("accuracy>=0.69", dict.fromkeys(searched.reference.metrics, ""), "target")
+    assert replace(searched, target=holds).marked == (searched.front[2], "target")
+    assert replace(searched, front=[searched.reference]).marked == (None, "")
 
 
 def test_printing_a_result_gives_its_front_and_a_point_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,10 +210,10 @@ def test_printing_a_result_gives_its_front_and_a_point_a_line(monkeypatch: pytes
 
 
 def test_a_notebook_shows_small_tables_of_text() -> None:
-    found = replace(result(), out=Path("<b>run"))
-    table = found._repr_html_()
+    searched = replace(result(), out=Path("<b>run"))
+    table = searched._repr_html_()
     assert "<caption>Pareto front of &lt;b&gt;run</caption>" in table
     assert table.count("<tr") == 5
     assert "<td>20 B (0.200×)</td>" in table
-    assert "<td>0.200×</td>" in found.front[1]._repr_html_()
-    assert "no compressed model" in replace(found, front=[])._repr_html_()
+    assert "<td>0.200×</td>" in searched.front[1]._repr_html_()
+    assert "no compressed model" in replace(searched, front=[])._repr_html_()

@@ -31,8 +31,8 @@ def searched(out: Path, epochs: int, trials: int, workers: int) -> tuple[ac.Sear
     result = ac.search("digits", progress=Progress(), objectives=["accuracy", "macs"], out=out, **options)
     complete = [t for t in result.study.trials if t.number and t.state is optuna.trial.TrialState.COMPLETE]
     details = [trial.user_attrs["details"] for trial in complete]
-    outside = statistics.median(one["seconds"] - one["step_seconds"] for one in details)
-    return result, [one["step_seconds"] for one in details], outside
+    outside = statistics.median(detail["seconds"] - detail["step_seconds"] for detail in details)
+    return result, [detail["step_seconds"] for detail in details], outside
 
 
 def main() -> None:

@@ -32,8 +32,8 @@ class Several(nn.Module):
         self.table = nn.Embedding(10, 4)
 
     def forward(self, x: Tensor, ids: Tensor) -> dict[str, object]:
-        found = self.table(ids)
-        return {"sum": x + found, "both": (found.mean(1), x.mean(1))}
+        embedded = self.table(ids)
+        return {"sum": x + embedded, "both": (embedded.mean(1), x.mean(1))}
 
 
 def test_a_file_computes_what_its_model_does_for_any_batch_size(

@@ -27,10 +27,10 @@ def saved(width: int, path: Path) -> Path:
 def test_larger_models_have_a_larger_ratio(tmp_path: Path) -> None:
     small, large = saved(256, tmp_path / "small.pt2"), saved(4096, tmp_path / "large.pt2")
     settings = LatencySettings(batch_size=64, pairs=10)
-    found = measure_latency(large, small, torch.randn(2, 64), settings)
-    assert found.ratio > 1
-    assert found.milliseconds > 0
-    assert found.spread >= 0
+    measured = measure_latency(large, small, torch.randn(2, 64), settings)
+    assert measured.ratio > 1
+    assert measured.milliseconds > 0
+    assert measured.spread >= 0
 
 
 @pytest.mark.parametrize("busy", [False, True])
@@ -57,10 +57,10 @@ def test_the_ratio_is_that_of_undisturbed_calls(
     job |= {"pairs": 12, "least_seconds": 0.02}
     monkeypatch.setattr("sys.argv", ["artifact_child", json.dumps(job)])
     artifact_child.main()
-    found = Latency(**json.loads(capsys.readouterr().out))
-    assert found.ratio == pytest.approx(3)
-    assert found.milliseconds == pytest.approx(6)
-    assert found.spread == pytest.approx(0, abs=1e-9)
+    measured = Latency(**json.loads(capsys.readouterr().out))
+    assert measured.ratio == pytest.approx(3)
+    assert measured.milliseconds == pytest.approx(6)
+    assert measured.spread == pytest.approx(0, abs=1e-9)
 
 
 def test_a_failed_measurement_says_why(tmp_path: Path) -> None:
@@ -77,9 +77,9 @@ def test_settings_out_of_range_are_refused() -> None:
 def test_an_onnx_file_is_timed_by_the_settings_that_are_fastest(tmp_path: Path) -> None:
     model, file = nn.Sequential(nn.Linear(64, 64), nn.ReLU()).eval(), tmp_path / "model.onnx"
     export_onnx(model, torch.randn(2, 64), file)
-    found = measure_latency(file, None, torch.randn(2, 64), LatencySettings(pairs=2, least_ms=1))
-    assert found.session["threads"] == 1
-    level = {"graph_optimization_level": found.session["graph_optimization_level"]}
+    measured = measure_latency(file, None, torch.randn(2, 64), LatencySettings(pairs=2, least_ms=1))
+    assert measured.session["threads"] == 1
+    level = {"graph_optimization_level": measured.session["graph_optimization_level"]}
     assert level in artifact_child.SETTINGS[".onnx"]
 
 
