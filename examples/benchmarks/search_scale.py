@@ -31,7 +31,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -201,18 +201,21 @@ class Trained:
         if self.reference is None:
             prepared = search.prepared
             self.reference = Reference.of(search.reference, prepared.model, prepared.settings.artifact)
+        reported: list[dict[str, float]] = []  # with what rungs compare, which the history lacks
         try:
-            return run_trial(
+            result = run_trial(
                 search.prepared.task,
                 self.reference,
                 job.config,
                 trial_folder(search.folder.trials, job.number),
                 search.prepared.measuring,
+                lambda entry: reported.append(dict(entry)),
                 trials=search.folder.trials,
                 shut_out=lambda metrics, drawn: job.rivals.shut_out(Rival(metrics, drawn)),
             )
         except AutocompressError as error:
             return error
+        return replace(result, history=reported)
 
 
 class StandIn:
@@ -340,7 +343,7 @@ def front_points(search: Search, setting: Any) -> list[Any]:
             metrics = trial.user_attrs["metrics"]
             file = next(trial_folder(search.folder.trials, trial.number).glob("model.*"))
             test = efficiency.accuracy(load_program(file), setting.task, setting.task.test)
-            points.append(efficiency.Point(metrics[setting.cost] / setting.whole, metrics["accuracy"], test))
+            points.append(efficiency.Point(metrics[setting.cost] / setting.reference_cost, metrics["accuracy"], test))
     return points
 
 
