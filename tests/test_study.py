@@ -304,6 +304,28 @@ def test_others_can_read_a_study_while_a_trial_is_proposed(tmp_path: Path) -> No
     assert len(other.trials) == 2
 
 
+@pytest.mark.parametrize("sole_writer", [True, False])
+def test_a_sole_writer_reads_once_between_what_it_writes_and_others_each_time(
+    sole_writer: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = study(tmp_path)
+    made = SearchStudy(sqlite_url(tmp_path), "test", OBJECTIVES, sole_writer=sole_writer)
+    reads: list[object] = []
+    read = made.study.get_trials
+    monkeypatch.setattr(made.study, "get_trials", lambda **options: reads.append(options) or read(**options))
+
+    def look() -> tuple[int, bool, list[int]]:
+        return made.finished(), made.waiting(), [trial.number for trial in made.front(BASE)]
+
+    assert look() == (0, False, [0])
+    assert len(reads) == (1 if sole_writer else 3)
+    run(made, 0.85, 50)
+    made.drop({0: "it is damaged"})
+    assert look() == (1, False, [1])
+    run(other, 0.95, 40)
+    assert look() == ((1, False, [1]) if sole_writer else (2, False, [2]))
+
+
 def test_tpe_looks_at_as_many_trials_at_the_end_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     split = optuna.samplers._tpe.sampler._split_trials

@@ -18,7 +18,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from autocompress.distribute.driver import Driver, Failure, ReferenceJob, WaitJob
-from autocompress.distribute.worker import MESSAGE, where_file
+from autocompress.distribute.worker import EPOCHS, MESSAGE, where_file
 from autocompress.errors import one_line
 from autocompress.trial import TrialResult
 
@@ -161,18 +161,17 @@ class DriverScheduler(FIFOScheduler):  # type: ignore[misc]
         return pending[last if last not in before and others_wait_for_theirs else first]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Pass an epoch on to the driver, who may stop the trial; keep a result or a failure for its end."""
-        kind, content = json.loads(result[MESSAGE])
-        if kind != "entry":
-            self.searcher.outcomes[trial.trial_id] = (kind, content)
-            return str(TrialScheduler.CONTINUE)
+        """Pass epochs on to the driver, who may stop the trial; keep a result or a failure for its end."""
+        kind, content, entries = json.loads(result[MESSAGE])
         number = self.searcher.numbers[trial.trial_id]
         with self.searcher.keeping_errors():
-            goes_on = self.searcher.driver.epoch(number, content)
-        if goes_on:
-            return str(TrialScheduler.CONTINUE)
-        self.searcher.stopped.add(trial.trial_id)
-        return str(TrialScheduler.STOP)
+            goes_on = all(self.searcher.driver.epoch(number, entry) for entry in entries)
+        if kind != EPOCHS:
+            self.searcher.outcomes[trial.trial_id] = (kind, content)
+        elif not goes_on:
+            self.searcher.stopped.add(trial.trial_id)
+            return str(TrialScheduler.STOP)
+        return str(TrialScheduler.CONTINUE)
 
 
 class Left(BaseException):

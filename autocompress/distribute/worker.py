@@ -12,6 +12,7 @@ import os
 import pickle
 import shutil
 import sys
+import tempfile
 import time
 import traceback
 import warnings
@@ -27,6 +28,7 @@ from ray import tune
 from ray.exceptions import RayError
 
 from autocompress.checkpoint import open_checkpoint
+from autocompress.checkpoint.program import export_program, load_program
 from autocompress.checkpoint.store import trial_folder
 from autocompress.distribute.surroundings import limit_memory
 from autocompress.errors import AutocompressError, CheckpointError, one_line
@@ -34,9 +36,12 @@ from autocompress.rivals import Point, Rivals
 from autocompress.sharing import sharing
 from autocompress.task import Task
 from autocompress.task.checks import fresh_model
-from autocompress.trial import Measuring, Reference, TrialConfig, run_trial, train_reference
+from autocompress.trial import Measuring, Reference, TrialConfig, run_trial, rung_metrics, train_reference
 
 MESSAGE = "message"
+EPOCHS = "epochs"
+# Between two messages that tell of nothing but epochs.
+_EPOCHS_SECONDS = 0.5
 # One entry a process: actors are reused, so only the first trial of a worker fetches anything.
 _FETCHED: dict[str, Shared] = {}
 
@@ -95,7 +100,9 @@ def train(config: Mapping[str, Any], handle: list[Any], paths: list[str]) -> Non
         said = one_line(error).removeprefix("System error: ")
         where = "what it is made of must be importable there as it is here"
         reason = f"the task could not be loaded in a worker process: {said} ({where})"
-        _send("failure", {"reason": reason, "traceback": traceback.format_exc()[-_MOST_CHARACTERS:]})
+        Messages().send(
+            "failure", {"reason": reason, "traceback": traceback.format_exc()[-_MOST_CHARACTERS:]}
+        )
         return
     if shared.memory is not None:
         limit_memory(shared.memory)
@@ -105,9 +112,10 @@ def train(config: Mapping[str, Any], handle: list[Any], paths: list[str]) -> Non
     if "config" in config:
         _train_trial(config, shared)
     elif "until" in config:
+        _get_ready()
         while not Path(config["until"]).exists():
             time.sleep(0.05)
-        _send("result", None)
+        Messages().send("result", None)
         return
     else:
         _train_reference(config["seed"], shared)
@@ -124,6 +132,7 @@ def _fetched(handle: Any) -> Shared:
 
 def _train_trial(config: Mapping[str, Any], shared: Shared) -> None:
     rivals: Rivals = pickle.loads(config["rivals"])
+    messages = Messages()
     try:
         with (
             _noting_where(shared, config["number"]),
@@ -136,16 +145,16 @@ def _train_trial(config: Mapping[str, Any], shared: Shared) -> None:
                 TrialConfig.from_json(config["config"]),
                 trial_folder(shared.trials, config["number"]),
                 shared.measuring,
-                report=lambda entry: _send("entry", dict(entry)),
+                report=messages.epoch,
                 device=_device(shared.use_gpu),
                 trials=shared.trials,
                 shut_out=lambda metrics, replicates: rivals.shut_out(Point(metrics, replicates)),
             )
     except Exception as error:
         # A failure ends the trial, not the worker process.
-        _send("failure", _described(error, shared.trials))
+        messages.send("failure", _described(error, shared.trials))
     else:
-        _send("result", asdict(result))
+        messages.send("result", asdict(result))
 
 
 # Of a traceback, at the end of which it says what happened.
@@ -205,17 +214,15 @@ def _noting_where(shared: Shared, number: int) -> Iterator[None]:
 
 
 def _train_reference(seed: int, shared: Shared) -> None:
-    def report(entry: Mapping[str, float]) -> None:
-        _send("entry", dict(entry))
-
+    messages = Messages()
     device = _device(shared.use_gpu)
     try:
         with shared.task.opened() as task:
-            train_reference(task, shared.reference, shared.measuring, seed, report, device)
+            train_reference(task, shared.reference, shared.measuring, seed, messages.epoch, device)
     except Exception as error:
-        _send("error", base64.b64encode(_pickled(error)).decode())
+        messages.send("error", base64.b64encode(_pickled(error)).decode())
     else:
-        _send("result", None)
+        messages.send("result", None)
 
 
 def _pickled(error: Exception) -> bytes:
@@ -238,6 +245,34 @@ def _freeze_imports() -> None:
     gc.freeze()
 
 
-def _send(kind: str, content: Any) -> None:
-    # One string, which Tune passes on as it is, where it would flatten and track a mapping.
-    tune.report({MESSAGE: json.dumps([kind, content])})
+def _get_ready() -> None:
+    """Do once what a process needs seconds for the first time: import and set up PyTorch's exporter."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.pt2"
+        export_program(torch.nn.Linear(1, 1), torch.zeros(2, 1), file)
+        load_program(file)(torch.zeros(2, 1))
+
+
+class Messages:
+    """What a job tells the driver.
+
+    It waits for an answer to each message. Epochs that take milliseconds are told together, but for one after
+    which the driver may stop the trial.
+    """
+
+    def __init__(self) -> None:
+        self.entries: list[dict[str, float]] = []
+        self.next_time = 0.0
+
+    def epoch(self, entry: Mapping[str, float]) -> None:
+        """Tell of an epoch, at once or with later ones."""
+        self.entries.append(dict(entry))
+        if rung_metrics(entry) or time.monotonic() > self.next_time:
+            self.send(EPOCHS, None)
+
+    def send(self, kind: str, content: Any) -> None:
+        """Tell of the epochs that were not told yet and of something else."""
+        # One string, which Tune passes on as it is, where it would flatten and track a mapping.
+        tune.report({MESSAGE: json.dumps([kind, content, self.entries])})
+        self.entries = []
+        self.next_time = time.monotonic() + _EPOCHS_SECONDS

@@ -30,6 +30,8 @@ from autocompress.trial import Stage, TrialConfig, TrialResult, epoch_values, mo
 
 # Trials of the same methods with the same settings, and proposals of such in a row that end a search.
 _MOST_ALIKE, _MOST_REPEATED = 2, 50
+# Checkpoints by which a folder may grow before those are removed whose place others took; or by a tenth.
+_MOST_NEW = 8
 # From when on it is said that something waits, which is longer than a worker's start on a busy machine.
 WAIT_SECONDS = 30.0
 WAITS = "waits for a worker: Ray has no CPUs or GPUs free for one, or it is slow to start"
@@ -290,7 +292,7 @@ class SearchDriver:
                 self.study.set_worth({number: False})
         elif worth:
             # Not for each: all that are there are judged, and noise may have a hundred stay.
-            if len(kept_trials(self.trials)) > self.retained + self.retained // 10:
+            if len(kept_trials(self.trials)) > self.retained + max(_MOST_NEW, self.retained // 10):
                 remove_displaced(self.trials, self.study, self.tree, self.reference)
                 self.retained = len(kept_trials(self.trials))
         else:

@@ -290,6 +290,7 @@ class _Search:
             self.folder.artifacts,
             self.settings.sampler,
             self.settings.seed,
+            sole_writer=True,
         )
         details = {name: checkpoint.manifest[name] for name in _REFERENCE_DETAILS}
         study.add_reference(metrics, {**details, "difference": 0.0})

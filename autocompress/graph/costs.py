@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -66,24 +67,27 @@ def _count(subject: nn.Module, example: Inputs) -> FlopCounterMode:
 
 
 class _NodeCounter(fx.Interpreter):
-    """Runs a graph and counts each node by itself."""
+    """Runs a graph while a counter counts, and reads it after each node."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, counter: FlopCounterMode) -> None:
         super().__init__(module)
+        self.counter, self.counted = counter, 0
         self.macs: dict[str, int] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        with counting() as counter:
-            result = super().run_node(n)
-        self.macs[n.name] = counter.get_total_flops() // 2
+        result = super().run_node(n)
+        before, self.counted = self.counted, self.counter.get_total_flops()
+        self.macs[n.name] = (self.counted - before) // 2
         return result
 
 
 def node_macs(model: nn.Module, example: Inputs, analysis: Analysis) -> dict[str, int]:
     """Multiply-accumulates of one input at each node of the model's graph, in order."""
-    counter = _NodeCounter(analysis.trace.module(model))
-    counter.run(*leaves(_near(model, example)), enable_io_processing=False)
-    return counter.macs
+    module, inputs = analysis.trace.module(model), leaves(_near(model, example))
+    with counting() as counter:
+        interpreter = _NodeCounter(module, counter)
+        interpreter.run(*inputs, enable_io_processing=False)
+    return interpreter.macs
 
 
 def _near(model: nn.Module, example: Inputs) -> Inputs:
@@ -101,10 +105,19 @@ def count_params(model: nn.Module) -> int:
     return plain + sum(code.numbers for code in codes)
 
 
-def profile(model: nn.Module, example: Inputs, analysis: Analysis) -> ModelProfile:
-    """What a search space may know of the model."""
-    macs = layer_macs(model, example)
-    groups = _group_profiles(model, analysis, macs)
+def profile(
+    model: nn.Module, example: Inputs, analysis: Analysis, macs: Mapping[str, int] | None = None
+) -> ModelProfile:
+    """What a search space may know of the model.
+
+    Args:
+        model: to describe.
+        example: `(B, ...)`.
+        analysis: of it.
+        macs: of its layers, where they are counted already.
+    """
+    macs = layer_macs(model, example) if macs is None else macs
+    groups = group_profiles(model, analysis, macs)
     pairs = CutPairs(analysis)
     weights = weights_of(model, analysis, macs)
     layers = tuple(_layer_profile(weight, analysis) for weight in weights)
@@ -120,11 +133,12 @@ def profile(model: nn.Module, example: Inputs, analysis: Analysis) -> ModelProfi
         staying_macs=round(sum(w.macs for w in staying) + sum(w.macs * w.least for w in layers)),
         new_head=bool(pairs.cuts) and pairs.why_illegal(len(pairs.cuts) - 1, None) is None,
         mixing_blocks=sum(isinstance(m, BranchGate) and m.complement for m in model.modules()),
-        cost_terms=_cost_terms(model, analysis, macs),
+        cost_terms=cost_terms(model, analysis, macs),
     )
 
 
-def _group_profiles(model: nn.Module, analysis: Analysis, macs: dict[str, int]) -> tuple[GroupProfile, ...]:
+def group_profiles(model: nn.Module, analysis: Analysis, macs: Mapping[str, int]) -> tuple[GroupProfile, ...]:
+    """What the units of each channel group cost, by the layers that they run through."""
     shapes = {name: p.shape for name, p in model.named_parameters(remove_duplicate=False)}
     sizes = _weight_sizes(model)
     profiles = []
@@ -170,7 +184,7 @@ def _layer_profile(weight: Weight, analysis: Analysis) -> LayerProfile:
     )
 
 
-def _cost_terms(model: nn.Module, analysis: Analysis, macs: dict[str, int]) -> tuple[CostTerm, ...]:
+def cost_terms(model: nn.Module, analysis: Analysis, macs: Mapping[str, int]) -> tuple[CostTerm, ...]:
     """The model's cost by the groups that its parts shrink with.
 
     Each dimension of a weight shrinks with the groups whose units stand along it, as far as they do; the MACs

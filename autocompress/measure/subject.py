@@ -8,9 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from autocompress.graph.costs import count_params, layer_macs
 from autocompress.measure.artifact import peak_memory
 from autocompress.measure.evaluation import measure_split, task_metrics
 from autocompress.measure.latency import LatencySettings, measure_latency
@@ -37,7 +34,8 @@ class Subject:
     Args:
         program: the artefact, loaded from its file; the model itself where it has none.
         program_file: that file; None where only what is measured of files would need it.
-        model: the compact module it was exported from, for counts.
+        params: numbers of the model.
+        macs: multiply-accumulates of one input.
         bytes: size of that file.
         weight_bytes: what tensors take of it.
         example: `(B, ...)`.
@@ -48,7 +46,8 @@ class Subject:
 
     program: Callable[[Inputs], Any]
     program_file: Path | None
-    model: nn.Module
+    params: int
+    macs: int
     bytes: int
     weight_bytes: int
     example: Inputs
@@ -124,8 +123,8 @@ def measure(
     values, errors, replicates = scores.values, scores.errors, scores.replicates
     values["bytes"] = subject.bytes
     values["weight_bytes"] = subject.weight_bytes
-    values["params"] = count_params(subject.model)
-    values["macs"] = layer_macs(subject.model, subject.example).get("", 0)
+    values["params"] = subject.params
+    values["macs"] = subject.macs
     with clock.running():
         of_file, session = _of_file(subject, wanted, latency)
     values |= of_file

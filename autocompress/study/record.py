@@ -60,6 +60,8 @@ class SearchStudy:
         seed: of the sampler; the number of recorded trials is added, so that a resumed search does
             not repeat its random start.
         create: make the study where there is none.
+        sole_writer: whether nothing else writes to the study meanwhile; what was read from the database then
+            holds until something is written, where it is otherwise read each time, some twenty times a trial.
 
     Raises:
         SettingsError: the storage cannot be opened, lacks the study, or holds other objectives under
@@ -76,7 +78,11 @@ class SearchStudy:
         sampler: str = "auto",
         seed: int = 0,
         create: bool = True,
+        sole_writer: bool = False,
     ) -> None:
+        self.sole_writer = sole_writer
+        self._read_trials: list[FrozenTrial] | None = None
+        self._read_attributes: dict[str, Any] | None = None
         self.objectives, self.constraints = tuple(objectives), tuple(constraints)
         directions: list[Any] = [o.direction for o in objectives]
         self._in_transaction = False
@@ -120,21 +126,39 @@ class SearchStudy:
                 self._in_transaction = False
                 sessions.remove()
                 sessions.configure(bind=self._database.engine)
+                self._read_trials = self._read_attributes = None
                 connection.commit()
+
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """Trials in one of these states, or all where none is given, by number."""
+        trials = self._read_trials
+        if trials is None or not self.sole_writer or self._in_transaction:
+            trials = self._read_trials = self.study.get_trials(deepcopy=False)
+        return [trial for trial in trials if not states or trial.state in states]
+
+    def _attributes_of_study(self) -> dict[str, Any]:
+        attributes = self._read_attributes
+        if attributes is None or not self.sole_writer or self._in_transaction:
+            attributes = self._read_attributes = self.study.user_attrs
+        return attributes
+
+    def _set_attribute_of_study(self, name: str, value: Any) -> None:
+        with self.transaction():
+            self.study.set_user_attr(name, value)
 
     def add_reference(self, metrics: Mapping[str, float], attributes: Mapping[str, Any]) -> None:
         """Record the reference as trial 0, where it is not recorded yet."""
         if self.study.trials:
             return
         violations = {c.text: c.violation(metrics, metrics) for c in self.constraints}
-        # In one step, so that no crash can leave a trial 0 without values.
-        self.study.add_trial(
-            optuna.trial.create_trial(
-                values=[metrics[o.metric] for o in self.objectives],
-                user_attrs=self._attributes(metrics, attributes, violations),
-                constraints=violations,
-            )
+        reference = optuna.trial.create_trial(
+            values=[metrics[o.metric] for o in self.objectives],
+            user_attrs=self._attributes(metrics, attributes, violations),
+            constraints=violations,
         )
+        # In one step, so that no crash can leave a trial 0 without values.
+        with self.transaction():
+            self.study.add_trial(reference)
 
     def _attributes(
         self,
@@ -148,7 +172,7 @@ class SearchStudy:
 
     def close_leftovers(self) -> int:
         """Close trials of a driver that died; how many of them are to run again."""
-        left = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        left = self._trials(TrialState.RUNNING)
         again = [trial for trial in left if _may_run_again(trial)]
         with self.transaction():
             for trial in left:
@@ -180,7 +204,7 @@ class SearchStudy:
             moves: number of its trial → what is to be suggested again.
             asked: number of its trial → what `ask` was told.
         """
-        if any(WARM_START in trial.user_attrs for trial in self.study.get_trials(deepcopy=False)):
+        if any(WARM_START in trial.user_attrs for trial in self._trials()):
             return
         with self.transaction():
             for number in models:
@@ -192,7 +216,7 @@ class SearchStudy:
 
     def waiting(self, *, extra: bool = False) -> bool:
         """Whether trials wait to be run, or to be run again; those beside the budget alone, if so asked."""
-        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        waiting = self._trials(TrialState.WAITING)
         return bool(waiting) and (not extra or all(EXTRA in trial.user_attrs for trial in waiting))
 
     def ask(self, params: Mapping[str, Any] | None = None, asked: float = 0.0, extra: bool = False) -> Trial:
@@ -203,10 +227,11 @@ class SearchStudy:
             asked: −ln of the share of its parent's cost that they tell a method to keep.
             extra: whether the trial is beside the budget, because it does not train.
         """
-        if params is not None:
-            attributes = {ASKED: asked} | ({EXTRA: True} if extra else {})
-            self.study.enqueue_trial(dict(params), user_attrs=attributes)
-        trial = self.study.ask()
+        with self.transaction():
+            if params is not None:
+                attributes = {ASKED: asked} | ({EXTRA: True} if extra else {})
+                self.study.enqueue_trial(dict(params), user_attrs=attributes)
+            trial = self.study.ask()
         self.live[trial.number] = trial
         return trial
 
@@ -257,7 +282,7 @@ class SearchStudy:
     def _picture_key(self, number: int) -> str:
         # One name for a trial's picture, whichever process draws it.
         artifact = uuid.uuid5(uuid.NAMESPACE_OID, f"{self.study.study_name}/{number}")
-        return f"{_ARTIFACTS}:{self.study.get_trials(deepcopy=False)[number]._trial_id}:{artifact}"
+        return f"{_ARTIFACTS}:{self._trials()[number]._trial_id}:{artifact}"
 
     def fail(
         self,
@@ -292,11 +317,13 @@ class SearchStudy:
         """
         trial = self.live[number]
         rungs = trial.user_attrs.get(_RUNGS, {})
-        trial.set_user_attr(_RUNGS, {**rungs, str(epoch): dict(metrics)})
+        with self.transaction():
+            trial.set_user_attr(_RUNGS, {**rungs, str(epoch): dict(metrics)})
 
     def record_config(self, number: int, config: TrialConfig) -> None:
         """Record what a running trial is to do, for who watches it and where it fails."""
-        self.live[number].set_user_attr(CONFIG, config.to_json())
+        with self.transaction():
+            self.live[number].set_user_attr(CONFIG, config.to_json())
 
     @staticmethod
     def last_rung(trial: FrozenTrial) -> int:
@@ -307,7 +334,7 @@ class SearchStudy:
         """What was recorded after an epoch, by trial number, of all trials but those that run again."""
         return {
             trial.number: trial.user_attrs[_RUNGS][str(epoch)]
-            for trial in self.study.get_trials(deepcopy=False)
+            for trial in self._trials()
             if str(epoch) in trial.user_attrs.get(_RUNGS, {}) and INTERRUPTED not in trial.user_attrs
         }
 
@@ -345,13 +372,13 @@ class SearchStudy:
 
     def failures(self) -> dict[int, str]:
         """Why proposed trials failed that do not run again, by number."""
-        failed = self.study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+        failed = self._trials(TrialState.FAIL)
         return {t.number: t.user_attrs.get("reason", "") for t in failed if INTERRUPTED not in t.user_attrs}
 
     def counts(self) -> dict[str, int]:
         """Number of proposed trials by state, interrupted ones apart, without those that did not run."""
         by_state = {"complete": 0, "fail": 0, "pruned": 0, INTERRUPTED: 0}
-        for trial in self.study.get_trials(deepcopy=False):
+        for trial in self._trials():
             if trial.number == 0 or not trial.state.is_finished():
                 continue
             if trial.state is TrialState.PRUNED and EXTRA in trial.user_attrs:
@@ -362,8 +389,7 @@ class SearchStudy:
 
     def ended(self) -> list[FrozenTrial]:
         """List the trials that ended, the reference and those without a result included."""
-        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-        return self.study.get_trials(deepcopy=False, states=states)
+        return self._trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
     def configs(self) -> list[TrialConfig]:
         """List the configurations of all proposed trials that ended with a result."""
@@ -372,7 +398,7 @@ class SearchStudy:
 
     def complete_trials(self) -> list[FrozenTrial]:
         """List the trials that ended with a result, the reference included."""
-        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return self._trials(TrialState.COMPLETE)
 
     def front(
         self, reference: Mapping[str, float], among: Collection[int] | None = None
@@ -480,28 +506,28 @@ class SearchStudy:
 
     def dropped(self) -> dict[int, str]:
         """Trials that failed their final check, with the reason; they are on no front."""
-        stored: Mapping[str, str] = self.study.user_attrs.get("dropped", {})
+        stored: Mapping[str, str] = self._attributes_of_study().get("dropped", {})
         return {int(number): reason for number, reason in stored.items()}
 
     def drop(self, reasons: Mapping[int, str]) -> None:
         """Take trials that failed their final check off the front."""
         merged = {**self.dropped(), **reasons}
-        self.study.set_user_attr("dropped", {str(number): reason for number, reason in merged.items()})
+        self._set_attribute_of_study("dropped", {str(number): reason for number, reason in merged.items()})
 
     def worth(self) -> dict[int, bool]:
         """Whether trials were worth keeping when they ended, of those whose folders do not tell."""
-        stored: Mapping[str, bool] = self.study.user_attrs.get("worth", {})
+        stored: Mapping[str, bool] = self._attributes_of_study().get("worth", {})
         return {int(number): worth for number, worth in stored.items()}
 
     def set_worth(self, values: Mapping[int, bool]) -> None:
         """Record whether trials were worth keeping; what was recorded before stands."""
         merged = {**values, **self.worth()}
-        self.study.set_user_attr("worth", {str(number): worth for number, worth in merged.items()})
+        self._set_attribute_of_study("worth", {str(number): worth for number, worth in merged.items()})
 
     def needed(self) -> set[int]:
         """Numbers of the trials that those need which run, or wait to run again as they were proposed."""
-        states = (TrialState.RUNNING, TrialState.WAITING)
-        configs = [t.user_attrs.get(CONFIG, {}) for t in self.study.get_trials(deepcopy=False, states=states)]
+        left = self._trials(TrialState.RUNNING, TrialState.WAITING)
+        configs = [trial.user_attrs.get(CONFIG, {}) for trial in left]
         return {config[name] for config in configs for name in ("parent", "teacher") if config.get(name)}
 
     def test_metrics(self) -> dict[int, dict[str, float]]:
@@ -521,13 +547,13 @@ class SearchStudy:
         self._set_later("final_metrics", values)
 
     def _later(self, key: str) -> dict[int, dict[str, float]]:
-        stored = self.study.user_attrs.get(key, {})
+        stored = self._attributes_of_study().get(key, {})
         return {int(number): dict(values) for number, values in stored.items()}
 
     def _set_later(self, key: str, values: Mapping[int, Mapping[str, float]]) -> None:
         # They stand at the study, because finished trials are final.
         merged = {**self._later(key), **values}
-        self.study.set_user_attr(key, {str(n): dict(v) for n, v in merged.items()})
+        self._set_attribute_of_study(key, {str(n): dict(v) for n, v in merged.items()})
 
     def _fail(self, number: int, trial_id: int, reason: str, *, interrupted: bool) -> None:
         storage = self.study._storage

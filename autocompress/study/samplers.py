@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
 
 from autocompress.errors import SettingsError
 
@@ -23,17 +25,33 @@ class RecentTPESampler(optuna.samplers.TPESampler):
     that there is now.
     """
 
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Infer what TPE does, from a study that has no older trials."""
+        return super().infer_relative_search_space(_with_recent_trials(study), trial)
+
     def sample_relative(
-        self,
-        study: optuna.Study,
-        trial: optuna.trial.FrozenTrial,
-        search_space: Mapping[str, optuna.distributions.BaseDistribution],
+        self, study: optuna.Study, trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Sample as TPE does, from a study that has no older trials."""
-        recent = copy.copy(study)
-        # The method by which Optuna's samplers read trials.
-        recent._get_trials = lambda *args, **kwargs: study._get_trials(*args, **kwargs)[-RECENT:]  # type: ignore[method-assign]
-        return super().sample_relative(recent, trial, dict(search_space))
+        return super().sample_relative(_with_recent_trials(study), trial, dict(search_space))
+
+
+def _with_recent_trials(study: optuna.Study) -> optuna.Study:
+    """A study that shows the last of its trials as they are now: a proposal asks for them dozens of times,
+    and the storage reads those that run from its database each time."""
+    now = study._get_trials(deepcopy=False)
+
+    def recent(
+        deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        return [trial for trial in now if states is None or trial.state in states][-RECENT:]
+
+    shown = copy.copy(study)
+    # The method by which Optuna's samplers read trials.
+    shown._get_trials = recent  # type: ignore[method-assign]
+    return shown
 
 
 def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:

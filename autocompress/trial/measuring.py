@@ -15,6 +15,7 @@ from autocompress.checkpoint.archive import least_tensor_bytes
 from autocompress.checkpoint.rebuilding import read_edits, rebuild_on
 from autocompress.checkpoint.store import LOSS
 from autocompress.checkpoint.weights import load_loss
+from autocompress.graph.costs import count_params, layer_macs
 from autocompress.measure import OF_FILES, Measured, Subject, measure
 from autocompress.measure.latency import LatencySettings
 from autocompress.score import TAU
@@ -101,7 +102,8 @@ def measure_unexported(
     subject = Subject(
         program=lambda inputs: call(model, moved(inputs, device)),
         program_file=None,
-        model=model,
+        params=count_params(model),
+        macs=layer_macs(model, task.example()).get("", 0),
         bytes=tensors,
         weight_bytes=tensors,
         example=task.example(),

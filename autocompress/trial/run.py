@@ -29,7 +29,7 @@ from autocompress.checkpoint.store import (
 from autocompress.checkpoint.weights import load_loss
 from autocompress.errors import CheckpointError, TaskError
 from autocompress.graph import analyse, within
-from autocompress.graph.costs import layer_macs, profile
+from autocompress.graph.costs import count_params, layer_macs, profile
 from autocompress.graph.layers import layer_summaries
 from autocompress.measure import Measured, Subject, measure
 from autocompress.surgery import Edit, Encode, apply, check_equal, joined
@@ -284,9 +284,11 @@ def _store(
     device: torch.device,
 ) -> tuple[Checkpoint, Measured]:
     """Export a model, measure it as loaded again from the file, and commit the checkpoint."""
+    model = model.to("cpu").eval()
+    macs = layer_macs(model, task.example())
     writer = Writer(folder)
     try:
-        measured = _measured(writer, model, task, stored, measuring, trainer, device)
+        measured = _measured(writer, model, macs, task, stored, measuring, trainer, device)
         checkpoint = writer.commit(
             {
                 "task": task.name,
@@ -298,12 +300,10 @@ def _store(
                 "validation_rows": measured.rows,
                 "class_names": None if task.classes is None else list(task.classes),
                 "class_counts": measured.classes,
-                "layers": [
-                    layer.to_json() for layer in layer_summaries(model, layer_macs(model, task.example()))
-                ],
+                "layers": [layer.to_json() for layer in layer_summaries(model, macs)],
                 "input": task.input_json(),
                 "prepare": None if task.prepare is None else called(task.prepare),
-                "profile": _profile(model, task, writer, stored, device),
+                "profile": _profile(model, macs, task, writer, stored, device),
                 "check": {"max_relative_difference": stored.difference},
                 "artifact": measuring.artifact,
                 "int8": None if writer.quantized is None else writer.quantized.to_json(),
@@ -317,7 +317,12 @@ def _store(
 
 
 def _profile(
-    model: nn.Module, task: Task, writer: Writer, stored: _Stored, device: torch.device
+    model: nn.Module,
+    macs: Mapping[str, int],
+    task: Task,
+    writer: Writer,
+    stored: _Stored,
+    device: torch.device,
 ) -> dict[str, Any] | None:
     """What search spaces may know of the model; None where weights are codes: nothing starts from it.
 
@@ -327,7 +332,7 @@ def _profile(
         return None
     example = task.example()
     analysis = within(analyse(model, example, writer.graph), task.limits_of(model))
-    seen = profile(model, example, analysis)
+    seen = profile(model, example, analysis, macs)
     if stored.reference is None:
         seen = with_losses(seen, model, task, analysis, device)
     return seen.to_json()
@@ -336,6 +341,7 @@ def _profile(
 def _measured(
     writer: Writer,
     model: nn.Module,
+    macs: Mapping[str, int],
     task: Task,
     stored: _Stored,
     measuring: Measuring,
@@ -343,7 +349,6 @@ def _measured(
     device: torch.device,
 ) -> Measured:
     """Export, check that edits and weights rebuild the model, and measure what is loaded from the file."""
-    model = model.to("cpu").eval()
     example = task.example()
     calibration, control = int8_data(task, measuring)
     loss = changed_tensors(task.criterion, trainer.criterion)
@@ -358,7 +363,8 @@ def _measured(
     subject = Subject(
         program=program,
         program_file=file,
-        model=model,
+        params=count_params(model),
+        macs=macs.get("", 0),
         bytes=sum(part.stat().st_size for part in files_of(file)),
         weight_bytes=weight_bytes(file),
         example=example,

@@ -93,6 +93,7 @@ class Search:
             folder.artifacts,
             settings.sampler,
             settings.seed,
+            sole_writer=True,
         )
         study.add_reference(metrics, {"config": reference.manifest["config"]})
         stopping = MoAsha(study, prepared.objectives) if settings.early_stopping else None
@@ -343,7 +344,9 @@ def front_points(search: Search, setting: Any) -> list[Any]:
             metrics = trial.user_attrs["metrics"]
             file = next(trial_folder(search.folder.trials, trial.number).glob("model.*"))
             test = efficiency.accuracy(load_program(file), setting.task, setting.task.test)
-            points.append(efficiency.Point(metrics[setting.cost] / setting.reference_cost, metrics["accuracy"], test))
+            points.append(
+                efficiency.Point(metrics[setting.cost] / setting.reference_cost, metrics["accuracy"], test)
+            )
     return points
 
 

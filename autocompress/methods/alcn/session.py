@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from autocompress.errors import TrialError
 from autocompress.graph import analyse, within
-from autocompress.graph.costs import profile
+from autocompress.graph.costs import cost_terms, group_profiles, layer_macs
 from autocompress.methods.alcn.budget import Budget
 from autocompress.methods.alcn.config import Config, steepest
 from autocompress.methods.alcn.survival import Gates, kept_units, spread_ratios
@@ -90,8 +90,8 @@ class AlcnSession(Session):
         if not self.analysis.groups:
             raise TrialError("no channel group of the model can be removed.")
         device = next(model.parameters()).device
-        described = profile(model, self.example, self.analysis)
-        costs = described.groups
+        macs = layer_macs(model, self.example)
+        costs = group_profiles(model, self.analysis, macs)
         shares = {"uniform": [1] * len(costs)}
         shares |= {"macs": [c.macs for c in costs], "params": [c.params for c in costs]}
         weights = torch.tensor(shares[config.cost], dtype=torch.float32)
@@ -103,9 +103,10 @@ class AlcnSession(Session):
         self.budget: Budget | None = None
         if config.budget is not None:
             of_params = config.cost == "params"
-            amounts = [term.params if of_params else term.macs for term in described.cost_terms]
-            if any(n for term, n in zip(described.cost_terms, amounts, strict=True) if term.groups):
-                self.budget = Budget(described.cost_terms, amounts, config.budget, self.gates)
+            terms = cost_terms(model, self.analysis, macs)
+            amounts = [term.params if of_params else term.macs for term in terms]
+            if any(n for term, n in zip(terms, amounts, strict=True) if term.groups):
+                self.budget = Budget(terms, amounts, config.budget, self.gates)
         self.calibration = moved(task.example(64), device)
         self.sites = insert_gates(model, self.analysis, self.calibration)
         for name, parameter in self.gates.named_parameters():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from autocompress.graph import Analysis, analyse, within
 from autocompress.graph.branch_gate import BranchGate
 from autocompress.graph.branches import gate_branches, gate_names
-from autocompress.graph.costs import layer_macs, profile
+from autocompress.graph.costs import group_profiles, layer_macs
 from autocompress.graph.proof import check_graph
 from autocompress.methods.autoplastic.switches import Switches, Values
 from autocompress.methods.shared.gates import insert_gates
@@ -45,7 +45,7 @@ def install(model: nn.Module, task: Task) -> Switches:
         gated = gate_branches(model, plain, gates).to(device)
         check_graph(model, gated, moved(example, device))
     analysis = within(analyse(gated, example), limits)
-    groups = profile(gated, example, analysis).groups
+    groups = group_profiles(gated, analysis, layer_macs(gated, example))
     calibration = moved(task.example(64), device)
     strength = _strength(gated, analysis, calibration)
 
