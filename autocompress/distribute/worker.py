@@ -41,7 +41,7 @@ from autocompress.trial import Measuring, Reference, TrialConfig, run_trial, run
 MESSAGE = "message"
 EPOCHS = "epochs"
 # Between two messages that tell of nothing but epochs.
-_EPOCHS_SECONDS = 0.5
+_EPOCHS_SECONDS = 2.0
 # One entry a process: actors are reused, so only the first trial of a worker fetches anything.
 _FETCHED: dict[str, Shared] = {}
 

@@ -15,7 +15,7 @@ from autocompress.checkpoint.archive import least_tensor_bytes
 from autocompress.checkpoint.rebuilding import read_edits, rebuild_on
 from autocompress.checkpoint.store import LOSS
 from autocompress.checkpoint.weights import load_loss
-from autocompress.graph.costs import count_params, layer_macs
+from autocompress.graph.costs import count_params
 from autocompress.measure import OF_FILES, Measured, Subject, measure
 from autocompress.measure.latency import LatencySettings
 from autocompress.score import TAU
@@ -86,6 +86,7 @@ def measure_unexported(
     reference: Reference,
     measuring: Measuring,
     clock: Clock,
+    macs: Mapping[str, int],
     resampled: bool = True,
 ) -> Measured:
     """Measure a model that is not exported; its bytes are its tensors', the least that they can be.
@@ -96,6 +97,7 @@ def measure_unexported(
         reference: what costs are relative to.
         measuring: what is wanted; what is measured by running a file cannot be.
         clock: counts the seconds.
+        macs: of its layers.
         resampled: whether standard errors and replicates are wanted too.
     """
     tensors, device = least_tensor_bytes(model), device_of(model)
@@ -103,7 +105,7 @@ def measure_unexported(
         program=lambda inputs: call(model, moved(inputs, device)),
         program_file=None,
         params=count_params(model),
-        macs=layer_macs(model, task.example()).get("", 0),
+        macs=macs.get("", 0),
         bytes=tensors,
         weight_bytes=tensors,
         example=task.example(),

@@ -140,15 +140,15 @@ def run_trial(
     load_changed(trainer.criterion, origin.loss(config))
     methods = [make_method(stage) for stage in config.stages]
     compressed = compress_in_stages(model, task, methods, trainer, config.compress_share)
-    model, difference = compressed.model, compressed.difference
+    model, difference = compressed.model.to("cpu").eval(), compressed.difference
+    macs = layer_macs(model, task.example())
     if shut_out is not None and measuring.without_file:
-        model = model.to("cpu").eval()
-        unexported = measure_unexported(model, task, reference, measuring, trainer.clock)
+        unexported = measure_unexported(model, task, reference, measuring, trainer.clock, macs)
         if shut_out(unexported.metrics, unexported.replicates):
             estimated = ("bytes", "weight_bytes")
             return _result(with_estimated_bytes(unexported, reference), trainer, difference, start, estimated)
     stored = _Stored(config, reference, difference, joined([*edits, *compressed.edits]))
-    checkpoint, measured = _store(folder, model, task, measuring, trainer, stored, torch.device(device))
+    checkpoint, measured = _store(folder, model, macs, task, measuring, trainer, stored, torch.device(device))
     result = _result(measured, trainer, difference, start)
     return replace(result, int8=checkpoint.manifest["int8"])
 
@@ -250,11 +250,13 @@ def train_reference(
         trainer.fit(model, epochs)
     model, edits = prepare_model(apply_prepare(task, model), task.example())
     task = task if given is not None else replace(task, limits=settle(model))
+    model.to("cpu").eval()
+    macs = layer_macs(model, task.example())
     config = TrialConfig(epochs=epochs, seed=seed)
     plain = UNQUANTISED.get(measuring.artifact, measuring.artifact)
     measuring = replace(measuring, artifact=plain)
     stored = _Stored(config, edits=edits)
-    return _store(folder, model, task, measuring, trainer, stored, torch.device(device))[0]
+    return _store(folder, model, macs, task, measuring, trainer, stored, torch.device(device))[0]
 
 
 def _limited(task: Task, reference: Reference) -> Task:
@@ -277,6 +279,7 @@ class _Stored:
 def _store(
     folder: Path,
     model: nn.Module,
+    macs: Mapping[str, int],
     task: Task,
     measuring: Measuring,
     trainer: Trainer,
@@ -284,8 +287,6 @@ def _store(
     device: torch.device,
 ) -> tuple[Checkpoint, Measured]:
     """Export a model, measure it as loaded again from the file, and commit the checkpoint."""
-    model = model.to("cpu").eval()
-    macs = layer_macs(model, task.example())
     writer = Writer(folder)
     try:
         measured = _measured(writer, model, macs, task, stored, measuring, trainer, device)

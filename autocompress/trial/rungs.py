@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from autocompress.graph.costs import layer_macs
 from autocompress.methods.base import Session
 from autocompress.surgery import absorb_biases
 from autocompress.task import Task, on_device
@@ -76,5 +77,8 @@ class RungMeter:
         assert task.val is not None
         judged = replace(task, val=on_device(task.val, device))
         # The training's clock runs already.
-        measured = measure_unexported(model, judged, self.reference, self.measuring, Clock(), resampled=False)
+        macs = layer_macs(model, task.example())
+        measured = measure_unexported(
+            model, judged, self.reference, self.measuring, Clock(), macs, resampled=False
+        )
         return with_estimated_bytes(measured, self.reference).metrics

@@ -4,10 +4,13 @@
     python examples/benchmarks/overhead.py --seconds 3 --trials 12 --workers 1
 
 Searches the digits, with as many epochs as make a trial take about so many seconds inside of training and
-evaluation steps, which a first, short search tells. Overhead is (wall time × workers − time in steps) ÷ time
-in steps, from the first start of a trial to the last end: proposals, surgery, exports, checks, loading
-files again, and workers that wait at the end. Costs are MACs: where they are bytes, models are also stored as
-codes beside the budget, which is work of its own. What else the machine does meanwhile counts too.
+evaluation steps, which a first, short search tells. What a trial takes besides is counted from the end of the
+one before it on the same worker to its own: proposals, surgery, exports, checks, loading files again, what
+Ray takes. The overhead of the search is (wall time × workers − time in steps) ÷ time in steps, from the first
+start of a trial to the last end, to which comes what a worker's first trial takes for the first time, and
+workers that wait at the end, where there is less than one trial for each. Costs are MACs: where they are
+bytes, models are also stored as codes beside the budget, which is work of its own. What else the machine does
+meanwhile counts too.
 """
 
 from __future__ import annotations
@@ -16,23 +19,48 @@ import argparse
 import os
 import statistics
 import tempfile
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import optuna
+from optuna.trial import FrozenTrial, TrialState
 
 import autocompress as ac
 from autocompress.report import Progress
 
 
-def searched(out: Path, epochs: int, trials: int, workers: int) -> tuple[ac.SearchResult, list[float], float]:
-    """A search, the seconds in steps of each of its trials, and the median of those outside of them."""
+def searched(out: Path, epochs: int, trials: int, workers: int) -> ac.SearchResult:
+    """A search of the digits."""
     options: dict[str, Any] = {"epochs": epochs, "trials": trials, "workers": workers}
-    result = ac.search("digits", progress=Progress(), objectives=["accuracy", "macs"], out=out, **options)
-    complete = [t for t in result.study.trials if t.number and t.state is optuna.trial.TrialState.COMPLETE]
-    details = [trial.user_attrs["details"] for trial in complete]
-    outside = statistics.median(detail["seconds"] - detail["step_seconds"] for detail in details)
-    return result, [detail["step_seconds"] for detail in details], outside
+    return ac.search("digits", progress=Progress(), objectives=["accuracy", "macs"], out=out, **options)
+
+
+def completed(result: ac.SearchResult) -> list[FrozenTrial]:
+    """The trials of a search but the reference, in the order in which they began."""
+    trials = [t for t in result.study.trials if t.number and t.state is TrialState.COMPLETE]
+    return sorted(trials, key=lambda trial: trial.datetime_start or datetime.max)
+
+
+def step_seconds(trial: FrozenTrial) -> float:
+    """Seconds of a trial in training and evaluation steps."""
+    return float(trial.user_attrs["details"]["step_seconds"])
+
+
+def besides(trials: list[FrozenTrial], workers: int) -> tuple[float, float]:
+    """Seconds outside of steps of a trial, on average over those that were not their worker's first: in the
+    trial itself, and between the end of the one before it and its own."""
+    own = [trial.user_attrs["details"]["seconds"] - step_seconds(trial) for trial in trials]
+    free = sorted(trial.datetime_complete for trial in trials if trial.datetime_complete is not None)
+    between = []
+    for position, trial in enumerate(trials):
+        assert trial.datetime_start is not None
+        assert trial.duration is not None
+        if position >= workers:
+            # Whichever worker became free first takes the next trial.
+            before = free[position - workers]
+            waited = (trial.datetime_start - before).total_seconds()
+            between.append(waited + trial.duration.total_seconds() - trial.user_attrs["details"]["seconds"])
+    return statistics.mean(own[workers:]), statistics.mean(between)
 
 
 def main() -> None:
@@ -43,18 +71,23 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         first = 8
-        _, seconds, _ = searched(Path(scratch) / "first", first, 4, arguments.workers)
-        epoch = statistics.median(seconds) / first
+        trials = completed(searched(Path(scratch) / "first", first, 4, arguments.workers))
+        epoch = statistics.median(map(step_seconds, trials)) / first
         print(f"one epoch takes {epoch:.2f} s; load of the machine {os.getloadavg()[0]:.1f}", flush=True)
-        print("| seconds of a trial in steps | outside of them | epochs | trials | workers | overhead |")
-        print("| --- | --- | --- | --- | --- | --- |")
+        print(
+            "| trials | epochs | seconds in steps | besides | between trials | of a trial | of the search |"
+        )
+        print("| --- | --- | --- | --- | --- | --- | --- |")
         for wanted in arguments.seconds:
             epochs = max(1, round(wanted / epoch))
-            out = Path(scratch) / f"{wanted:g}"
-            result, seconds, outside = searched(out, epochs, arguments.trials, arguments.workers)
+            result = searched(Path(scratch) / f"{wanted:g}", epochs, arguments.trials, arguments.workers)
+            trials = completed(result)
+            steps = statistics.mean(map(step_seconds, trials))
+            own, between = besides(trials, arguments.workers)
             assert result.overhead is not None
-            row = [statistics.median(seconds), outside, epochs, len(seconds), arguments.workers]
-            print(f"| {' | '.join(f'{value:.3g}' for value in row)} | {result.overhead:.1%} |", flush=True)
+            seconds = " | ".join(f"{value:.2f}" for value in (steps, own, between))
+            shares = f"{(own + between) / steps:.1%} | {result.overhead:.1%}"
+            print(f"| {len(trials)} | {epochs} | {seconds} | {shares} |", flush=True)
 
 
 if __name__ == "__main__":
