@@ -48,7 +48,7 @@ def test_the_first_epoch_is_told_at_once_and_short_ones_together_with_what_comes
 def test_epochs_that_take_their_time_are_told_one_by_one(told: list[Any], now: SimpleNamespace) -> None:
     messages = Messages()
     for number in range(1, 4):
-        now.seconds += 1
+        now.seconds += 10
         messages.epoch(epoch(number))
     assert [entries for _, _, entries in told] == [[epoch(1)], [epoch(2)], [epoch(3)]]
 
