@@ -190,6 +190,13 @@ class Left(BaseException):
 _LOOK_SECONDS = 5.0
 
 
+def _lost_track() -> bool:
+    """Whether the control store of a Ray that was started here ended; after a while Ray itself would end
+    this process, with nothing told or cleared away."""
+    node = getattr(ray._private.worker, "_global_node", None)
+    return node is not None and any(kind == "gcs_server" for kind, _ in node.dead_processes())
+
+
 class Watch(Callback):  # type: ignore[misc]
     """Ends jobs that are overdue by ending their processes: what hangs hears nothing else.
 
@@ -211,11 +218,13 @@ class Watch(Callback):  # type: ignore[misc]
         """Look at all jobs, which Tune lets us do some ten times a second.
 
         Raises:
-            Left: the driver was interrupted, or no machine is left.
+            Left: the driver was interrupted, or what Ray cannot do without is not there any more.
         """
         searcher, now = self.searcher, time.monotonic()
         if searcher.driver.interrupted:
             raise Left
+        if _lost_track():
+            raise Left("the process of Ray that keeps track of the others ended")
         if now > self.looked + _LOOK_SECONDS:
             self.looked = now
             if not any(node["Alive"] for node in ray.nodes()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,6 +73,18 @@ def test_all_is_left_where_no_machine_is_there_any_more(
     watch.on_step_begin(0, [])  # not at every step
     watch.looked = -1e9
     with pytest.raises(Left, match="the process of Ray that starts workers ended"):
+        watch.on_step_begin(0, [])
+
+
+@pytest.mark.parametrize(("ended", "lost"), [("gcs_server", True), ("log_monitor", False)])
+def test_a_search_ends_with_ray_s_control_store_before_ray_ends_the_process(
+    ended: str, lost: bool, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = SimpleNamespace(dead_processes=lambda: [(ended, object())])
+    monkeypatch.setattr(searcher.ray._private.worker, "_global_node", node)
+    # That would wait for the control store.
+    monkeypatch.setattr(searcher.ray, "nodes", lambda: pytest.fail("Ray was asked"))
+    with pytest.raises(Left, match="keeps track of the others") if lost else contextlib.nullcontext():
         watch.on_step_begin(0, [])
 
 
