@@ -122,7 +122,7 @@ class ParetoModel:
     def load(self) -> nn.Module:
         """A plain module for inference from `model.pt2`; no gates, no hooks.
 
-        Where the run's artefact is "onnx-int8", this is the model before quantisation.
+        Where the run's artefact is quantised, as "onnx-int8" is, this is the model before quantisation.
         """
         return self.checkpoint().load()
 
@@ -167,9 +167,11 @@ class ParetoModel:
         if chosen == "openvino" and target.suffix != ".xml":
             raise SettingsError(f"path must end in .xml for OpenVINO but got '{target}'.")
         checkpoint = self.checkpoint()
-        if checkpoint.manifest["artifact"] in UNQUANTISED and chosen != "onnx":
+        measured = checkpoint.manifest["artifact"]
+        if UNQUANTISED.get(measured, chosen) != chosen:
             raise SettingsError(
-                f"format must be onnx where int8 was measured, which the others are not, but got {chosen!r}."
+                f"format must be {UNQUANTISED[measured]} where int8 was measured, which the others are not, "
+                f"but got {chosen!r}."
             )
         target.parent.mkdir(parents=True, exist_ok=True)
         options = OnnxOptions.of(onnx, chosen)

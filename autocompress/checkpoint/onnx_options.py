@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autocompress.checkpoint.four_bits import OPSET as FOUR_BITS_OPSET
 from autocompress.checkpoint.onnx_file import export_onnx
 from autocompress.checkpoint.program import load_program
 from autocompress.errors import SettingsError, TrialError, one_line, refuse_unknown
@@ -127,6 +128,11 @@ def _converted(model: Any, opset: int) -> Any:
     """The model in another opset, marked as of the earliest format that has it."""
     import onnx
 
+    four_bits = any(tensor.data_type == onnx.TensorProto.INT4 for tensor in model.graph.initializer)
+    if four_bits and opset < FOUR_BITS_OPSET:
+        raise SettingsError(
+            f"opset must be at least {FOUR_BITS_OPSET} for weights of 4 bits but got {opset}."
+        )
     try:
         converted = onnx.version_converter.convert_version(model, opset)
         _drop_unknown_attributes(converted.graph, opset)

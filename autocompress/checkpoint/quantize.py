@@ -3,7 +3,8 @@
 A node is stored and computed in one of three ways: in int8; in floats with its weights as int8, which the
 runtime decodes once when it loads the file; or in floats. Where there is a `Control`, what is quantised is
 what is fastest of a few sets of operators, and nodes go back from the first way to the second, and from there
-to the third, as long as the file's answers differ from the float ones by more than the bound.
+to the third, as long as the file's answers differ from the float ones by more than the bound. Where weights
+are to have 4 bits, as many of those that have 8 get them as the bound allows.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from autocompress.checkpoint.four_bits import FourBits
 from autocompress.checkpoint.program import load_program
 from autocompress.checkpoint.timing import seconds_of
 from autocompress.errors import TrialError, one_line
@@ -72,6 +74,7 @@ class Quantized:
         int8: nodes that compute in int8.
         weights: nodes that have int8 weights alone.
         floats: nodes that were to be int8 and stay floats, as they would cost too much.
+        four_bits: nodes, of `int8` or `weights`, whose weights are stored in 4 bits.
         difference: of the answers; None where there was no control.
         speed: seconds of a call over those of the float file; None where that was not timed.
     """
@@ -80,6 +83,7 @@ class Quantized:
     int8: Sequence[str]
     weights: Sequence[str]
     floats: Sequence[str] = ()
+    four_bits: Sequence[str] = ()
     difference: float | None = None
     speed: float | None = None
 
@@ -90,6 +94,7 @@ class Quantized:
             "int8": list(self.int8),
             "weights": list(self.weights),
             "floats": list(self.floats),
+            "four_bits": list(self.four_bits),
             "difference": self.difference,
             "speed": self.speed,
         }
@@ -100,6 +105,7 @@ def quantize_onnx(
     calibration: Sequence[Inputs],
     in_floats: Collection[str] = (),
     control: Control | None = None,
+    four_bits: bool = False,
 ) -> Quantized:
     """Replace a float ONNX file by its int8 form: QDQ, unsigned activations, signed weights per channel.
 
@@ -108,6 +114,7 @@ def quantize_onnx(
         calibration: batches that the ranges of activations are read off, `(B, ...)` each.
         in_floats: names of nodes that stay as they are.
         control: what it may cost; None quantises all that ONNX Runtime can.
+        four_bits: store weights that are int8 in 4 bits, as far as that is within what it may cost.
 
     Raises:
         TrialError: ONNX Runtime cannot quantise the model.
@@ -121,8 +128,11 @@ def quantize_onnx(
             floats = _Floats(prepared, path.read_bytes(), calibration, frozenset(in_floats))
             if control is None:
                 chosen = floats.quantized(floats.candidates[0], CALIBRATIONS[0])
+                if four_bits:
+                    int8 = floats.in_four_bits(chosen)
+                    chosen = chosen.with_four_bits(int8, int8.nodes)
             else:
-                chosen = _Controlled(floats, control).chosen()
+                chosen = _Controlled(floats, control, four_bits).chosen()
         except TrialError:
             raise
         except Exception as error:
@@ -135,6 +145,10 @@ def quantize_onnx(
 class _File:
     content: bytes
     how: Quantized
+
+    def with_four_bits(self, int8: FourBits, nodes: Sequence[str]) -> _File:
+        """This file with the weights of some nodes in 4 bits."""
+        return _File(int8.stored(nodes), replace(self.how, four_bits=tuple(nodes)))
 
 
 @dataclass
@@ -227,6 +241,7 @@ class _Floats:
                 extra_options={},
             )
             quantizer.quantize_model()
+            quantizer.model.topological_sort()
             model = quantizer.model.model
         alone = {
             name: weight for name, weight in self.weighted.items() if name not in nodes and name not in floats
@@ -234,6 +249,15 @@ class _Floats:
         _store_weights(model, {*alone.values()}, {self.weighted[n][0] for n in floats if n in self.weighted})
         how = Quantized(method, tuple(n for n in nodes if n in self.weighted), (*alone,), tuple(floats))
         return _File(model.SerializeToString(), how)
+
+    def in_four_bits(self, file: _File) -> FourBits:
+        """The int8 weights of a quantised file, which may have 4 bits."""
+        suffixes = dict.fromkeys(file.how.int8, "quantized") | dict.fromkeys(file.how.weights, "int8")
+        weights = {
+            node: (f"{self.weighted[node][0]}_{suffix}", self.weighted[node][1])
+            for node, suffix in suffixes.items()
+        }
+        return FourBits(file.content, weights)
 
     def _ranges(self, method: str) -> Any:
         """The range of each activation over the calibration batches."""
@@ -306,10 +330,11 @@ class _Controlled:
     Args:
         floats: the float file.
         control: what int8 may cost.
+        four_bits: whether weights are to have 4 bits.
     """
 
-    def __init__(self, floats: _Floats, control: Control) -> None:
-        self.floats, self.control = floats, control
+    def __init__(self, floats: _Floats, control: Control, four_bits: bool = False) -> None:
+        self.floats, self.control, self.four_bits = floats, control, four_bits
         self.folder = floats.path.parent
         self.expected = self._answers(floats.original)
         first = arguments(control.rows[0])
@@ -327,6 +352,8 @@ class _Controlled:
         difference, file = min(tried, key=lambda entry: entry[0])
         if difference > self.control.bound:
             difference, file = self._taken_back(nodes, file.how.calibration, (difference, file))
+        if self.four_bits:
+            difference, file = self._with_four_bits((difference, file))
         speed = None
         if self.control.timed:
             base, own = self._seconds([self.floats.original, file.content])
@@ -349,15 +376,17 @@ class _Controlled:
         self, nodes: Sequence[str], method: str, best: tuple[float, _File]
     ) -> tuple[float, _File]:
         """Fewer nodes in int8, those that cost most first, by halves; then fewer int8 weights."""
-        order = self._costliest_first(nodes, method)
+        layers = [name for name in nodes if name in self.floats.weighted]
+        order = self._costliest_first(layers, lambda name: self.floats.quantized([name], method))
+
+        def without(back: Sequence[str]) -> _File:
+            left = {*layers} - {*back}
+            return self.floats.quantized([name for name in nodes if name in left], method)
+
+        best = self._within(order, without, best)
+        if best[0] <= self.control.bound:
+            return best
         floats: tuple[str, ...] = ()
-        step = max(1, len(order) // 8)
-        for count in range(step, len(order) + step, step):
-            left = set(order[count:])
-            file = self.floats.quantized([name for name in nodes if name in left], method)
-            best = min(best, (self._difference(file), file), key=lambda entry: entry[0])
-            if best[0] <= self.control.bound:
-                return best
         for name in order:
             floats = (*floats, name)
             file = self.floats.quantized((), method, floats)
@@ -366,15 +395,49 @@ class _Controlled:
                 break
         return best
 
-    def _costliest_first(self, nodes: Sequence[str], method: str) -> list[str]:
-        """Layers by how far outputs move where each alone is int8, farthest first; of many, those at both
-        ends of the network first, where int8 is known to cost most."""
-        layers = [name for name in nodes if name in self.floats.weighted]
+    def _with_four_bits(self, best: tuple[float, _File]) -> tuple[float, _File]:
+        """The weights in 4 bits but for those that cost most, by eighths, which stay at 8."""
+        file = best[1]
+        int8 = self.floats.in_four_bits(file)
+        every = file.with_four_bits(int8, int8.nodes)
+        difference = self._difference(every)
+        if difference <= self.control.bound:
+            return difference, every
+        order = self._costliest_first(int8.nodes, lambda name: file.with_four_bits(int8, [name]))
+        return self._within(order, lambda back: file.with_four_bits(int8, order[len(back) :]), best)
+
+    def _within(
+        self, order: Sequence[str], without: Callable[[Sequence[str]], _File], best: tuple[float, _File]
+    ) -> tuple[float, _File]:
+        """The first file within the bound, or that with the least difference, as more and more nodes go back.
+
+        Args:
+            order: of nodes, those that cost most first, which go back by eighths.
+            without: the file without some of them.
+            best: what there is already, and by how much its answers differ.
+        """
+        step = max(1, len(order) // 8)
+        for count in range(step, len(order) + step, step):
+            file = without(order[:count])
+            difference = self._difference(file)
+            if difference <= self.control.bound:
+                return difference, file
+            best = min(best, (difference, file), key=lambda entry: entry[0])
+        return best
+
+    def _costliest_first(self, layers: Sequence[str], alone: Callable[[str], _File]) -> list[str]:
+        """Layers by how far outputs move by each alone, farthest first; of many, those at both ends of the
+        network first, where quantisation is known to cost most.
+
+        Args:
+            layers: names of nodes.
+            alone: the file in which one of them is quantised.
+        """
         if len(layers) > _MOST_PROBED:
             place = {name: min(i, len(layers) - 1 - i) for i, name in enumerate(layers)}
             return sorted(layers, key=lambda name: place[name])
-        alone = {name: self._distance(self.floats.quantized([name], method)) for name in layers}
-        return sorted(layers, key=lambda name: -alone[name])
+        distance = {name: self._distance(alone(name)) for name in layers}
+        return sorted(layers, key=lambda name: -distance[name])
 
     def _difference(self, file: _File) -> float:
         """How much answers differ over all rows."""

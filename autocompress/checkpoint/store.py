@@ -38,9 +38,9 @@ MANIFEST, EDITS, WEIGHTS, LOSS, PROGRAM, ONNX, OPENVINO = (
 # Folder of what a run has from the run that it was warm-started from.
 TAKEN_OVER = "warm_start"
 # The file that is run, measured, and that `bytes` is the size of; OpenVINO's with `model.bin` beside it.
-ARTIFACTS = {"pt2": PROGRAM, "onnx": ONNX, "onnx-int8": ONNX, "openvino": OPENVINO}
+ARTIFACTS = {"pt2": PROGRAM, "onnx": ONNX, "onnx-int8": ONNX, "onnx-int4": ONNX, "openvino": OPENVINO}
 # What the reference is stored as, where candidates are quantised: it is what they are compared with.
-UNQUANTISED = {"onnx-int8": "onnx"}
+UNQUANTISED = {"onnx-int8": "onnx", "onnx-int4": "onnx"}
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Writer:
             model: on the CPU.
             example: `(B, ...)` with B ≥ 2.
             artifact: what to write beside the weights and `model.pt2`.
-            calibration: batches to calibrate "onnx-int8" on.
+            calibration: batches to calibrate an artefact of `UNQUANTISED` on.
             edits: what leads to it from the user's model.
             loss: what training changed of the loss beside it.
             limits: by which layers are excluded, and so not quantised either.
@@ -114,10 +114,12 @@ class Writer:
             origins = export_onnx(model, example, self.aside / ONNX)
         if artifact == "openvino":
             export_openvino(model, example, self.aside / OPENVINO)
-        if artifact == "onnx-int8":
+        if artifact in ("onnx-int8", "onnx-int4"):
             excludes = (limits or Limits()).excludes
             in_floats = [node for node, names in origins.items() if any(map(excludes, names))]
-            self.quantized = quantize_onnx(self.aside / ONNX, calibration, in_floats, control)
+            self.quantized = quantize_onnx(
+                self.aside / ONNX, calibration, in_floats, control, four_bits=artifact == "onnx-int4"
+            )
         return Checkpoint(self.aside, {})
 
     def commit(self, manifest: Mapping[str, Any]) -> Checkpoint:

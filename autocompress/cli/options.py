@@ -120,7 +120,7 @@ Distillation = Annotated[
 ]
 Seed = Annotated[int, Whole("Of everything random.")]
 Artifact = Annotated[
-    str, typer.Option(help="What is deployed, and measured: pt2, onnx, onnx-int8 or openvino.")
+    str, typer.Option(help="What is deployed, and measured: pt2, onnx, onnx-int8, onnx-int4 or openvino.")
 ]
 LatencyBatchSize = Annotated[int, Whole(help="Inputs per measured call.")]
 LatencyThreads = Annotated[int, Whole(help="Threads of the measured process, at most.")]

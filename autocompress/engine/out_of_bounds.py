@@ -43,8 +43,13 @@ def why_none_within(
 
 def _of_int8(int8: Mapping[str, Any]) -> str:
     """What int8 changed of a model, in words."""
-    texts = {"int8": "in int8", "weights": "with int8 weights alone", "floats": "in floats"}
-    layers = ", ".join(f"{len(int8[kind])} {text}" for kind, text in texts.items() if int8[kind])
+    texts = {
+        "int8": "in int8",
+        "weights": "with int8 weights alone",
+        "floats": "in floats",
+        "four_bits": "of these with weights of 4 bits",
+    }
+    layers = ", ".join(f"{len(int8[kind])} {text}" for kind, text in texts.items() if int8.get(kind))
     difference = int8["difference"]
     if difference is None:
         return f"layers: {layers}"

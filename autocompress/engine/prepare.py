@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from autocompress import plugins
+from autocompress.checkpoint.four_bits import LEAST_WEIGHTS
 from autocompress.checkpoint.store import Writer
 from autocompress.data import BUILT_IN, load_task, with_validation
 from autocompress.engine.model_checks import check_made_anew
@@ -275,6 +276,11 @@ def _check_export(model: nn.Module, example: Inputs, artifact: str, latency: Lat
             checkpoint = writer.write(model, example, artifact, [example])
         except TrialError as error:
             raise TaskError(f"the model must be exportable with a free batch size but: {error}") from error
+        if artifact == "onnx-int4" and writer.quantized is not None and not writer.quantized.four_bits:
+            raise SettingsError(
+                f"artifact onnx-int4 must be of a model with a layer of at least {LEAST_WEIGHTS:,} weights, "
+                "but this has none to store in 4 bits: use onnx-int8."
+            )
         if latency.by is not None:
             try:
                 own_latency(latency.by, checkpoint.artifact_file(artifact), latency)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from autocompress.checkpoint.quantize import Control, Difference
+from autocompress.checkpoint.store import UNQUANTISED
 from autocompress.task import Task
 from autocompress.task.inputs import rows, split_rows
 from autocompress.trial.measuring import Measuring
@@ -24,7 +25,7 @@ def int8_data(task: Task, measuring: Measuring) -> tuple[list[Any], Control | No
         task: whose training rows are used.
         measuring: where latency is measured by the user's own function, nothing is timed here.
     """
-    if measuring.artifact != "onnx-int8":
+    if measuring.artifact not in UNQUANTISED:
         return [], None
     batches = task.calibration(2 * _ROWS)
     half = min(_ROWS, -(-sum(map(rows, batches)) // 2))

@@ -1,4 +1,5 @@
-"""What int8 costs and saves: float, all in int8, and int8 as far as it is faster and exact.
+"""What int8 costs and saves: float, all in int8, int8 as far as it is faster and exact, and with weights of
+4 bits as far as that is exact.
 
     python examples/benchmarks/int8_control.py --data-root DATA [--models resnet20 mobilenet_v3_small vit]
 
@@ -104,15 +105,17 @@ def trained(case: Case, task: ac.Task) -> nn.Module:
 
 
 def files(model: nn.Module, task: ac.Task, folder: Path) -> dict[str, tuple[Path, Quantized | None]]:
-    """The float file, that of plain quantisation, and the one under control."""
+    """The float file, that of plain quantisation, and those under control."""
     calibration, control = int8_data(task, Measuring(artifact="onnx-int8"))
     made: dict[str, tuple[Path, Quantized | None]] = {}
-    for name in ("float", "all in int8", "as it is chosen"):
+    for name in ("float", "all in int8", "as it is chosen", "4 bits as chosen"):
         path = folder / f"{name}.onnx"
         export_onnx(model, task.example(), path)
         how = None
         if name != "float":
-            how = quantize_onnx(path, calibration, control=None if name == "all in int8" else control)
+            controlled = None if name == "all in int8" else control
+            four_bits = name == "4 bits as chosen"
+            how = quantize_onnx(path, calibration, control=controlled, four_bits=four_bits)
         made[name] = path, how
     return made
 
@@ -124,7 +127,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     table = Table()
-    for column in ("model", "file", "test accuracy", "bytes", "time", "in int8", "int8 weights", "floats"):
+    kinds = ("in int8", "int8 weights", "floats", "of 4 bits")
+    for column in ("model", "file", "test accuracy", "bytes", "time", *kinds):
         table.add_column(column)
     for name in arguments.models:
         task = CASES[name].task(arguments.data_root)
@@ -135,7 +139,8 @@ def main() -> None:
             for (kind, (path, how)), taken in zip(made.items(), seconds, strict=True):
                 assert opened.test is not None
                 accuracy = measure_split(load_program(path), opened.test, opened).values["accuracy"]
-                nodes = [len(part) for part in (how.int8, how.weights, how.floats)] if how else ["", "", ""]
+                parts = (how.int8, how.weights, how.floats, how.four_bits) if how else ()
+                nodes = [len(part) for part in parts] or [""] * len(kinds)
                 cells = [
                     name,
                     kind,

@@ -47,13 +47,16 @@ def test_int8_is_a_quarter_of_the_size_and_close(network: nn.Module, tmp_path: P
     assert onnx.TensorProto.INT8 in types
 
 
-def test_the_quantised_file_is_what_counts(network: nn.Module, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("artifact", "share"), [("onnx-int8", 0.35), ("onnx-int4", 0.2)])
+def test_the_quantised_file_is_what_counts(
+    artifact: str, share: float, network: nn.Module, tmp_path: Path
+) -> None:
     images = torch.randn(16, 3, 8, 8)
     writer = Writer(tmp_path / "made")
-    checkpoint = writer.write(network, images[:2], "onnx-int8", [images])
-    file = checkpoint.artifact_file("onnx-int8")
+    checkpoint = writer.write(network, images[:2], artifact, [images])
+    file = checkpoint.artifact_file(artifact)
     assert file == checkpoint.path / "model.onnx"
-    assert file.stat().st_size < 0.35 * checkpoint.artifact_file("pt2").stat().st_size
+    assert file.stat().st_size < share * checkpoint.artifact_file("pt2").stat().st_size
     writer.commit({})
     open_checkpoint(tmp_path / "made")
 
