@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         ScaledBinary,
         Ternary,
     )
+    from autocompress.methods.qat import Qat
     from autocompress.plugins import SearchSpace
     from autocompress.report import Progress
     from autocompress.result import ParetoModel, SearchResult
@@ -87,6 +88,7 @@ _HOME = {
     "Progress": "report",
     "PruneL0": "methods.lc",
     "PruneL1": "methods.lc",
+    "Qat": "methods.qat",
     "RankSelection": "methods.lc",
     "Recipe": "task",
     "Running": "lineage",
@@ -140,6 +142,7 @@ __all__ = [
     "Progress",
     "PruneL0",
     "PruneL1",
+    "Qat",
     "RankSelection",
     "Recipe",
     "Running",

@@ -18,7 +18,8 @@ from .targets import Step, enough, step
 
 __all__ = ["Aim", "Guided", "Plan", "Proposal", "aim", "can_suggest", "enough", "guided", "plan", "suggest"]
 
-_STORAGE = 3  # `SearchSpace.level` of methods that decide how weights are stored
+# `SearchSpace.level` of methods that decide how weights are stored, and that train for how files round them.
+_STORAGE, _PRECISION = 3, 4
 # From where on of [0, 1] a parent is only trained on.
 _ONLY_TRAIN = 0.9
 # Share of what the reference costs at which nearly all models fail their bounds; guided trials go there in
@@ -294,6 +295,8 @@ def guided(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
             place = {"parent": family.position(aimed.parent), "method": name, "only_train": 0.0}
             rate = _rate(family, aimed.tries if towards is None else towards.tries)
             training = {"compress_share": _SHARE, "lr_scale": rate, **_teaching(family)}
+            if space.level == _PRECISION:  # which costs what its parent does
+                return Guided(place | dict(params) | training, aimed.parent.cost, 0.0)
             return Guided(place | dict(params) | training, aimed.cost, -math.log(asked))
     return None
 
@@ -405,12 +408,15 @@ class Plan:
         trials: of the budget.
         methods: spaces that can go on from any model, in the order in which they are tried; the first leads
             until another loses less.
+        others: spaces that make no model cheaper but better as the file that it becomes, which are tried too
+            where what was tried least is.
         exploring: every so many trials what was tried least is tried; 0 is never.
         codes: spaces that store the front's weights after each third of the budget.
     """
 
     trials: int
     methods: tuple[str, ...]
+    others: tuple[str, ...]
     exploring: int
     codes: tuple[str, ...]
 
@@ -422,7 +428,7 @@ class Plan:
         """The plan in one line, of a search that runs so many trials at a time."""
         if not self.methods:
             return f"{self.trials} trials: proposed by the sampler"
-        first, *others = self.methods
+        first, *others = (*self.methods, *self.others)
         trials = f"{self.trials} trial{'s' if self.trials > 1 else ''}"
         parts = [f"{trials}: {first} makes the smallest so far smaller, in ever smaller steps"]
         if workers > 1:
@@ -444,7 +450,7 @@ _ORDINALS = {_EXPLORING: "sixth"}
 def plan(trials: int, spaces: Mapping[str, ac.SearchSpace], metric: str) -> Plan:
     """What a budget pays for: few trials are one line of one method; many try the others too.
 
-    Channels come first, then ranks, then blocks, then what is a user's own.
+    Channels come first, then ranks, then blocks, then what is a user's own, then what trains for a file.
 
     Args:
         trials: of the budget.
@@ -456,10 +462,12 @@ def plan(trials: int, spaces: Mapping[str, ac.SearchSpace], metric: str) -> Plan
         (name for name, space in spaces.items() if space.level in order and space.has_moves),
         key=lambda name: order[spaces[name].level],
     )
+    others = [name for name, space in spaces.items() if space.level == _PRECISION] if methods else []
     return Plan(
         trials,
         tuple(methods),
-        _EXPLORING if trials >= _FEW and len(methods) > 1 else 0,
+        tuple(others),
+        _EXPLORING if trials >= _FEW and len(methods) + len(others) > 1 else 0,
         _storage(spaces, metric),
     )
 
@@ -480,7 +488,8 @@ def _by_merit(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> list[s
     """
     attempts = [attempt for attempt in family.attempts if attempt.trained]
     planned = plan(len(attempts) + family.left, spaces, family.metric)
-    names = planned.methods
+    explores = planned.explores(len(attempts) + len(family.running))
+    names = (*planned.methods, *planned.others) if explores else planned.methods
     tried = {name: [a for a in attempts if a.params.get("method") == name] for name in names}
     begun = Counter(other.params.get("method") for other in family.running)
 
@@ -490,7 +499,7 @@ def _by_merit(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> list[s
 
     def rank(name: str) -> tuple[float, ...]:
         place = names.index(name)
-        if planned.explores(len(attempts) + len(family.running)):
+        if explores:
             return len(tried[name]) + begun[name], place
         return not tried[name], price(name), place
 

@@ -15,7 +15,14 @@ import autocompress as ac
 from autocompress import plugins
 from autocompress.methods.lc import SCHEMES, Sum
 
-METHODS = {"Alcn": "alcn", "Depth": "depth", "Alds": "alds", "Autoplastic": "autoplastic", "Lc": "lc"}
+METHODS = {
+    "Alcn": "alcn",
+    "Depth": "depth",
+    "Alds": "alds",
+    "Autoplastic": "autoplastic",
+    "Lc": "lc",
+    "Qat": "qat",
+}
 
 
 def test_every_public_name_resolves_and_is_listed_once() -> None:

@@ -196,6 +196,25 @@ def test_guided_trials_use_the_methods_of_the_plan(
     assert used.count("alcn") >= trials - trials // 6
 
 
+def test_what_trains_for_a_file_is_tried_where_others_are_and_costs_nothing(resnet20: ModelProfile) -> None:
+    spaces = of_methods("alcn", "qat")
+    assert pipeline.plan(24, spaces, "weight_bytes").text().endswith("; every sixth tries qat")
+    assert pipeline.plan(12, spaces, "weight_bytes").text().endswith("; too few to try qat")
+    alone_text = pipeline.plan(24, of_methods("qat"), "weight_bytes").text()
+    assert alone_text == "24 trials: proposed by the sampler"
+    tried: list[ac.Attempt] = []
+    for number in range(1, 7):
+        family = alone(resnet20, left=25 - number, attempts=tuple(tried))
+        move = pipeline.guided(family, spaces)
+        assert move.params["method"] == ("qat" if number == 6 else "alcn")
+        tried.append(attempt(number, 0, 0.8, params=move.params, saved=0.2, asked=0.2))
+    assert (move.cost, move.asked) == (1.0, 0.0)
+    study = optuna.create_study()
+    study.enqueue_trial(dict(move.params))
+    assert pipeline.suggest(study.ask(), family, spaces).configs == (ac.Qat.Config(),)
+    assert pipeline.guided(alone(resnet20, left=24), of_methods("qat")) is None
+
+
 def test_a_budget_of_one_method_is_all_its_own_and_of_codes_alone_the_samplers() -> None:
     alone = pipeline.plan(24, of_methods("alcn"), "macs")
     assert alone.text() == "24 trials: alcn makes the smallest so far smaller, in ever smaller steps"
@@ -307,7 +326,7 @@ def test_gaps_that_are_out_of_bounds_are_left(resnet20: ModelProfile) -> None:
     assert aimed(bound=0.2, metric="weight_bytes").parent is front[0]
 
 
-@pytest.mark.parametrize("method", ["alcn", "alds", "autoplastic", "depth", "lc"])
+@pytest.mark.parametrize("method", ["alcn", "alds", "autoplastic", "depth", "lc", "qat"])
 def test_what_a_space_moves_by_can_be_suggested_whole(method: str, resnet20: ModelProfile) -> None:
     space = plugins.search_space(method)
     configs = []
@@ -320,7 +339,7 @@ def test_what_a_space_moves_by_can_be_suggested_whole(method: str, resnet20: Mod
         configs.append(space.suggest(trial, resnet20))
         assert plugins.method_of(configs[-1]) == method
         assert {name: trial.params[name] for name in params} == params
-    assert configs[0] != configs[1] or method == "lc"
+    assert configs[0] != configs[1] or method in ("lc", "qat")
 
 
 def test_guided_trials_ask_for_more_where_a_method_went_less_far_than_it_was_told(
@@ -606,7 +625,7 @@ def test_a_folder_of_the_same_name_hides_no_built_in_space(
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [
-        ["alcn", "alds", "autoplastic", "depth", "lc"],
+        ["alcn", "alds", "autoplastic", "depth", "lc", "qat"],
         [str(tmp_path / "search_spaces" / "mine.py")] * 2,
         True,
     ]

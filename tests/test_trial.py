@@ -25,13 +25,14 @@ from autocompress.errors import CheckpointError, DivergedError, ProofError, Sett
 from autocompress.graph import analysis
 from autocompress.graph.costs import layer_macs
 from autocompress.measure import measure_split
-from autocompress.methods.base import Session
+from autocompress.methods.base import Method, Session
 from autocompress.surgery import KeepChannels
 from autocompress.surgery.deployed import Deploy
 from autocompress.surgery.plain_weights import FoldWeight
 from autocompress.task.checks import fresh_model
 from autocompress.training.loop import Plain, Trainer
 from autocompress.trial import (
+    CompressedStage,
     Measuring,
     Reference,
     Stage,
@@ -42,6 +43,7 @@ from autocompress.trial import (
     make_method,
     run_trial,
     rung_metrics,
+    stages,
     train_reference,
 )
 from autocompress.trial.rungs import RungMeter
@@ -233,6 +235,32 @@ def test_methods_have_their_share_of_a_trial_and_an_epoch_or_half_is_left_to_rep
     assert epochs(4, 0.1, stages=2, batches=20) == 2
     assert epochs(1, 0.9) == epochs(1, 0.9, batches=20) == 0.5
     assert epochs(5, 0.5, stages=0) == epochs(0, 0.5) == 0
+
+
+@pytest.mark.parametrize(("methods", "epochs"), [
+    ([], []),
+    ([ac.Alcn()], [5]),
+    ([ac.Alcn(), ac.Lc()], [2.5, 2.5]),
+    ([ac.Qat()], [10]),
+    ([ac.Alcn(), ac.Qat()], [5, 5]),
+    ([ac.Qat(), ac.Lc()], [2.5, 2.5]),
+])  # fmt: skip
+def test_what_fine_tuning_would_undo_trains_to_the_end(
+    methods: list[Method], epochs: list[float], residual_task: ac.Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def stage(model: nn.Module, task: ac.Task, method: Method, trainer: Trainer, epochs: float) -> Any:
+        seen.append(epochs)
+        return CompressedStage(model, (), 0.0)
+
+    monkeypatch.setattr(stages, "compress_stage", stage)
+    trainer = Trainer(residual_task, 10)
+    fitted = []
+    monkeypatch.setattr(trainer, "fit", lambda model, epochs: fitted.append(epochs))
+    stages.compress_in_stages(residual_task.model(), residual_task, methods, trainer, 0.5)
+    assert seen == epochs
+    assert fitted == [10 - sum(epochs)]
 
 
 @pytest.mark.parametrize(

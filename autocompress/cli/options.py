@@ -59,7 +59,9 @@ Weights = Annotated[
 ]
 DataRoot = Annotated[str | None, typer.Option(help="Folder of data sets. [default: $AUTOCOMPRESS_DATA]")]
 ImageSize = Annotated[int, Whole(help="Side of an image folder's images, in pixels.")]
-Methods = Annotated[str | None, typer.Option(help="Comma-separated. [default: all that fit the model]")]
+Methods = Annotated[
+    str | None, typer.Option(help="Comma-separated. [default: all that fit the model and the artifact]")
+]
 Space = Annotated[
     list[str] | None,
     typer.Option(help="FILE.py or module with suggest(trial, profile); repeatable."),

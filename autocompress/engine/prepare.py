@@ -13,7 +13,7 @@ from torch import nn
 
 from autocompress import plugins
 from autocompress.checkpoint.four_bits import LEAST_WEIGHTS
-from autocompress.checkpoint.store import Writer
+from autocompress.checkpoint.store import ARTIFACTS, Writer
 from autocompress.data import BUILT_IN, load_task, with_validation
 from autocompress.engine.model_checks import check_made_anew
 from autocompress.engine.settings import Settings
@@ -291,7 +291,12 @@ def _check_export(model: nn.Module, example: Inputs, artifact: str, latency: Lat
 def _check_names(settings: Settings) -> None:
     """Names that need no data to be seen as wrong."""
     for method in settings.methods or ():
-        plugins.compressor(method)
+        artifacts = plugins.compressor(method).artifacts
+        if artifacts is not None and settings.artifact not in artifacts:
+            raise SettingsError(
+                f"methods must fit the artifact but {method!r} trains for {' or '.join(artifacts)} and "
+                f"artifact is {settings.artifact!r} (give artifact {artifacts[0]})."
+            )
     for location in settings.spaces:
         plugins.search_space(location)
 
@@ -316,8 +321,9 @@ def _spaces(
     chosen: Sequence[str] = settings.methods or ()
     if settings.methods is None and not settings.spaces:
         # What brings no space is searched by a space of the user's own alone.
-        known = [method for method in plugins.compressors() if method in plugins.search_spaces()]
-        chosen = [method for method in known if unsupported(method) is None]
+        known = {name: cls for name, cls in plugins.compressors().items() if name in plugins.search_spaces()}
+        fitting = [name for name, cls in known.items() if settings.artifact in (cls.artifacts or ARTIFACTS)]
+        chosen = [method for method in fitting if unsupported(method) is None]
         if not chosen:
             raise SettingsError(f"methods must include one that fits the model but none does{hint}.")
     for method in chosen:

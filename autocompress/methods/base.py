@@ -21,12 +21,14 @@ from autocompress.task import ModelProfile, Task
 
 
 class Stage(IntEnum):
-    """What a method changes, in the order in which methods follow one another."""
+    """What a method changes, in the order in which methods follow one another: at last, at which precision
+    the model is to compute, which changes nothing of its structure."""
 
     DEPTH = 0
     CHANNELS = 1
     RANKS = 2
     STORAGE = 3
+    PRECISION = 4
 
 
 @dataclass
@@ -117,7 +119,9 @@ class Session(ABC):
 class Method(ABC):
     """A configured method: `Alcn(initial_ratio=0.5)` or `Alcn(Alcn.Config(initial_ratio=0.5))`.
 
-    A subclass names its frozen, JSON-able configuration dataclass as `Config` and says its `stage`.
+    A subclass names its frozen, JSON-able configuration dataclass as `Config` and says its `stage`; the
+    `artifacts` that training with it is for, where it is not for any; and whether a trial trains with it
+    `to_the_end`, as what it trains for would be lost in fine-tuning.
 
     Raises:
         SettingsError: a field is unknown or out of range.
@@ -125,6 +129,8 @@ class Method(ABC):
 
     Config: ClassVar[type[Any]]
     stage: ClassVar[Stage] = Stage.CHANNELS
+    artifacts: ClassVar[tuple[str, ...] | None] = None
+    to_the_end: ClassVar[bool] = False
 
     def __init__(self, config: Any = None, **settings: Any) -> None:
         """A method that is set up.

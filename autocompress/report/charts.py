@@ -30,6 +30,7 @@ _STYLES = {
     "alds": ("#009E73", "diamond"),
     "autoplastic": ("#CC79A7", "triangle-up"),
     "lc": ("#E69F00", "cross"),
+    "qat": ("#56B4E9", "triangle-down"),
 }
 _OTHER, REFERENCE = ("#56B4E9", "hexagon"), ("#000000", "star")
 _GREY = "#8a8a8a"

@@ -64,14 +64,14 @@ def compress_in_stages(
         ProofError: a compact model does not equal the one that was trained.
         TrialError: a method changed what is to stay as it is.
     """
-    compressing = compressing_epochs(trainer, share, len(methods))
+    epochs_of_stages = _epochs_of_stages(trainer, share, methods)
     edits: list[Edit] = []
     difference = 0.0
-    for method in methods:
-        stage = compress_stage(model, task, method, trainer, compressing / len(methods))
+    for method, epochs in zip(methods, epochs_of_stages, strict=True):
+        stage = compress_stage(model, task, method, trainer, epochs)
         model, difference = stage.model, max(difference, stage.difference)
         edits += stage.edits
-    trainer.fit(model, trainer.epochs - compressing)
+    trainer.fit(model, trainer.epochs - sum(epochs_of_stages))
     absorb_biases(model.eval(), moved(task.example(), device_of(model)), task.limits)
     return CompressedStage(model, tuple(edits), difference)
 
@@ -137,6 +137,15 @@ def make_method(stage: Stage) -> Method:
         raise SettingsError(f"config of {stage.method} is not usable: {one_line(error)}") from error
     method: Method = cls(config)
     return method
+
+
+def _epochs_of_stages(trainer: Trainer, share: float, methods: Sequence[Method]) -> list[float]:
+    """How many epochs train with each method; what they leave fine-tunes, unless the last one has it."""
+    to_the_end = bool(methods) and methods[-1].to_the_end
+    shared = len(methods) - to_the_end
+    compressing = compressing_epochs(trainer, share, shared)
+    epochs = [compressing / shared for _ in range(shared)]
+    return [*epochs, trainer.epochs - compressing] if to_the_end else epochs
 
 
 def compressing_epochs(trainer: Trainer, share: float, stages: int) -> float:

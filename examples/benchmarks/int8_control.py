@@ -2,18 +2,21 @@
 4 bits as far as that is exact.
 
     python examples/benchmarks/int8_control.py --data-root DATA [--models resnet20 mobilenet_v3_small vit]
+        [--tune EPOCHS] [--rows ROWS]
 
 resnet20 with its published weights on CIFAR-10; torchvision's mobilenet_v3_small on Fashion-MNIST in
 32 × 32, and a vision transformer of four blocks on the digits, both trained here for some epochs. Accuracy is
 that on the test split, of the file as loaded; time that of a call with one row, CPU, one thread, relative to
-the float file's.
+the float file's. With `--tune` the same files follow of the model after so many more epochs, at the least
+rate that searches use: as ever, and at the numbers of int8 (`ac.Qat`).
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,13 +33,16 @@ from autocompress.checkpoint import export_onnx, load_program
 from autocompress.checkpoint.quantize import Quantized, quantize_onnx
 from autocompress.checkpoint.timing import seconds_of
 from autocompress.data import load_task
-from autocompress.measure import measure_split
 from autocompress.task.pretrained import load_weights
 from autocompress.training.loop import Trainer
-from autocompress.trial import Measuring, seed_everything
+from autocompress.trial import Measuring, compress_in_stages, seed_everything
 from autocompress.trial.int8 import int8_data
 
 console = Console(width=140)
+# Of the recipe's learning rate.
+LR_SCALE = 0.2
+NODES = ("in int8", "int8 weights", "floats", "of 4 bits")
+COLUMNS = ("model", "more epochs", "file", "test accuracy", "other answers", "bytes", "time", *NODES)
 
 
 class Vit(nn.Module):
@@ -104,6 +110,21 @@ def trained(case: Case, task: ac.Task) -> nn.Module:
     return model.eval()
 
 
+def tuned(model: nn.Module, task: ac.Task, epochs: int, methods: list[ac.Qat]) -> nn.Module:
+    """A copy of a model after some more epochs, with these methods."""
+    seed_everything(0, task)
+    trainer = Trainer(task.with_recipe(epochs=epochs), epochs, lr_scale=LR_SCALE)
+    return compress_in_stages(copy.deepcopy(model), task, methods, trainer, 0.5).model.eval()
+
+
+def models(model: nn.Module, task: ac.Task, epochs: int) -> dict[str, nn.Module]:
+    """The model, and where it is to be tuned, two that were."""
+    if not epochs:
+        return {"": model}
+    plain, aware = (tuned(model, task, epochs, methods) for methods in ([], [ac.Qat()]))
+    return {"": model, f"{epochs}": plain, f"{epochs}, QAT": aware}
+
+
 def files(model: nn.Module, task: ac.Task, folder: Path) -> dict[str, tuple[Path, Quantized | None]]:
     """The float file, that of plain quantisation, and those under control."""
     calibration, control = int8_data(task, Measuring(artifact="onnx-int8"))
@@ -120,36 +141,50 @@ def files(model: nn.Module, task: ac.Task, folder: Path) -> dict[str, tuple[Path
     return made
 
 
+def answers(path: Path, task: ac.Task) -> Tensor:
+    """The class that a file gives each row of the test split."""
+    program = load_program(path)
+    return torch.cat([task.answer(program(task.inputs_of(batch))).argmax(1) for batch in task.test or ()])
+
+
+def rows_of(name: str, arguments: argparse.Namespace) -> Iterator[list[str]]:
+    """A row of the table for each file of a model."""
+    case = CASES[name]
+    task = case.task(arguments.data_root)
+    with tempfile.TemporaryDirectory() as scratch, task.opened() as opened:
+        assert opened.test is not None
+        targets = torch.cat([opened.targets_of(batch) for batch in opened.test])
+        model = trained(case, opened)
+        if arguments.rows:
+            opened = replace(opened, train=opened.train.subset(np.arange(arguments.rows)))
+        for tuning, tuned_model in models(model, opened, arguments.tune).items():
+            made = files(tuned_model, opened, Path(scratch))
+            contents = [path.read_bytes() for path, _ in made.values()]
+            seconds = seconds_of(contents, [opened.example(1).numpy()])
+            in_floats = answers(made["float"][0], opened)
+            for (kind, (path, how)), taken in zip(made.items(), seconds, strict=True):
+                given = answers(path, opened)
+                accuracy, kept = ((given == other).float().mean() for other in (targets, in_floats))
+                parts = (how.int8, how.weights, how.floats, how.four_bits) if how else ()
+                nodes = [len(part) for part in parts] or [""] * len(NODES)
+                size = f"{path.stat().st_size:,}"
+                cells = [f"{accuracy:.2%}", f"{1 - kept:.2%}", size, f"{taken / seconds[0]:.2f}"]
+                yield [name, tuning, kind, *cells, *map(str, nodes)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--models", nargs="*", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--tune", type=int, default=0, help="more epochs, with and without QAT")
+    parser.add_argument("--rows", type=int, help="of the training split, in these epochs")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    table = Table()
-    kinds = ("in int8", "int8 weights", "floats", "of 4 bits")
-    for column in ("model", "file", "test accuracy", "bytes", "time", *kinds):
-        table.add_column(column)
+    table = Table(*COLUMNS)
     for name in arguments.models:
-        task = CASES[name].task(arguments.data_root)
-        with tempfile.TemporaryDirectory() as scratch, task.opened() as opened:
-            made = files(trained(CASES[name], opened), opened, Path(scratch))
-            contents = [path.read_bytes() for path, _ in made.values()]
-            seconds = seconds_of(contents, [opened.example(1).numpy()])
-            for (kind, (path, how)), taken in zip(made.items(), seconds, strict=True):
-                assert opened.test is not None
-                accuracy = measure_split(load_program(path), opened.test, opened).values["accuracy"]
-                parts = (how.int8, how.weights, how.floats, how.four_bits) if how else ()
-                nodes = [len(part) for part in parts] or [""] * len(kinds)
-                cells = [
-                    name,
-                    kind,
-                    f"{accuracy:.2%}",
-                    f"{path.stat().st_size:,}",
-                    f"{taken / seconds[0]:.2f}",
-                ]
-                table.add_row(*cells, *map(str, nodes))
-                console.log(*cells, *nodes)
+        for cells in rows_of(name, arguments):
+            table.add_row(*cells)
+            console.log(*cells)
     console.print(table)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import autocompress as ac
-from autocompress.methods import alcn, alds, autoplastic, depth, lc
+from autocompress.methods import alcn, alds, autoplastic, depth, lc, qat
 from autocompress.methods.base import Session
 from autocompress.task.checks import make_model
 from autocompress.training.loop import Plain, Trainer, device_of
@@ -46,6 +46,7 @@ CONFIGS: dict[str, Any] = {
     # With one C step, which is the last: it waits, the other steps are not to.
     "lc": lc.Config(steps=1),
     "lc sum": lc.Config(schemes={"*": lc.Codebook(k=2) + lc.PruneL0(keep=0.05)}, steps=1),
+    "qat": qat.Config(),
 }
 
 

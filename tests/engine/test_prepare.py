@@ -406,6 +406,21 @@ def test_channels_whose_number_the_code_fixes_stay_where_the_step_needs_the_clas
     assert done.model.free.out_features < 16
 
 
+def test_what_trains_for_int8_files_is_tried_where_these_are_made(
+    residual_task: ac.Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autocompress.engine.prepare._check_export", lambda *given: None)
+    others = set(prepare(residual_task, Settings()).spaces)
+    assert "qat" not in others
+    assert set(prepare(residual_task, Settings(artifact="onnx-int8")).spaces) == {*others, "qat"}
+    with pytest.raises(
+        ac.UsageError,
+        match=r"^methods must fit the artifact but 'qat' trains for onnx-int8 and artifact is 'onnx' "
+        r"\(give artifact onnx-int8\)\.$",
+    ):
+        prepare(residual_task, Settings(methods=("alcn", "qat"), artifact="onnx"))
+
+
 def test_steps_of_an_epoch_may_be_a_setting(residual_task: ac.Task) -> None:
     task = replace(residual_task, train=stream())
     prepared = prepare(task, Settings(steps_per_epoch=3, methods=("alcn",)))

@@ -19,6 +19,7 @@ from autocompress.methods.autoplastic import Autoplastic
 from autocompress.methods.base import Method
 from autocompress.methods.depth import Depth
 from autocompress.methods.lc import Lc
+from autocompress.methods.qat import Qat
 from autocompress.task.limits import settle
 from tests.conftest import Residual
 from tests.graph.zoo import Conv1d, Mlp, Shared, UNet, encoder
@@ -143,5 +144,11 @@ def configured(method: str, model: nn.Module, example: Tensor) -> Method:
         "alds": {"keep": 0.8, "calibration": 32},
         "lc": {"steps": 4},
     }
-    made: dict[str, type[Method]] = {"alcn": Alcn, "alds": Alds, "autoplastic": Autoplastic, "lc": Lc}
+    made: dict[str, type[Method]] = {
+        "alcn": Alcn,
+        "alds": Alds,
+        "autoplastic": Autoplastic,
+        "lc": Lc,
+        "qat": Qat,
+    }
     return made[method](**settings.get(method, {}))
