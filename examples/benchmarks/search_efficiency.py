@@ -14,7 +14,8 @@ learning rate and its step are those of four and three that are best on validati
 it is stored as int8 ONNX, and the search as it stores by itself; both relative to the reference's parameters
 at four bytes each.
 
-The plot shows hypervolume against epochs spent, of the median seed: what the models trained so far are worth.
+Printed by trial, and drawn against epochs spent, is what the models trained so far are worth, of the median
+seed.
 """
 
 from __future__ import annotations
@@ -345,6 +346,7 @@ def main() -> None:
                 f"{seconds:.0f}",
             )
             console.print(name, *(f"{worth:.3f}" for worth in worths), f"{seconds:.0f} s", highlight=False)
+            console.print("  by trial", *(f"{worth:.2f}" for worth in curves[name]), highlight=False)
         console.print(table)
         console.print(leading(curves))
         if args.plot:
