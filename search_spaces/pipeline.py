@@ -48,8 +48,9 @@ _STRIDE, _INWARD = 0.5, 0.95
 # epochs (search_efficiency.py, 3 seeds) are 0.77, 0.77 and 0.79 on digits with 4; 4 and 3; 5, 4 and 3, and
 # 0.72, 0.72 and 0.74 on the table.
 _BITS = (5.0, 4.0, 3.0)
-# Shares of the budget after which the front so far is stored as codes: who ends a search early has them.
-_EARLY = (1 / 3, 2 / 3)
+# Share of the budget from which on what comes to the front is stored as codes: who ends a search early has
+# them.
+_EARLY = 1 / 3
 # Bits that hardly lose anything, for what codes of few bits were not good enough for.
 _MANY_BITS = 16.0
 # Costs that are less where weights are stored as codes.
@@ -346,11 +347,10 @@ def _coded(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
 
     Once the budget of trials is used up, the costliest first, as it bears most; with fewer bits each time as
     long as its codes are good enough to be kept. Where the first are not, once more in half precision. Before
-    that, after each third of the budget, what was trained by then, with the most bits alone.
+    that, from a third of the budget on, each with the most bits alone.
     """
     storage = _storage(spaces, family.metric)
-    early = _trained_early(family)
-    if not storage or not (early or family.left <= 0):
+    if not storage or (family.left > 0 and not _is_late(family)):
         return None
     tries: dict[int, list[ac.Attempt]] = {}
     for attempt in family.attempts:
@@ -358,7 +358,7 @@ def _coded(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
             tries.setdefault(attempt.parent, []).append(attempt)
     for parent in family.front:
         before = tries.get(parent.number, [])
-        if family.left > 0 and (before or parent.number not in early):
+        if family.left > 0 and before:
             continue
         bits = _next_bits([attempt.kept for attempt in before])
         if parent.number in family.coding or bits is None:
@@ -374,12 +374,10 @@ def _coded(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
     return None
 
 
-def _trained_early(family: ac.Family) -> set[int]:
-    """The reference and the trials of the thirds of the budget that are over; none in the first."""
-    trained = [attempt.number for attempt in family.attempts if attempt.trained]
-    budget = len(trained) + len(family.running) + family.left
-    over = [share for share in _EARLY if len(trained) >= share * budget]
-    return {0, *trained[: math.ceil(over[-1] * budget)]} if over else set()
+def _is_late(family: ac.Family) -> bool:
+    """Whether so much of the budget is over that its front is stored as codes while the search goes on."""
+    trained = sum(attempt.trained for attempt in family.attempts)
+    return trained >= _EARLY * (trained + len(family.running) + family.left)
 
 
 def _next_bits(kept: Sequence[bool]) -> float | None:
@@ -411,7 +409,7 @@ class Plan:
         others: spaces that make no model cheaper but better as the file that it becomes, which are tried too
             where what was tried least is.
         exploring: every so many trials what was tried least is tried; 0 is never.
-        codes: spaces that store the front's weights after each third of the budget.
+        codes: spaces that store the front's weights from a third of the budget on.
     """
 
     trials: int
@@ -440,7 +438,7 @@ class Plan:
             parts.append(f"{tried} {', '.join(others)}")
         if self.codes:
             by = ", ".join(self.codes)
-            parts.append(f"after each third the front is stored as codes too, by {by}, beside the budget")
+            parts.append(f"from a third on the front is stored as codes too, by {by}, beside the budget")
         return "; ".join(parts)
 
 

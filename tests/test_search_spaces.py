@@ -176,7 +176,7 @@ def test_a_trial_goes_a_little_further_than_those_that_run(resnet20: ModelProfil
 def test_a_budget_is_spent_on_what_it_pays_for(trials: int, workers: int, text: str) -> None:
     spaces = of_methods("alcn", "alds", "autoplastic", "depth", "lc")
     text = text.format(smaller="alcn makes the smallest so far smaller, in ever smaller steps")
-    codes = "; after each third the front is stored as codes too, by lc, beside the budget"
+    codes = "; from a third on the front is stored as codes too, by lc, beside the budget"
     assert pipeline.plan(trials, spaces, "weight_bytes").text(workers) == text + codes
     assert pipeline.plan(trials, spaces, "macs").text(workers) == text
 
@@ -391,7 +391,7 @@ def test_models_of_the_front_are_stored_as_codes_once_the_budget_is_used_up(resn
     assert guided(*every) is None
 
 
-def test_after_each_third_of_the_budget_the_front_so_far_is_stored_as_codes_once(
+def test_from_a_third_of_the_budget_on_what_comes_to_the_front_is_stored_as_codes_once(
     resnet20: ModelProfile,
 ) -> None:
     spaces, budget = of_methods("alcn", "lc"), 9
@@ -413,7 +413,7 @@ def test_after_each_third_of_the_budget_the_front_so_far_is_stored_as_codes_once
             ended.append(attempt(100 + len(ended), early[-1], 0.1, **codes))
         coded.append((trained, early))
         ended.append(attempt(trained + 1, trained, 0.5 ** (trained + 1)))
-    assert [entry for entry in coded if entry[1]] == [(3, [0, 1, 2, 3]), (6, [4, 5, 6])]
+    assert [entry for entry in coded if entry[1]] == [(3, [0, 1, 2, 3]), *((number, [number]) for number in range(4, budget))]
 
 
 def test_the_sampler_takes_over_where_two_trials_in_a_row_had_no_result(resnet20: ModelProfile) -> None:
