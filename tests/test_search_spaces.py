@@ -413,7 +413,10 @@ def test_from_a_third_of_the_budget_on_what_comes_to_the_front_is_stored_as_code
             ended.append(attempt(100 + len(ended), early[-1], 0.1, **codes))
         coded.append((trained, early))
         ended.append(attempt(trained + 1, trained, 0.5 ** (trained + 1)))
-    assert [entry for entry in coded if entry[1]] == [(3, [0, 1, 2, 3]), *((number, [number]) for number in range(4, budget))]
+    assert [entry for entry in coded if entry[1]] == [
+        (3, [0, 1, 2, 3]),
+        *((number, [number]) for number in range(4, budget)),
+    ]
 
 
 def test_the_sampler_takes_over_where_two_trials_in_a_row_had_no_result(resnet20: ModelProfile) -> None:

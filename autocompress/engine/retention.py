@@ -1,8 +1,9 @@
 """Which checkpoints stay in a run folder, and what the folder takes of the disk.
 
-"near" keeps those that are on the front or within noise of it, those that trials may start from, and what a
-model of these whose weights are codes was made of; what running trials need stays until they end. "front"
-does the same while the search runs, and keeps the front alone once it has come to its end. "all" keeps each.
+"near" keeps those that are on the front, of those within noise of it the likeliest to be on it, those that
+trials may start from, and what a model of these whose weights are codes was made of; what running trials need
+stays until they end. "front" does the same while the search runs, and keeps the front alone once it has come
+to its end. "all" keeps each.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from autocompress.checkpoint.store import kept_trials, remove_checkpoint, trial_
 from autocompress.engine.family import FamilyTree
 from autocompress.result import LEAST_PROBABILITY
 from autocompress.study import SearchStudy
+
+# Of the models within noise of a front, which on few validation rows are nearly all.
+_MOST_NEAR = 24
 
 
 def remove_displaced(
@@ -28,11 +32,14 @@ def remove_displaced(
         reference: metrics of the reference.
     """
     there = {0, *kept_trials(trials)}
+    front = {trial.number for trial in study.front(reference, there)}
     probabilities = study.front_probabilities(reference, there)
-    near = {number for number, probability in probabilities.items() if probability >= LEAST_PROBABILITY}
-    near |= {trial.number for trial in study.front(reference, there)}
-    near |= {parent.number for parent in tree.family((), (), 0).front}
-    _remove(trials, study, there - near - tree.made_of(near) - study.needed())
+    near = [
+        n for n, probability in probabilities.items() if n not in front and probability >= LEAST_PROBABILITY
+    ]
+    near.sort(key=lambda number: -probabilities[number])
+    stay = front | {*near[:_MOST_NEAR]} | {parent.number for parent in tree.family((), (), 0).front}
+    _remove(trials, study, there - stay - tree.made_of(stay) - study.needed())
 
 
 def keep_front_alone(trials: Path, study: SearchStudy, reference: Mapping[str, float]) -> None:

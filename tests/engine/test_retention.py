@@ -11,6 +11,7 @@ import pytest
 import autocompress as ac
 from autocompress.checkpoint import store
 from autocompress.checkpoint.store import kept_trials, remove_checkpoint, remove_leftovers, trial_folder
+from autocompress.engine import retention
 from autocompress.engine.family import FamilyTree
 from autocompress.engine.retention import keep_front_alone, remove_displaced
 from autocompress.engine.settings import Settings
@@ -86,6 +87,17 @@ def test_models_that_are_gone_are_remembered(run: Run) -> None:
     # What it came from is the nearest that is there.
     assert family.kept.keys() == {0, 7}
     assert family.kept[7].parent == 0
+
+
+def test_of_what_is_within_noise_of_the_front_the_likeliest_stay(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "_MOST_NEAR", 2)
+    near = {run.complete(TrialConfig((LC,), 0, 0), 0.9, 0.9, []): p for p in (0.2, 0.4, 0.1, 0.3)}
+    front = dict.fromkeys([trial.number for trial in run.study.front(BASE)], 1.0)
+    monkeypatch.setattr(run.study, "front_probabilities", lambda *args: near | front)
+    likeliest = {number for number, probability in near.items() if probability >= 0.3}
+    assert run.retain() & {*near} == likeliest
 
 
 def test_the_front_alone_may_be_kept(run: Run) -> None:
