@@ -211,12 +211,12 @@ def test_front_prints_a_table_json_and_csv(finished: ac.SearchResult, command: C
     table = command("front", finished.out).stdout
     assert "reference" in table
     assert "knee" in table
-    found = json.loads(command("front", finished.out, "--json").stdout)
-    assert found == finished.to_json()
+    printed = json.loads(command("front", finished.out, "--json").stdout)
+    assert printed == finished.to_json()
     keys = {"trial", "path", "metrics", "errors", "front_probability", "test_metrics", "config", "ratios"}
     keys |= {"lineage"}
-    assert set(found["points"][0]) == keys
-    assert (finished.out / found["points"][0]["path"] / "manifest.json").is_file()
+    assert set(printed["points"][0]) == keys
+    assert (finished.out / printed["points"][0]["path"] / "manifest.json").is_file()
     text = command("front", finished.out, "--csv").stdout
     assert not any(line.endswith(" ") for line in table.splitlines())
     rows = list(csv.DictReader(io.StringIO(text)))
@@ -285,9 +285,9 @@ def test_onnx_export_gives_the_same_outputs(
     assert done.returncode == 0, done.stderr
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     x = next(iter(digits.val))[0]
-    found = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+    answers = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
     with torch.no_grad():
-        assert np.allclose(found, finished.pick("knee").load()(x).numpy(), atol=1e-4)
+        assert np.allclose(answers, finished.pick("knee").load()(x).numpy(), atol=1e-4)
 
 
 def test_a_dashboard_prints_no_warnings_of_optunas_charts(
@@ -320,16 +320,16 @@ def test_replay_gives_the_stored_metrics_again(finished: ac.SearchResult, comman
 
 
 def test_inspect_lists_every_layer(command: Command) -> None:
-    found = json.loads(command("inspect", "digits", "--model", "resnet20", "--json").stdout)
+    printed = json.loads(command("inspect", "digits", "--model", "resnet20", "--json").stdout)
     members = {
-        m["tensor"].rpartition(".")[0] for g in found["groups"] for m in g["members"] if m["role"] != "in"
+        m["tensor"].rpartition(".")[0] for g in printed["groups"] for m in g["members"] if m["role"] != "in"
     }
-    assert members | set(found["frozen"]) == set(found["layers"])
+    assert members | set(printed["frozen"]) == set(printed["layers"])
     table = command("inspect", "digits", "--model", "resnet20").stdout
     assert "coupled channel groups" in table
     assert "10 cut points" in table
     assert "9 residual branches" in table
-    assert found["cut_points"][0] == {
+    assert printed["cut_points"][0] == {
         "name": "conv1",
         "shape": [16, 8, 8],
         "macs_before": 64 * 16 * 9,
@@ -341,10 +341,10 @@ def test_inspect_lists_every_layer(command: Command) -> None:
 def test_inspect_shows_what_is_excluded_or_stays_in_part(command: Command) -> None:
     options = ("--exclude", "linear", "--exclude", "layer3.2", "--at-least", "layer1.*=0.5")
     arguments = ("inspect", "digits", "--model", "resnet20", *options)
-    found = json.loads(command(*arguments, "--json").stdout)
-    assert found["frozen"]["layer3.2.conv1"] == "excluded by 'layer3.2'"
-    assert found["frozen"]["layer3.0.conv2"].startswith("its channels are coupled with 'layer3.2.")
-    least = {group["name"]: (group["at_least"], group["width"]) for group in found["groups"]}
+    printed = json.loads(command(*arguments, "--json").stdout)
+    assert printed["frozen"]["layer3.2.conv1"] == "excluded by 'layer3.2'"
+    assert printed["frozen"]["layer3.0.conv2"].startswith("its channels are coupled with 'layer3.2.")
+    least = {group["name"]: (group["at_least"], group["width"]) for group in printed["groups"]}
     assert least["layer1.0.conv1"] == (8, 16)
     assert "at least 8" in command(*arguments).stdout
 

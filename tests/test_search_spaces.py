@@ -495,9 +495,9 @@ def test_alds_proposes_budgets_that_can_be_met() -> None:
     )
     model = ModelProfile(1000, 900, (), layers=layers)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    found = [plugins.search_space("alds").suggest(study.ask(), model) for _ in range(30)]
-    assert {config.epsilon > 0 for config in found} == {False, True}
-    for config in (one for one in found if not one.epsilon):
+    configs = [plugins.search_space("alds").suggest(study.ask(), model) for _ in range(30)]
+    assert {config.epsilon > 0 for config in configs} == {False, True}
+    for config in (one for one in configs if not one.epsilon):
         rest = {"params": 400 / 1000, "macs": 300 / 900}[config.cost]
         assert rest + 0.2 * (1 - rest) <= config.keep <= rest + 0.9 * (1 - rest)
 
@@ -507,8 +507,8 @@ def test_alds_counts_parameters_where_no_layer_with_macs_can_be_two() -> None:
     model = ModelProfile(1000, 900, (), layers=layers)
     space = plugins.search_space("alds")
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    found = [space.suggest(study.ask(), model) for _ in range(10)]
-    assert {config.cost for config in found} == {"params"}
+    configs = [space.suggest(study.ask(), model) for _ in range(10)]
+    assert {config.cost for config in configs} == {"params"}
     move = space.move(model, 0.5)
     assert move["alds.cost"] == "params"
     assert move["alds.keep"] == pytest.approx(1 - 0.5 / 0.9)

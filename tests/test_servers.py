@@ -33,9 +33,9 @@ _PLACES = (
 def program(*names: str) -> str:
     """The first of some programs that is installed; skips the test where none is."""
     for name in names:
-        found = shutil.which(name, path=os.pathsep.join(_PLACES))
-        if found is not None:
-            return found
+        program = shutil.which(name, path=os.pathsep.join(_PLACES))
+        if program is not None:
+            return program
     pytest.skip(f"{' or '.join(names)} is not installed")
 
 

@@ -32,10 +32,10 @@ def test_two_processes_that_start_together_compute_a_value_once(tmp_path):
     both = [context.Process(target=worker, args=(tmp_path, answers)) for _ in range(2)]
     for process in both:
         process.start()
-    found = [answers.get() for _ in both]
+    answered = [answers.get() for _ in both]
     for process in both:
         process.join()
-    assert found[0] == found[1]
+    assert answered[0] == answered[1]
     assert len(list(tmp_path.glob("made-by-*"))) == 1
 
 

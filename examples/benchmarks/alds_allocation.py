@@ -73,7 +73,7 @@ def true_error(model: nn.Module, decomposer: Decomposer, choices: dict[str, Any]
 
 
 def allocations(tasks: dict[str, ac.Task]) -> None:
-    found = table(
+    printed = table(
         "Allocations by budget (share of parameters kept)",
         "model", "measure", "keep", "error", "true error", "rank / full rank", "layers × k", "dense",
         "seconds",
@@ -85,26 +85,26 @@ def allocations(tasks: dict[str, ac.Task]) -> None:
             start = time.perf_counter()
             decomposer = Decomposer(model, task, settings(measure, cost="params"))
             decomposer.options()
-            found.add_row(name, measure, "spectra", *[""] * 5, f"{time.perf_counter() - start:.2f}")
+            printed.add_row(name, measure, "spectra", *[""] * 5, f"{time.perf_counter() - start:.2f}")
             for keep in BUDGETS:
                 start = time.perf_counter()
                 try:
                     allocation = decomposer.allocate(keep)
                 except ac.AutocompressError as error:
-                    found.add_row(name, measure, f"{keep:g}", str(error))
+                    printed.add_row(name, measure, f"{keep:g}", str(error))
                     continue
                 seconds = time.perf_counter() - start
                 choices = allocation.choices
                 shares = [c.rank / decomposer.full_rank(n, c) for n, c in choices.items()]
                 slices = Counter(choice.slices for choice in choices.values())
-                found.add_row(
+                printed.add_row(
                     name, measure, f"{keep:g}", f"{allocation.error:.3f}",
                     f"{true_error(model, decomposer, choices):.3f}",
                     f"{min(shares):.2f} to {max(shares):.2f}" if shares else "",
                     ", ".join(f"{n} × {k}" for k, n in sorted(slices.items())),
                     str(len(decomposer.layers) - len(choices)), f"{seconds:.2f}",
                 )  # fmt: skip
-    console.print(found)
+    console.print(printed)
 
 
 def decomposed(task: ac.Task, config: Config) -> nn.Module:
@@ -112,21 +112,21 @@ def decomposed(task: ac.Task, config: Config) -> nn.Module:
 
 
 def without_retraining(task: ac.Task) -> None:
-    found = table("Test accuracy without retraining", "keep", "measure", "parameters", "as cut",
+    printed = table("Test accuracy without retraining", "keep", "measure", "parameters", "as cut",
                   "second factors refitted", "original")  # fmt: skip
     for keep in (0.5, 0.1):
         for measure in MEASURES:
             config = settings(measure, keep=keep, cost="params")
             models = [decomposed(task, replace(config, refit=refit)) for refit in (False, True)]
-            found.add_row(
+            printed.add_row(
                 f"{keep:g}", measure, f"{count_params(models[1]):,}",
                 *(f"{accuracy(model, task):.1%}" for model in models), ORIGINAL[keep],
             )  # fmt: skip
-    console.print(found)
+    console.print(printed)
 
 
 def with_retraining(task: ac.Task, epochs: int, measures: Sequence[Measure]) -> None:
-    found = table(f"Test accuracy after {epochs} epochs of training the factors", "fewer MACs", "measure",
+    printed = table(f"Test accuracy after {epochs} epochs of training the factors", "fewer MACs", "measure",
                   "right after", "retrained", "minutes")  # fmt: skip
     for saved in (0.3, 0.5, 0.7):
         for measure in measures:
@@ -137,9 +137,9 @@ def with_retraining(task: ac.Task, epochs: int, measures: Sequence[Measure]) -> 
             Trainer(task, epochs, lr_scale=0.2).fit(model, epochs)
             row = [f"{saved:.0%}", measure, f"{before:.1%}", f"{accuracy(model, task):.1%}"]
             row.append(f"{(time.perf_counter() - start) / 60:.1f}")
-            found.add_row(*row)
+            printed.add_row(*row)
             console.log("  ".join(row))
-    console.print(found)
+    console.print(printed)
 
 
 def main() -> None:

@@ -86,14 +86,14 @@ def main() -> None:
             pairs = [
                 (a, b) for b in range(len(cuts)) for a in range(b) if why_illegal(cuts[a], cuts[b]) is None
             ]
-            found = Counter(
+            outcomes = Counter(
                 tried(model, analysis, inputs, made, pair) for pair in track(pairs, f"{name} {size}")
             )
-            for reason in set(found) - {"right"}:
-                console.log(f"{name} {size}: {found[reason]} × {reason}")
+            for reason in set(outcomes) - {"right"}:
+                console.log(f"{name} {size}: {outcomes[reason]} × {reason}")
             minutes = (time.perf_counter() - start) / 60
             table.add_row(
-                name, str(size), str(len(cuts)), str(len(pairs)), str(found["right"]), f"{minutes:.1f}"
+                name, str(size), str(len(cuts)), str(len(pairs)), str(outcomes["right"]), f"{minutes:.1f}"
             )
     console.print(table)
 

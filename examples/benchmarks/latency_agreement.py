@@ -64,10 +64,10 @@ def main() -> None:
                 files = [Path(scratch) / f"{name}-{which}.{suffix}" for which in ("small", "whole")]
                 for file, subject in zip(files, (smaller, model), strict=True):
                     write(subject, x, file)
-                found = [measure_latency(*files, x, LatencySettings()) for _ in range(arguments.repeats)]
-                ratios = [one.ratio for one in found]
+                timings = [measure_latency(*files, x, LatencySettings()) for _ in range(arguments.repeats)]
+                ratios = [one.ratio for one in timings]
                 apart = max(ratios) / min(ratios) - 1
-                spread = max(one.spread for one in found)
+                spread = max(one.spread for one in timings)
                 cells = (" ".join(f"{r:.3f}" for r in ratios), f"{spread:.1%}", f"{apart:.1%}")
                 table.add_row(name, suffix, *cells, "yes" if apart <= BAR else "NO")
                 Console().print(f"{name} {suffix} done", highlight=False)

@@ -172,8 +172,8 @@ def c_steps(task: ac.Task) -> None:
             centres = theirs.cluster_centers_
             again = KMeans(k, init=centres, n_init=1, tol=1e-10)
             cells[4] = f"{seconds(lambda again=again: again.fit(moved.numpy()[:, None])):.3f}"
-            found = torch.from_numpy(np.sort(centres[:, 0]))
-            both = [(x.double() - c.double()[nearest(x, c)]).square().sum() for c in (levels, found)]
+            sorted_centres = torch.from_numpy(np.sort(centres[:, 0]))
+            both = [(x.double() - c.double()[nearest(x, c)]).square().sum() for c in (levels, sorted_centres)]
             cells[5] = f"{float(both[0] / both[1]):.9f}"
         table.add_row(*cells)
     first = matrices[0]

@@ -90,9 +90,9 @@ def test_excluded_layers_stay_floats_and_frozen_ones_do_not(excluded: str, tmp_p
     assert float_weights(checkpoint.artifact_file("onnx-int8")) == {weight.numel()}
 
 
-def differing(expected: list[Tensor], found: list[Tensor]) -> float:
+def differing(expected: list[Tensor], given: list[Tensor]) -> float:
     """The share of rows whose class is another one."""
-    pairs = zip(expected, found, strict=True)
+    pairs = zip(expected, given, strict=True)
     return float(torch.cat([a.argmax(1) != b.argmax(1) for a, b in pairs]).float().mean())
 
 

@@ -197,22 +197,22 @@ def test_functions_of_other_modules_of_the_users_count(
         "import own_parts\ndef loss(o, t):\n    return own_parts.scaled(o, t)\n"
         "def late(o, t):\n    import own_parts as parts\n    return parts.scaled(o, t)\n"
     )
-    found: dict[str, set[str]] = {"loss": set(), "late": set()}
+    digests_seen: dict[str, set[str]] = {"loss": set(), "late": set()}
     for scale in ("2", "30"):
         text = f"UNUSED = {scale}\ndef scaled(o, t):\n    return (o - t).sum() * {scale}\n"
         (tmp_path / "own_parts.py").write_text(text)
-        for name in found:
+        for name in digests_seen:
             monkeypatch.delitem(sys.modules, "own_parts", raising=False)
-            found[name].add(digest(getattr(load_module(str(tmp_path / "own_loss.py")), name)))
-    assert {name: len(digests) for name, digests in found.items()} == {"loss": 2, "late": 2}
+            digests_seen[name].add(digest(getattr(load_module(str(tmp_path / "own_loss.py")), name)))
+    assert {name: len(digests) for name, digests in digests_seen.items()} == {"loss": 2, "late": 2}
 
 
 def test_a_file_called_like_an_installed_module_is_the_users(tmp_path: Path) -> None:
-    found = set()
+    digests_seen = set()
     for number in (1, 20):
         (tmp_path / "statistics.py").write_text(f"class Loss:\n    def f(self):\n        return {number}\n")
-        found.add(digest(load_module(str(tmp_path / "statistics.py")).Loss))
-    assert len(found) == 2
+        digests_seen.add(digest(load_module(str(tmp_path / "statistics.py")).Loss))
+    assert len(digests_seen) == 2
 
 
 def test_initial_weights_of_a_model_count_by_shape() -> None:

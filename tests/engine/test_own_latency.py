@@ -42,8 +42,8 @@ def test_a_trial_measures_by_the_function_and_the_memory_of_a_call(
     checkpoint = train_reference(task, tmp_path / "reference", measuring)
     reference = Reference.of(checkpoint, task.model())
     config = TrialConfig((Stage("alcn", {"initial_ratio": 0.5}),), epochs=1)
-    found = run_trial(task, reference, config, tmp_path / "trial", measuring).metrics
-    for metrics in (checkpoint.manifest["metrics"], found):
+    measured = run_trial(task, reference, config, tmp_path / "trial", measuring).metrics
+    for metrics in (checkpoint.manifest["metrics"], measured):
         assert metrics["latency"] == pytest.approx(metrics["bytes"] / 1000 + 2)
         assert metrics["latency_spread"] == 0
         assert metrics["memory"] > 0

@@ -178,8 +178,8 @@ def test_labels_that_the_loss_ignores_are_no_fault(residual_task: ac.Task) -> No
 def test_by_default_models_keep_accuracy_and_are_smaller_or_faster(
     residual_task: ac.Task, objectives: str, wanted: tuple[str, ...]
 ) -> None:
-    found = prepare(residual_task, Settings(objectives=tuple(objectives.split(","))))
-    assert found.settings.constraints == wanted
+    prepared = prepare(residual_task, Settings(objectives=tuple(objectives.split(","))))
+    assert prepared.settings.constraints == wanted
 
 
 def test_naming_a_default_is_no_other_run() -> None:

@@ -59,8 +59,8 @@ def test_manifest_says_how_raw_inputs_become_the_programs(finished: ac.SearchRes
     mean, std = (np.array(spec[k], dtype=np.float32).reshape(1, -1, 1, 1) for k in ("mean", "std"))
     inputs = torch.from_numpy((raw * np.float32(spec["scale"]) - mean) / std)
     with torch.no_grad():
-        found = (finished.front[0].load()(inputs).argmax(1).numpy() == digits.test.targets).mean()
-    assert found == finished.front[0].test_metrics["accuracy"]
+        accuracy = (finished.front[0].load()(inputs).argmax(1).numpy() == digits.test.targets).mean()
+    assert accuracy == finished.front[0].test_metrics["accuracy"]
     assert spec["shape"] == [None, 1, 8, 8]
 
 

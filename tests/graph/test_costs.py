@@ -53,11 +53,11 @@ def test_params_count_shared_ones_once() -> None:
 
 
 def test_profile_gives_each_group_the_cost_of_its_layers(residual: nn.Module, images: Tensor) -> None:
-    found = profile(residual, images, analyse(residual, images))
-    side = next(group for group in found.groups if group.name == "side")
+    described = profile(residual, images, analyse(residual, images))
+    side = next(group for group in described.groups if group.name == "side")
     head_share = 6 * 16 / (14 * 16)
     assert side.macs == round(64 * 8 * 6 + head_share * 14 * 16 * 5)
-    assert found.params == count_params(residual)
+    assert described.params == count_params(residual)
 
 
 def _quantized(shape: tuple[int, ...]) -> Encoding:

@@ -28,8 +28,8 @@ def test_reshaped_labels_equal_labels_of_the_reshaped_tensor(
         sizes[dim] = old[dim]
         labels = rng.permutation(100)[: old[dim]].reshape(sizes)
         expected = np.broadcast_to(labels, old).reshape(new)
-        found = np.broadcast_to(reshape_labels(labels, old, new), new)
-        assert np.array_equal(found, expected)
+        reshaped = np.broadcast_to(reshape_labels(labels, old, new), new)
+        assert np.array_equal(reshaped, expected)
 
 
 def test_compressed_labels_are_smallest_and_equal() -> None:

@@ -92,8 +92,8 @@ def test_a_structure_is_exported_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(analysis, "export", counting)
     models = [nn.Sequential(nn.Linear(6, 7), nn.ReLU(), nn.Linear(7, 3)) for _ in range(3)]
-    found = [analyse(model, X) for model in models]
+    analyses = [analyse(model, X) for model in models]
     assert len(exported) == 1
-    assert found[0] is found[2]
+    assert analyses[0] is analyses[2]
     analyse(nn.Sequential(nn.Linear(6, 7), nn.Tanh(), nn.Linear(7, 3)), X)
     assert len(exported) == 2

@@ -28,10 +28,10 @@ def test_cut_points_of_a_resnet_are_the_ends_of_its_blocks(resnet20: nn.Module) 
 
 
 def test_residual_branches_are_told_from_their_shortcuts(resnet20: nn.Module) -> None:
-    found = analyse(resnet20, torch.randn(2, 3, 32, 32)).residuals
-    assert len(found) == 9
-    assert found[0].branch == ("layer1.0.conv1", "layer1.0.bn1", "layer1.0.conv2", "layer1.0.bn2")
-    assert not any(residual.shortcut for residual in found)
+    residuals = analyse(resnet20, torch.randn(2, 3, 32, 32)).residuals
+    assert len(residuals) == 9
+    assert residuals[0].branch == ("layer1.0.conv1", "layer1.0.bn1", "layer1.0.conv2", "layer1.0.bn2")
+    assert not any(residual.shortcut for residual in residuals)
     projected = analyse(tv.resnet18().eval(), torch.randn(2, 3, 32, 32)).residuals
     assert [r.shortcut for r in projected if r.shortcut] == [
         (f"layer{stage}.0.downsample.0", f"layer{stage}.0.downsample.1") for stage in (2, 3, 4)
@@ -95,9 +95,9 @@ def test_macs_before_a_cut_point_add_up(residual: nn.Module, images: Tensor) -> 
     analysis = analyse(residual, images)
     counts = node_macs(residual, images, analysis)
     assert sum(counts.values()) == layer_macs(residual, images)[""]
-    found = profile(residual, images, analysis).cut_points
-    assert found[0].macs == layer_macs(residual, images)["stem"]
-    assert [cut.macs for cut in found] == sorted(cut.macs for cut in found)
+    cuts = profile(residual, images, analysis).cut_points
+    assert cuts[0].macs == layer_macs(residual, images)["stem"]
+    assert [cut.macs for cut in cuts] == sorted(cut.macs for cut in cuts)
 
 
 def test_of_a_sum_of_three_each_branch_is_gated_and_never_the_stream() -> None:
@@ -110,8 +110,8 @@ def test_of_a_sum_of_three_each_branch_is_gated_and_never_the_stream() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.head(x + self.long(x) + self.short(x))
 
-    found = analyse(Parallel().eval(), torch.randn(2, 8)).residuals
-    assert [branch.branch for branch in found] == [("long.0", "long.2"), ("short",)]
+    branches = analyse(Parallel().eval(), torch.randn(2, 8)).residuals
+    assert [branch.branch for branch in branches] == [("long.0", "long.2"), ("short",)]
 
 
 def test_sums_with_a_factor_are_no_residuals() -> None:

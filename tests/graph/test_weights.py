@@ -13,8 +13,8 @@ from tests.graph.zoo import Functional, Lstm, Shared, UNet, encoder
 
 
 def weights(model: nn.Module, example: Tensor) -> dict[str, Weight]:
-    found = weights_of(model, analyse(model.eval(), example), layer_macs(model, example))
-    return {weight.name: weight for weight in found}
+    described = weights_of(model, analyse(model.eval(), example), layer_macs(model, example))
+    return {weight.name: weight for weight in described}
 
 
 class Language(nn.Module):
@@ -35,19 +35,19 @@ class Language(nn.Module):
 
 def test_every_parameter_of_more_than_one_dimension_is_a_weight_and_shared_ones_are_one() -> None:
     model = Language()
-    found = weights(model, torch.randint(40, (2, 7)))
+    described = weights(model, torch.randint(40, (2, 7)))
     gates = {
         f"rnn.weight_{of}_l0{end}": (24, size)
         for of, size in (("ih", 16), ("hh", 8))
         for end in ("", "_reverse")
     }
     shapes = {"embed": (40, 16), "scaled": (40, 16), "position": (1, 7, 16), **gates}
-    assert {name: weight.shape for name, weight in found.items()} == shapes
-    assert list(found)[:3] == ["embed", "scaled", "position"]
-    assert found["embed"].aliases == ("head", "embed.weight", "head.weight")
-    assert found["position"].folded == (7, 16)
-    assert {weight.kind for weight in found.values()} == {"Embedding", "Language", "GRU"}
-    obstacles = {name: weight.obstacle for name, weight in found.items()}
+    assert {name: weight.shape for name, weight in described.items()} == shapes
+    assert list(described)[:3] == ["embed", "scaled", "position"]
+    assert described["embed"].aliases == ("head", "embed.weight", "head.weight")
+    assert described["position"].folded == (7, 16)
+    assert {weight.kind for weight in described.values()} == {"Embedding", "Language", "GRU"}
+    obstacles = {name: weight.obstacle for name, weight in described.items()}
     assert obstacles == {
         "embed": Obstacle.SHARED, "scaled": Obstacle.SCALES_ROWS, "position": Obstacle.NO_LAYER,
         **dict.fromkeys(gates, Obstacle.NO_LAYER),
@@ -55,8 +55,8 @@ def test_every_parameter_of_more_than_one_dimension_is_a_weight_and_shared_ones_
 
 
 def test_a_weight_is_multiplied_as_often_as_its_operators_say() -> None:
-    found = weights(Language(), torch.randint(40, (3, 7)))
-    macs = {name: weight.macs for name, weight in found.items()}
+    described = weights(Language(), torch.randint(40, (3, 7)))
+    macs = {name: weight.macs for name, weight in described.items()}
     assert macs["embed"] == 16 * 40  # by the head; looking up is no multiplication
     assert macs["scaled"] == macs["position"] == 0
     for end in ("", "_reverse"):
@@ -67,20 +67,20 @@ def test_a_weight_is_multiplied_as_often_as_its_operators_say() -> None:
 @pytest.mark.parametrize("make", [Functional, Lstm, Shared, UNet, encoder])
 def test_weights_cost_what_the_model_does(make: type[nn.Module]) -> None:
     model, x = make().eval(), torch.randn(2, 3, 8, 8)
-    found = weights(model, x).values()
+    described = weights(model, x).values()
     # All but attention's own products, each 16 × 16 tokens of 24 features, in two layers.
     own_products = 2 * 2 * 16 * 16 * 24 if make is encoder else 0
-    assert sum(weight.macs for weight in found) == layer_macs(model, x)[""] - own_products
+    assert sum(weight.macs for weight in described) == layer_macs(model, x)[""] - own_products
     vectors = sum(p.numel() for p in model.parameters() if sum(n > 1 for n in p.shape) < 2)
-    assert sum(weight.params for weight in found) == count_params(model) - vectors
+    assert sum(weight.params for weight in described) == count_params(model) - vectors
 
 
 def test_functional_weights_go_by_their_own_names_and_layers_by_theirs() -> None:
-    found = weights(Functional(), torch.randn(2, 3, 8, 8))
-    assert list(found) == ["weight", "matrix", "head"]
-    assert found["weight"].layer == found["matrix"].layer == ""
-    assert found["head"].layer == "head"
-    assert found["head"].parameter == "head.weight"
+    described = weights(Functional(), torch.randn(2, 3, 8, 8))
+    assert list(described) == ["weight", "matrix", "head"]
+    assert described["weight"].layer == described["matrix"].layer == ""
+    assert described["head"].layer == "head"
+    assert described["head"].parameter == "head.weight"
 
 
 def test_transposed_convolutions_and_a_bare_layer() -> None:

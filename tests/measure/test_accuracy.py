@@ -51,9 +51,9 @@ def test_ignored_pixels_do_not_count(ignored: int) -> None:
     outputs, targets = drawn(20, 7, 6, 5)
     targets[:, :2] = ignored
     right = multiclass_accuracy(outputs, targets, 7, average="micro", ignore_index=ignored)
-    found = scored(outputs, targets, ignored)
-    assert found.value == pytest.approx(float(right), abs=1e-6)
-    assert found.value == scored(outputs[:, :, 2:], targets[:, 2:], ignored).value
+    score = scored(outputs, targets, ignored)
+    assert score.value == pytest.approx(float(right), abs=1e-6)
+    assert score.value == scored(outputs[:, :, 2:], targets[:, 2:], ignored).value
 
 
 @pytest.mark.parametrize(
@@ -74,12 +74,12 @@ def test_what_the_loss_ignores_is_ignored(loss: ac.task.LossFn, ignored: int) ->
 
 @pytest.mark.parametrize("rows", [60, 144, 2000])
 def test_the_error_is_that_of_the_binomial_formula(rows: int) -> None:
-    found = scored(*drawn(rows))
-    right = math.sqrt(found.value * (1 - found.value) / rows)
-    assert len(found.replicates) == 100
+    score = scored(*drawn(rows))
+    right = math.sqrt(score.value * (1 - score.value) / rows)
+    assert len(score.replicates) == 100
     # 100 replicates know a standard deviation to 7 %: this is three times that.
-    assert np.std(found.replicates, ddof=1) == pytest.approx(right, rel=0.21)
-    assert found.error == pytest.approx(right, rel=0.21)
+    assert np.std(score.replicates, ddof=1) == pytest.approx(right, rel=0.21)
+    assert score.error == pytest.approx(right, rel=0.21)
 
 
 @pytest.mark.parametrize(("rows", "right"), [(60, 60), (60, 0), (10, 10), (1, 1)])

@@ -17,8 +17,8 @@ KNOWN = {"accuracy": "maximize", "bytes": "minimize", "macs": "minimize", "param
 
 
 def test_directions_are_known_and_can_be_overridden() -> None:
-    found = parse_objectives(["accuracy", "bytes", "macs:max"], KNOWN)
-    assert [(o.metric, o.maximised) for o in found] == [
+    parsed = parse_objectives(["accuracy", "bytes", "macs:max"], KNOWN)
+    assert [(o.metric, o.maximised) for o in parsed] == [
         ("accuracy", True),
         ("bytes", False),
         ("macs", True),

@@ -77,11 +77,11 @@ class TestEveryMethod:
 
     def test_search_space_proposes_its_config(self, method: str, task: ac.Task) -> None:
         model = task.model().eval()
-        found = profile(model, task.example(), analyse(model, task.example()))
+        described = profile(model, task.example(), analyse(model, task.example()))
         suggest = plugins.search_space(method).suggest
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
         for _ in range(20):
-            assert plugins.method_of(suggest(study.ask(), found)) == method
+            assert plugins.method_of(suggest(study.ask(), described)) == method
 
     @pytest.mark.parametrize("device", DEVICES)
     def test_penalty_is_finite_and_training_changes_the_model(

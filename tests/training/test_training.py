@@ -291,8 +291,8 @@ def test_distillation_equals_the_numpy_reference(residual_task: ac.Task) -> None
         return powers / powers.sum(1, keepdims=True)
 
     wanted = softened(teacher(inputs).detach().numpy().astype(np.float64))
-    found = softened(outputs.numpy().astype(np.float64))
-    kl = (wanted * np.log(wanted / found)).sum(1).mean()
+    soft = softened(outputs.numpy().astype(np.float64))
+    kl = (wanted * np.log(wanted / soft)).sum(1).mean()
     own = torch.nn.functional.cross_entropy(outputs, targets).item()
     loss = Distillation(teacher, 0.7, 3.0)(
         residual_task, inputs, outputs, residual_task.loss(outputs, targets)

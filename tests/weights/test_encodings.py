@@ -163,8 +163,8 @@ def test_levels_move_as_the_nearest_step_of_the_weights_would(tied: str) -> None
     table = np.eye(3) if tied == "free" else np.array([[-1.0], [0.0], [1.0]])
     expected = np.linalg.lstsq(table[codes.numpy()], step, rcond=None)[0]
     part = layer.encoded_weight
-    found = part.levels.grad if tied == "free" else part.scale.grad
-    np.testing.assert_allclose(found.reshape(-1), expected, rtol=1e-5)
+    gradient = part.levels.grad if tied == "free" else part.scale.grad
+    np.testing.assert_allclose(gradient.reshape(-1), expected, rtol=1e-5)
     trained = layer.weight.detach().clone()
     assert torch.equal(trained, layer.eval().weight)
 

@@ -27,8 +27,8 @@ from tests.references import alcn as reference
 @pytest.mark.parametrize("size", [1, 2, 7, 64])
 def test_quantile_equals_numpys(q: float, size: int) -> None:
     values = torch.randn(size, generator=torch.Generator().manual_seed(size))
-    found = quantile(values, torch.tensor(q)).item()
-    assert found == pytest.approx(np.quantile(values.numpy(), q), abs=1e-5)
+    value = quantile(values, torch.tensor(q)).item()
+    assert value == pytest.approx(np.quantile(values.numpy(), q), abs=1e-5)
 
 
 def test_quantile_is_differentiable_in_its_level() -> None:
@@ -44,9 +44,11 @@ def test_quantile_is_differentiable_in_its_level() -> None:
 @pytest.mark.parametrize("ratio", [0.2, 0.5, 0.8])
 def test_survival_equals_the_numpy_reference(kind: str, temperature: float, ratio: float) -> None:
     h = torch.rand(33, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    found = survival_scores(h, torch.tensor(ratio, dtype=torch.float64), torch.tensor(1.7), temperature, kind)
+    scores = survival_scores(
+        h, torch.tensor(ratio, dtype=torch.float64), torch.tensor(1.7), temperature, kind
+    )
     expected = reference.survival(h.numpy(), ratio, 1.7, temperature, kind)
-    assert np.allclose(found.numpy(), expected, atol=1e-6)
+    assert np.allclose(scores.numpy(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["quantile", "median"])
@@ -68,7 +70,7 @@ def test_groups_of_any_widths_are_those_of_the_numpy_reference(kind: str, round_
         gates.ratio_logit.grad.tolist(),
         strict=True,
     )
-    for width, ratio, scores, found, mean, gradient in per_group:
+    for width, ratio, scores, kept, mean, gradient in per_group:
         used, step = ratio, 1e-6
         if round_to > 1:
             allowed = [*range(round_to, width, round_to), width]
@@ -79,7 +81,7 @@ def test_groups_of_any_widths_are_those_of_the_numpy_reference(kind: str, round_
             expected = reference.survival(scores, used, 1.0, 0.5, kind)
             near = [reference.survival(scores, used + d, 1.0, 0.5, kind).mean() for d in (-step, step)]
             slope = (near[1] - near[0]) / (2 * step)
-        assert np.allclose(found, expected, atol=1e-5)
+        assert np.allclose(kept, expected, atol=1e-5)
         assert mean == pytest.approx(expected.mean(), rel=1e-5)
         # Of the group's own ratio, straight through its rounding.
         assert gradient == pytest.approx(slope * (ratio - 0.05) * (1 - ratio) / 0.95, rel=1e-3, abs=1e-6)

@@ -199,8 +199,8 @@ class Shared(nn.Module):
 def test_layers_whose_weight_is_used_elsewhere_keep_their_place(residual_task: ac.Task) -> None:
     task = replace(residual_task, model=Shared)
     model = Shared()
-    found = weights_of(model, analyse(model, task.example()), {})
-    obstacles = {layer.name: layer.obstacle for layer in found}
+    weights = weights_of(model, analyse(model, task.example()), {})
+    obstacles = {layer.name: layer.obstacle for layer in weights}
     assert obstacles.get("a", obstacles.get("b")) is Obstacle.SHARED
     assert obstacles["c"] is Obstacle.READ_ELSEWHERE
     assert obstacles["d"] is None

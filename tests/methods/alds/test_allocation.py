@@ -52,13 +52,13 @@ def test_errors_equal_numpys_on_the_reconstructed_weight(
 ) -> None:
     rng = np.random.default_rng(0)
     matrices = rng.normal(size=(slices * groups, rows, columns))
-    found = Spectrum(torch.from_numpy(matrices), groups)
+    spectra = Spectrum(torch.from_numpy(matrices), groups)
     for rank in {1, 2, min(rows, columns) // 2, min(rows, columns) - 1}:
-        assert found.error(rank, measure) == pytest.approx(
+        assert spectra.error(rank, measure) == pytest.approx(
             reference(matrices, groups, rank, measure), rel=1e-5
         )
         assert np.allclose(project(torch.from_numpy(matrices), rank).numpy(), cut(matrices, rank), atol=1e-8)
-    assert found.error(min(rows, columns), measure) == 0.0
+    assert spectra.error(min(rows, columns), measure) == 0.0
 
 
 @pytest.mark.parametrize("measure", MEASURES)
@@ -68,12 +68,12 @@ def test_least_rank_is_the_first_within_the_error(measure: Measure) -> None:
     if measure == "data":
         x = torch.randn(3, 50, 9, dtype=torch.float64)
         moments = x.mT @ x / 50
-    found = Spectrum(torch.randn(3, 8, 9), 1, moments)
+    spectra = Spectrum(torch.randn(3, 8, 9), 1, moments)
     for epsilon in np.linspace(0, 1, 23):
-        within = [rank for rank in range(1, 9) if found.error(rank, measure) <= epsilon]
-        assert found.least_rank(float(epsilon), measure, 8) == min(within, default=None)
+        within = [rank for rank in range(1, 9) if spectra.error(rank, measure) <= epsilon]
+        assert spectra.least_rank(float(epsilon), measure, 8) == min(within, default=None)
         capped = [rank for rank in within if rank <= 3]
-        assert found.least_rank(float(epsilon), measure, 3) == min(capped, default=None)
+        assert spectra.least_rank(float(epsilon), measure, 3) == min(capped, default=None)
 
 
 @pytest.mark.parametrize("layer", [
@@ -89,7 +89,7 @@ def test_data_error_is_that_of_the_outputs(layer: nn.Module) -> None:
     inputs = layer_inputs(model, ["0"], x)["0"]
     moments = patch_moments(layer, inputs, folding)
     matrices = folding.fold(layer.weight.detach())
-    found = spectrum(layer.weight, folding, "data", moments)
+    spectra = spectrum(layer.weight, folding, "data", moments)
     for rank in (1, 2):
         weight = folding.unfold(project(matrices, rank, moments))
         with torch.no_grad():
@@ -98,7 +98,7 @@ def test_data_error_is_that_of_the_outputs(layer: nn.Module) -> None:
             small = torch.func.functional_call(layer, {"weight": weight, "bias": bias}, (x,))
             plain = folding.unfold(project(matrices, rank))
             naive = torch.func.functional_call(layer, {"weight": plain, "bias": bias}, (x,))
-        assert found.error(rank, "data") == pytest.approx(
+        assert spectra.error(rank, "data") == pytest.approx(
             float((whole - small).norm() / whole.norm()), rel=1e-3
         )
         # No matrix of that rank loses less of these outputs; the plain SVD knows nothing of them.
@@ -175,29 +175,29 @@ def test_no_allocation_is_better_than_ours(measure: Measure, seed: int) -> None:
         (max(error for error, _ in ways), sum(cost for _, cost in ways)) for ways in itertools.product(*every)
     ]
     for share in (0.4, 0.5, 0.62, 0.8, 0.99, 1.0):
-        found = allocate(layers, measure, share * dense)
+        allocation = allocate(layers, measure, share * dense)
         best = min((error for error, cost in combinations if cost <= share * dense), default=None)
         if best is None:
-            assert found is None
+            assert allocation is None
         else:
-            assert found is not None
-            assert found.cost <= share * dense
-            assert found.error == pytest.approx(best, abs=1e-7)
+            assert allocation is not None
+            assert allocation.cost <= share * dense
+            assert allocation.error == pytest.approx(best, abs=1e-7)
 
 
 def test_layers_stay_dense_where_that_is_cheaper() -> None:
     layers = small_layers(0)
-    found = allocate(layers, "operator", sum(layer.dense for layer in layers))
-    assert found is not None
-    assert found.error == 0.0
+    allocation = allocate(layers, "operator", sum(layer.dense for layer in layers))
+    assert allocation is not None
+    assert allocation.error == 0.0
     dense = {layer.name: layer.dense for layer in layers}
-    assert all(choice.cost < dense[name] for name, choice in found.choices.items())
+    assert all(choice.cost < dense[name] for name, choice in allocation.choices.items())
 
 
 def test_a_weight_of_zeros_has_no_error() -> None:
-    found = Spectrum(torch.zeros(2, _DENSE + 10, _DENSE + 10))
-    assert found.error(1, "operator") == 0.0
-    assert found.least_rank(0.0, "slices", 5) == 1
+    spectra = Spectrum(torch.zeros(2, _DENSE + 10, _DENSE + 10))
+    assert spectra.error(1, "operator") == 0.0
+    assert spectra.least_rank(0.0, "slices", 5) == 1
 
 
 @pytest.mark.parametrize("measure", MEASURES)

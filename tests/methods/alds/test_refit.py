@@ -82,8 +82,8 @@ def test_refitted_factors_bring_the_models_outputs_nearer_to_the_dense_ones() ->
 
 def test_positions_are_the_same_each_time_and_spread_over_all() -> None:
     assert sampled(100).tolist() == list(range(100))
-    found = sampled(10 * MOST_PATCHES)
-    assert len(found) == len(found.unique()) == MOST_PATCHES
-    assert torch.equal(found, sampled(10 * MOST_PATCHES))
+    places = sampled(10 * MOST_PATCHES)
+    assert len(places) == len(places.unique()) == MOST_PATCHES
+    assert torch.equal(places, sampled(10 * MOST_PATCHES))
     # Not every n-th one, which would be some columns of an image alone.
-    assert len(torch.unique(found % 32)) == 32
+    assert len(torch.unique(places % 32)) == 32

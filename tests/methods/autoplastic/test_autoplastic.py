@@ -166,14 +166,14 @@ def test_the_published_rule_moves_gates_once_an_epoch_as_its_equations_say(task:
     before = {n: p.detach().numpy().copy() for n, p in session.model.named_parameters() if p.dim() > 1}
     Trainer(task, 1).fit(session.model, 1, session)
     after = {n: p.detach().numpy() for n, p in session.model.named_parameters()}
-    for gate, layers, found in zip(
+    for gate, layers, trained_gate in zip(
         ("first", "second"), session.switches.branches.values(), session.raw.p, strict=True
     ):
         names = [f"{layer}.weight" for layer in layers if f"{layer}.weight" in before]
         assert any(name.startswith(gate) for name in names)
         s = np.exp(-np.sqrt(sum(((after[n] - before[n]) ** 2).sum() for n in names)))
         step = 0.005 * max(0.05, 1 - s) if s < 0.85 else -0.005 * max(0.05, s)
-        assert found.item() == pytest.approx(0.9 + step, abs=1e-6)
+        assert trained_gate.item() == pytest.approx(0.9 + step, abs=1e-6)
     assert session.memory is not None
     for name, average in session.memory.averages.items():
         assert np.allclose(average.numpy(), 0.9 * before[name] + 0.1 * after[name], atol=1e-6)

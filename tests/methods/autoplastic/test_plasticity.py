@@ -29,15 +29,15 @@ def test_stability_of_a_block_and_of_each_channel(
     expected = np.exp(-moved / size if relative else -moved)
     now_t, then_t = torch.tensor(now), torch.tensor(then)
     assert stability(now_t, then_t, relative).item() == pytest.approx(expected)
-    for channel, found in enumerate(channel_stability(now_t, then_t, relative).tolist()):
+    for channel, value in enumerate(channel_stability(now_t, then_t, relative).tolist()):
         moved, size = np.linalg.norm(now[channel] - then[channel]), np.linalg.norm(then[channel])
-        assert found == pytest.approx(np.exp(-moved / size if relative else -moved))
+        assert value == pytest.approx(np.exp(-moved / size if relative else -moved))
 
 
 def test_averages_follow_the_weights_by_a_tenth(weights: tuple[np.ndarray, np.ndarray]) -> None:
     now, then = weights
-    found = averaged(torch.tensor(now), torch.tensor(then), 0.9)
-    assert np.allclose(found.numpy(), 0.9 * then + 0.1 * now)
+    average = averaged(torch.tensor(now), torch.tensor(then), 0.9)
+    assert np.allclose(average.numpy(), 0.9 * then + 0.1 * now)
 
 
 def test_inclusion_rises_below_epsilon_and_falls_from_it_on_within_its_bounds() -> None:
@@ -58,11 +58,11 @@ def test_connectivity_rises_where_unstable_and_falls_where_gradients_are_lowest(
     expected = np.where(s < 0.85, c + 0.005 * np.maximum(0.05, 1 - s), c)
     quiet = gradient <= np.quantile(gradient, 0.2)
     expected = np.clip(np.where(quiet, expected - 0.005, expected), 0.4, 0.995)
-    found = RULE.connectivity(torch.tensor(c), torch.tensor(s), torch.tensor(gradient))
-    assert np.allclose(found.numpy(), expected)
+    connectivity = RULE.connectivity(torch.tensor(c), torch.tensor(s), torch.tensor(gradient))
+    assert np.allclose(connectivity.numpy(), expected)
     assert quiet.sum() == 4
-    assert found[0] == pytest.approx(0.995)
-    assert found[1] == pytest.approx(0.4)
+    assert connectivity[0] == pytest.approx(0.995)
+    assert connectivity[1] == pytest.approx(0.4)
 
 
 def test_mixing_is_trained_in_unstable_blocks_alone() -> None:

@@ -33,8 +33,8 @@ def test_codes_have_the_bits_that_they_may_and_one_level_is_zero(weights: torch.
 
 def test_it_loses_less_than_k_means_of_the_same_entropy(weights: torch.Tensor) -> None:
     levels, codes = kmeans(weights, 8)
-    found = entropy_codebook(weights, 32, entropy(codes, 8))
-    assert error(weights, *found) < 0.8 * error(weights, levels, codes)
+    trained = entropy_codebook(weights, 32, entropy(codes, 8))
+    assert error(weights, *trained) < 0.8 * error(weights, levels, codes)
 
 
 def test_with_three_levels_it_is_as_good_as_any_thresholds() -> None:
@@ -71,7 +71,7 @@ def test_later_steps_go_on_from_the_last_levels(weights: torch.Tensor) -> None:
     scheme, view = EntropyCodebook(bits=0.5, k=8), View(((20000,),))
     first = scheme.solve(weights, 1.0, view)
     again = scheme.solve(weights, 1.0, view, first)
-    distances = [float((weights - found.dense()).square().sum()) for found in (first, again)]
+    distances = [float((weights - encoding.dense()).square().sum()) for encoding in (first, again)]
     assert distances[1] < 1.02 * distances[0]
 
 

@@ -18,11 +18,11 @@ def distortion(x: np.ndarray, levels: np.ndarray) -> float:
 
 def best(x: np.ndarray, k: int) -> float:
     """The least distortion over all ways to cut the sorted numbers."""
-    ordered, found = np.sort(x), np.inf
+    ordered, least = np.sort(x), np.inf
     for cuts in itertools.combinations(range(1, len(x)), k - 1):
         parts = np.split(ordered, cuts)
-        found = min(found, sum(float(np.square(p - p.mean()).sum()) for p in parts))
-    return found
+        least = min(least, sum(float(np.square(p - p.mean()).sum()) for p in parts))
+    return least
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4])

@@ -49,8 +49,8 @@ def solved(
     return scheme.solve(torch.from_numpy(x.reshape(-1)), mu, view).dense().numpy()
 
 
-def error(x: np.ndarray, found: np.ndarray) -> float:
-    return float(np.square(x.reshape(-1) - found).sum())
+def error(x: np.ndarray, solution: np.ndarray) -> float:
+    return float(np.square(x.reshape(-1) - solution).sum())
 
 
 @pytest.mark.parametrize("x", VECTORS.values(), ids=VECTORS)
@@ -72,19 +72,19 @@ class TestVectors:
 
     @pytest.mark.parametrize("keep", [0.0, 0.1, 0.5, 1.0])
     def test_l0_keeps_the_largest(self, x: np.ndarray, keep: float) -> None:
-        found = solved(PruneL0(keep), x)
+        solution = solved(PruneL0(keep), x)
         kappa = round(keep * len(x))
-        assert np.count_nonzero(found) <= kappa
+        assert np.count_nonzero(solution) <= kappa
         left = np.sort(np.square(x))[: len(x) - kappa].sum()
-        assert error(x, found) == pytest.approx(left, abs=1e-9)
+        assert error(x, solution) == pytest.approx(left, abs=1e-9)
 
     @pytest.mark.parametrize("share", [0.0, 0.3, 1.0, 1.7])
     def test_l1_is_the_projection_on_the_ball(self, x: np.ndarray, share: float) -> None:
-        found = solved(PruneL1(share), x)
+        solution = solved(PruneL1(share), x)
         radius = share * np.abs(x).sum()
-        assert np.abs(found).sum() <= radius + 1e-9
+        assert np.abs(solution).sum() <= radius + 1e-9
         if share >= 1:
-            assert np.allclose(found, x, rtol=1e-12)
+            assert np.allclose(solution, x, rtol=1e-12)
             return
         # The projection is the soft threshold, by bisection, that meets the radius.
         low, high = 0.0, np.abs(x).max()
@@ -92,7 +92,7 @@ class TestVectors:
             middle = (low + high) / 2
             over = np.maximum(np.abs(x) - middle, 0).sum() > radius
             low, high = (middle, high) if over else (low, middle)
-        assert np.allclose(found, np.sign(x) * np.maximum(np.abs(x) - high, 0), atol=1e-8)
+        assert np.allclose(solution, np.sign(x) * np.maximum(np.abs(x) - high, 0), atol=1e-8)
 
     @pytest.mark.parametrize("mu", [0.1, 3.0])
     def test_penalties_minimise_their_objective(self, x: np.ndarray, mu: float) -> None:
@@ -100,9 +100,9 @@ class TestVectors:
         grid = np.linspace(-8, 8, 3201)[:, None]
         few = x[:20]
         for scheme, cost in ((PenaltyL0(alpha), grid != 0), (PenaltyL1(alpha), np.abs(grid))):
-            found = solved(scheme, few, mu)
-            ours = mu / 2 * np.square(few - found) + alpha * (
-                (found != 0) if scheme.kind == "penalty_l0" else np.abs(found)
+            solution = solved(scheme, few, mu)
+            ours = mu / 2 * np.square(few - solution) + alpha * (
+                (solution != 0) if scheme.kind == "penalty_l0" else np.abs(solution)
             )
             best = (mu / 2 * np.square(few[None] - grid) + alpha * cost).min(0)
             zero = mu / 2 * np.square(few)
@@ -114,14 +114,14 @@ class TestVectors:
 
     @pytest.mark.parametrize("bits", [1, 4, 8])
     def test_fixed_point_levels_are_powers_of_two_apart(self, x: np.ndarray, bits: int) -> None:
-        found = solved(FixedPoint(bits), x)
-        assert len(np.unique(found)) <= 2**bits
+        solution = solved(FixedPoint(bits), x)
+        assert len(np.unique(solution)) <= 2**bits
         # No step of a power of two is better.
         best = min(
             error(x, np.clip(np.round(x / 2.0**e), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1) * 2.0**e)
             for e in range(-24, 8)
         )
-        assert error(x, found) <= best + 1e-9
+        assert error(x, solution) <= best + 1e-9
 
     def test_a_codebook_as_large_as_the_vector_is_exact(self, x: np.ndarray) -> None:
         assert np.array_equal(solved(Codebook(max(len(x), 2)), x), x)
@@ -138,8 +138,8 @@ def test_low_rank_is_the_truncated_svd(shape: tuple[int, ...], scheme: int) -> N
     folded = x.reshape(shape[0], -1) if scheme == 0 else x.transpose(0, 2, 1, 3).reshape(18, 12)
     values = np.linalg.svd(folded, compute_uv=False)
     for rank in (0, 1, 3, len(values), 99):
-        found = solved(LowRank(rank, scheme), x, shape=shape)
-        assert error(x, found) == pytest.approx(np.square(values[rank:]).sum(), abs=1e-8)
+        solution = solved(LowRank(rank, scheme), x, shape=shape)
+        assert error(x, solution) == pytest.approx(np.square(values[rank:]).sum(), abs=1e-8)
 
 
 def drifting(shape: tuple[int, int], noise: float) -> Iterator[np.ndarray]:
@@ -227,17 +227,17 @@ def test_rank_selection_minimises_its_objective_over_all_ranks_and_dense(alpha: 
     squares = np.square(np.linalg.svd(x, compute_uv=False))
     costs = {r: 0.5 * 3.0 * squares[r:].sum() + alpha * r * 110 for r in range(11)}
     view = View((x.shape,))
-    found = RankSelection(alpha).solve(torch.from_numpy(x.reshape(-1)), 3.0, view)
+    encoding = RankSelection(alpha).solve(torch.from_numpy(x.reshape(-1)), 3.0, view)
     rank = min(costs, key=costs.__getitem__)
     if alpha * 1000 <= costs[rank]:
-        assert np.array_equal(found.dense().numpy(), x.reshape(-1))
+        assert np.array_equal(encoding.dense().numpy(), x.reshape(-1))
     elif rank == 0:
-        assert not found.dense().any()
+        assert not encoding.dense().any()
     else:
-        assert isinstance(found, Factored)
-        assert found.rank == rank
+        assert isinstance(encoding, Factored)
+        assert encoding.rank == rank
     # Ten ranks of a 10 × 100 matrix are 1,100 numbers instead of 1,000: never worth it.
-    assert not (isinstance(found, Factored) and found.rank == 10)
+    assert not (isinstance(encoding, Factored) and encoding.rank == 10)
 
 
 def test_a_sum_is_no_worse_than_either_part_and_improves_from_where_it_was() -> None:
@@ -256,9 +256,9 @@ def test_a_sum_is_no_worse_than_either_part_and_improves_from_where_it_was() -> 
 def test_a_sum_minimises_the_penalty_of_its_parts_too(alpha: float, seed: int) -> None:
     x, view = torch.from_numpy(np.random.default_rng(seed).normal(size=400)), View(((400,),))
 
-    def objective(found: Encoding) -> float:
-        assert isinstance(found, Summed)
-        rest, kept = x.numpy() - found.dense().numpy(), found.parts[1].dense().numpy()
+    def objective(encoding: Encoding) -> float:
+        assert isinstance(encoding, Summed)
+        rest, kept = x.numpy() - encoding.dense().numpy(), encoding.parts[1].dense().numpy()
         return 0.5 * float(np.square(rest).sum()) + alpha * int(np.count_nonzero(kept))
 
     both = Codebook(3) + PenaltyL0(alpha)
@@ -276,8 +276,8 @@ def test_the_penalty_of_a_rank_is_what_its_selection_minimised() -> None:
     view, alpha = View(((10, 100),), (1,), (0,)), 0.02
     scheme = RankSelection(alpha=alpha)
     for x, numbers in ((w, 1000), (np.outer(w[:, 0], w[0]), 110), (0 * w, 0)):
-        found = scheme.solve(torch.from_numpy(x.reshape(-1)), 1.0, view)
-        assert scheme.penalty(found, view) == pytest.approx(alpha * numbers)
+        encoding = scheme.solve(torch.from_numpy(x.reshape(-1)), 1.0, view)
+        assert scheme.penalty(encoding, view) == pytest.approx(alpha * numbers)
 
 
 def test_three_parts_add_up() -> None:
