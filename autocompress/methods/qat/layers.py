@@ -119,13 +119,13 @@ class RoundInputs:
     def __call__(self, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What the layer is given instead; None where that stays."""
         count = 3 if isinstance(layer, nn.MultiheadAttention) else 1
-        inputs = [*args[:count], *(kwargs[name] for name in _INPUTS if name in kwargs)]
-        if self.low is None or (self.follows and layer.training):
+        named = [kwargs[name] for name in _INPUTS if name in kwargs]
+        # An expert that no token goes to is given nothing.
+        inputs = [given for given in (*args[:count], *named) if isinstance(given, Tensor) and given.numel()]
+        if inputs and (self.low is None or (self.follows and layer.training)):
             self._follow(inputs)
-        if not self.rounds:
+        if not self.rounds or self.low is None or self.high is None:
             return None
-        assert self.low is not None
-        assert self.high is not None
         # Attention asks whether its query, key and value are one tensor.
         by_id = {id(given): given for given in inputs}
         rounded = {key: round_activations(given, self.low, self.high) for key, given in by_id.items()}

@@ -59,7 +59,7 @@ class QatSession(Session):
         self.config, self.model = config, model
         dims = rounded_weights(model, task.limits_of(model))
         if not dims:
-            raise TrialError(f"{_NOTHING} that is not excluded.")
+            raise TrialError(f"{_NOTHING} that has a weight of its own and is not excluded.")
         self.weights = [Straight(parameter, dim) for parameter, dim in dims.items()]
         layers = [
             module

@@ -19,6 +19,7 @@ from autocompress.checkpoint.quantize import quantize_onnx
 from autocompress.errors import SettingsError, TrialError
 from autocompress.graph import analyse
 from autocompress.graph.costs import profile
+from autocompress.methods.qat import rounding
 from autocompress.methods.qat.layers import RoundInputs, Straight, rounded_weights
 from autocompress.methods.qat.rounding import round_activations
 from autocompress.methods.qat.session import QatSession
@@ -97,6 +98,28 @@ def test_the_file_computes_what_the_rounded_model_does_and_not_the_float_one(tmp
         # Another order of sums moves what is half-way to the next level.
         assert torch.isclose(of_file, rounded, atol=1e-5).float().mean() > 0.95
         assert torch.isclose(of_file, in_floats, atol=1e-5).float().mean() < 0.1
+
+
+def test_it_learns_what_rounding_loses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With so few levels that rounding costs much: three of a weight, eight of an activation."""
+    monkeypatch.setattr(rounding, "_WEIGHT_CODES", 1)
+    monkeypatch.setattr(rounding, "_ACTIVATION_CODES", 7)
+    torch.manual_seed(0)
+    x = torch.randn(256, 8)
+    y = (x[:, :4].sum(1) > x[:, 4:].sum(1)).long()
+    rows = [(x[i : i + 32], y[i : i + 32]) for i in range(0, 256, 32)]
+    network = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 2))
+    task = ac.Task(model=lambda: network, train=rows, val=rows, recipe=ac.Recipe(epochs=10, lr=0.02))
+
+    @torch.no_grad()
+    def loss(training: QatSession) -> float:
+        return float(nn.functional.cross_entropy(training.model.eval()(x), y))
+
+    plain = copy.deepcopy(network)
+    Trainer(task, 10).fit(plain, 10)
+    aware = session(task, network)
+    Trainer(task, 10).fit(network, 10, aware)
+    assert loss(aware) < 0.7 * loss(session(task, plain))
 
 
 def test_finishing_gives_the_numbers_back_and_takes_the_hooks_off(
@@ -185,6 +208,15 @@ def test_attention_rounds_its_projections_and_keeps_one_input_one() -> None:
     assert named["query"] is named["key"]
     assert named["value"] is not named["key"]
     assert named["attn_mask"] is None
+
+
+def test_inputs_without_rows_have_no_range() -> None:
+    layer, hook = nn.Linear(4, 2), RoundInputs(0.1)
+    assert hook(layer, (torch.empty(0, 4),), {}) is None
+    hook(layer, (torch.ones(3, 4),), {})
+    ((given,), _) = hook(layer, (torch.empty(0, 4),), {})
+    assert given.shape == (0, 4)
+    assert (hook.low, hook.high) == (1, 1)
 
 
 def test_shared_layers_are_rounded_once_and_stay_shared() -> None:
