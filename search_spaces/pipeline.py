@@ -51,7 +51,7 @@ _BITS = (5.0, 4.0, 3.0)
 # Share of the budget from which on what comes to the front is stored as codes, so that who ends a search
 # early has them: after 4 of 12 trials of digits the hypervolume over bytes is 0.77, and 0.35 where codes of
 # five bits alone were stored after each third; in the end both are 0.85, after as many seconds.
-_STORED_FROM = 1 / 3
+_STORED_FROM = 1 / 4
 # Bits that hardly lose anything, for what codes of few bits were not good enough for.
 _MANY_BITS = 16.0
 # Costs that are less where weights are stored as codes.
@@ -346,8 +346,8 @@ def _move(
 def _coded(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | None:
     """A model of the front with its weights as codes, as they are: that costs no training.
 
-    From a third of the budget on, the costliest first, as it bears most; with fewer bits each time as long as
-    its codes are good enough to be kept. Where the first are not, once more in half precision.
+    From a quarter of the budget on, the costliest first, as it bears most; with fewer bits each time as long
+    as its codes are good enough to be kept. Where the first are not, once more in half precision.
     """
     storage = _storage(spaces, family.metric)
     if not storage or (family.left > 0 and not _is_late(family)):
@@ -406,7 +406,7 @@ class Plan:
         others: spaces that make no model cheaper but better as the file that it becomes, which are tried too
             where what was tried least is.
         exploring: every so many trials what was tried least is tried; 0 is never.
-        codes: spaces that store the front's weights from a third of the budget on.
+        codes: spaces that store the front's weights from a quarter of the budget on.
     """
 
     trials: int
@@ -435,7 +435,7 @@ class Plan:
             parts.append(f"{tried} {', '.join(others)}")
         if self.codes:
             by = ", ".join(self.codes)
-            parts.append(f"from a third on the front is stored as codes too, by {by}, beside the budget")
+            parts.append(f"from a quarter on the front is stored as codes too, by {by}, beside the budget")
         return "; ".join(parts)
 
 

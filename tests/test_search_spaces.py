@@ -176,7 +176,7 @@ def test_a_trial_goes_a_little_further_than_those_that_run(resnet20: ModelProfil
 def test_a_budget_is_spent_on_what_it_pays_for(trials: int, workers: int, text: str) -> None:
     spaces = of_methods("alcn", "alds", "autoplastic", "depth", "lc")
     text = text.format(smaller="alcn makes the smallest so far smaller, in ever smaller steps")
-    codes = "; from a third on the front is stored as codes too, by lc, beside the budget"
+    codes = "; from a quarter on the front is stored as codes too, by lc, beside the budget"
     assert pipeline.plan(trials, spaces, "weight_bytes").text(workers) == text + codes
     assert pipeline.plan(trials, spaces, "macs").text(workers) == text
 
@@ -391,10 +391,10 @@ def test_models_of_the_front_are_stored_as_codes_once_the_budget_is_used_up(resn
     assert guided(*every) is None
 
 
-def test_from_a_third_of_the_budget_on_what_comes_to_the_front_is_stored_as_codes(
+def test_from_a_quarter_of_the_budget_on_what_comes_to_the_front_is_stored_as_codes(
     resnet20: ModelProfile,
 ) -> None:
-    spaces, budget = of_methods("alcn", "lc"), 9
+    spaces, budget = of_methods("alcn", "lc"), 12
     front = tuple(ac.Parent(n, 0.5**n, 0.9 - 0.01 * n, resnet20) for n in range(budget))
     ended: list[ac.Attempt] = []
     coded: list[tuple[int, list[tuple[int, float]]]] = []
