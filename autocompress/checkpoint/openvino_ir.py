@@ -16,16 +16,20 @@ from autocompress.task.inputs import Inputs
 
 # In single precision, as the model computes: by default OpenVINO takes bfloat16 where the CPU has it.
 _ACCURATE = {"EXECUTION_MODE_HINT": "ACCURACY", "ENABLE_CPU_PINNING": False}
-_OUTPUTS = ["autocompress", "outputs"]
+# Where a file tells which containers its outputs are in.
+OUTPUTS = ["autocompress", "outputs"]
 
 
-def export_openvino(model: nn.Module, example: Inputs, path: Path) -> None:
+def export_openvino(model: nn.Module, example: Inputs, path: Path) -> dict[str, tuple[str, ...]]:
     """Write a model as OpenVINO reads it, by way of ONNX; the batch size is free.
 
     Args:
         model: exported in eval mode.
         example: `(B, ...)` with B ≥ 2.
         path: ends in `.xml`; the numbers are written beside it.
+
+    Returns:
+        What nodes of the ONNX file stem from, as `export_onnx` says it.
 
     Raises:
         SettingsError: the extra `openvino` is not installed.
@@ -34,8 +38,9 @@ def export_openvino(model: nn.Module, example: Inputs, path: Path) -> None:
     require_openvino()
     with tempfile.TemporaryDirectory() as scratch:
         between = Path(scratch) / "model.onnx"
-        export_onnx(model, example, between)
+        origins = export_onnx(model, example, between)
         onnx_to_openvino(between, path)
+    return origins
 
 
 def onnx_to_openvino(source: Path, path: Path) -> None:
@@ -50,7 +55,7 @@ def onnx_to_openvino(source: Path, path: Path) -> None:
     try:
         model = openvino.Core().read_model(source)
         if places is not None:
-            model.set_rt_info(places, _OUTPUTS)
+            model.set_rt_info(places, OUTPUTS)
         openvino.save_model(model, path, compress_to_fp16=False)
     except RuntimeError as error:
         raise TrialError(f"the model could not be written for OpenVINO: {_reason(error)}") from error
@@ -67,7 +72,7 @@ def load_ir(path: Path) -> Program:
     openvino = require_openvino()
     core = openvino.Core()
     model = core.read_model(path)
-    places = model.get_rt_info(_OUTPUTS).astype(str) if model.has_rt_info(_OUTPUTS) else None
+    places = model.get_rt_info(OUTPUTS).astype(str) if model.has_rt_info(OUTPUTS) else None
     threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = core.compile_model(model, "CPU", {**_ACCURATE, **threads})
     return program_of(lambda arrays: list(compiled(list(arrays)).values()), places)

@@ -121,7 +121,7 @@ def quantize_onnx(
     """
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with tempfile.TemporaryDirectory() as scratch, _quiet():
+    with tempfile.TemporaryDirectory() as scratch, quiet():
         try:
             prepared = Path(scratch) / "prepared.onnx"
             quant_pre_process(path, prepared, skip_symbolic_shape=True)
@@ -487,8 +487,8 @@ class _Reader:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide the quantiser's hints, which speak of steps that were just taken."""
+def quiet() -> Iterator[None]:
+    """Hide a quantiser's hints, which speak of steps that were just taken."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

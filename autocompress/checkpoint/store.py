@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from autocompress.checkpoint.archive import refuse_pickles
 from autocompress.checkpoint.calling import Program
 from autocompress.checkpoint.onnx_file import export_onnx
+from autocompress.checkpoint.openvino_int8 import quantize_openvino
 from autocompress.checkpoint.openvino_ir import export_openvino
 from autocompress.checkpoint.program import export_program, load_module, load_program
 from autocompress.checkpoint.quantize import Control, Quantized, quantize_onnx
@@ -38,9 +39,16 @@ MANIFEST, EDITS, WEIGHTS, LOSS, PROGRAM, ONNX, OPENVINO = (
 # Folder of what a run has from the run that it was warm-started from.
 TAKEN_OVER = "warm_start"
 # The file that is run, measured, and that `bytes` is the size of; OpenVINO's with `model.bin` beside it.
-ARTIFACTS = {"pt2": PROGRAM, "onnx": ONNX, "onnx-int8": ONNX, "onnx-int4": ONNX, "openvino": OPENVINO}
+ARTIFACTS = {
+    "pt2": PROGRAM,
+    "onnx": ONNX,
+    "onnx-int8": ONNX,
+    "onnx-int4": ONNX,
+    "openvino": OPENVINO,
+    "openvino-int8": OPENVINO,
+}
 # What the reference is stored as, where candidates are quantised: it is what they are compared with.
-UNQUANTISED = {"onnx-int8": "onnx", "onnx-int4": "onnx"}
+UNQUANTISED = {"onnx-int8": "onnx", "onnx-int4": "onnx", "openvino-int8": "openvino"}
 
 
 @dataclass(frozen=True)
@@ -112,14 +120,17 @@ class Writer:
         self.graph = export_program(model, example, self.aside / PROGRAM)
         if artifact.startswith("onnx"):
             origins = export_onnx(model, example, self.aside / ONNX)
-        if artifact == "openvino":
-            export_openvino(model, example, self.aside / OPENVINO)
-        if artifact in ("onnx-int8", "onnx-int4"):
+        if artifact.startswith("openvino"):
+            origins = export_openvino(model, example, self.aside / OPENVINO)
+        if artifact in UNQUANTISED:
             excludes = (limits or Limits()).excludes
-            in_floats = [node for node, names in origins.items() if any(map(excludes, names))]
-            self.quantized = quantize_onnx(
-                self.aside / ONNX, calibration, in_floats, control, four_bits=artifact == "onnx-int4"
-            )
+            in_floats = {node for node, names in origins.items() if any(map(excludes, names))}
+            path = self.aside / ARTIFACTS[artifact]
+            if artifact == "openvino-int8":
+                self.quantized = quantize_openvino(path, calibration, in_floats, control)
+            else:
+                four_bits = artifact == "onnx-int4"
+                self.quantized = quantize_onnx(path, calibration, in_floats, control, four_bits)
         return Checkpoint(self.aside, {})
 
     def commit(self, manifest: Mapping[str, Any]) -> Checkpoint:

@@ -122,7 +122,10 @@ Distillation = Annotated[
 ]
 Seed = Annotated[int, Whole("Of everything random.")]
 Artifact = Annotated[
-    str, typer.Option(help="What is deployed, and measured: pt2, onnx, onnx-int8, onnx-int4 or openvino.")
+    str,
+    typer.Option(
+        help="What is deployed, and measured: pt2, onnx, onnx-int8, onnx-int4, openvino or openvino-int8."
+    ),
 ]
 LatencyBatchSize = Annotated[int, Whole(help="Inputs per measured call.")]
 LatencyThreads = Annotated[int, Whole(help="Threads of the measured process, at most.")]

@@ -1,5 +1,5 @@
 """What int8 costs and saves: float, all in int8, int8 as far as it is faster and exact, and with weights of
-4 bits as far as that is exact.
+4 bits as far as that is exact; and OpenVINO's files.
 
     python examples/benchmarks/int8_control.py --data-root DATA [--models resnet20 mobilenet_v3_small vit]
         [--tune EPOCHS] [--rows ROWS]
@@ -7,8 +7,8 @@
 resnet20 with its published weights on CIFAR-10; torchvision's mobilenet_v3_small on Fashion-MNIST in
 32 × 32, and a vision transformer of four blocks on the digits, both trained here for some epochs. Accuracy is
 that on the test split, of the file as loaded; time that of a call with one row, CPU, one thread, relative to
-the float file's. With `--tune` the same files follow of the model after so many more epochs, at the least
-rate that searches use: as ever, and at the numbers of int8 (`ac.Qat`).
+the float file's in the same format. With `--tune` the same files follow of the model after so many more
+epochs, at the least rate that searches use: as ever, and at the numbers of int8 (`ac.Qat`).
 """
 
 from __future__ import annotations
@@ -29,10 +29,13 @@ from torch import Tensor, nn
 from torchvision.models import mobilenet_v3_small
 
 import autocompress as ac
-from autocompress.checkpoint import export_onnx, load_program
+from autocompress.checkpoint import export_onnx, export_openvino, load_program
+from autocompress.checkpoint.openvino_int8 import quantize_openvino
+from autocompress.checkpoint.program import files_of
 from autocompress.checkpoint.quantize import Quantized, quantize_onnx
 from autocompress.checkpoint.timing import seconds_of
 from autocompress.data import load_task
+from autocompress.measure.latency import LatencySettings, measure_latency
 from autocompress.task.pretrained import load_weights
 from autocompress.training.loop import Trainer
 from autocompress.trial import Measuring, compress_in_stages, seed_everything
@@ -126,7 +129,7 @@ def models(model: nn.Module, task: ac.Task, epochs: int) -> dict[str, nn.Module]
 
 
 def files(model: nn.Module, task: ac.Task, folder: Path) -> dict[str, tuple[Path, Quantized | None]]:
-    """The float file, that of plain quantisation, and those under control."""
+    """ONNX's float file, that of plain quantisation, and those under control."""
     calibration, control = int8_data(task, Measuring(artifact="onnx-int8"))
     made: dict[str, tuple[Path, Quantized | None]] = {}
     for name in ("float", "all in int8", "as it is chosen", "4 bits as chosen"):
@@ -137,6 +140,19 @@ def files(model: nn.Module, task: ac.Task, folder: Path) -> dict[str, tuple[Path
             controlled = None if name == "all in int8" else control
             four_bits = name == "4 bits as chosen"
             how = quantize_onnx(path, calibration, control=controlled, four_bits=four_bits)
+        made[name] = path, how
+    return made
+
+
+def openvino_files(model: nn.Module, task: ac.Task, folder: Path) -> dict[str, tuple[Path, Quantized | None]]:
+    """OpenVINO's float file, and that in int8 under control."""
+    made: dict[str, tuple[Path, Quantized | None]] = {}
+    for name in ("OpenVINO float", "OpenVINO int8"):
+        path, how = folder / f"{name}.xml", None
+        export_openvino(model, task.example(), path)
+        if name == "OpenVINO int8":
+            calibration, control = int8_data(task, Measuring(artifact="openvino-int8"))
+            how = quantize_openvino(path, calibration, control=control)
         made[name] = path, how
     return made
 
@@ -161,14 +177,19 @@ def rows_of(name: str, arguments: argparse.Namespace) -> Iterator[list[str]]:
             made = files(tuned_model, opened, Path(scratch))
             contents = [path.read_bytes() for path, _ in made.values()]
             seconds = seconds_of(contents, [opened.example(1).numpy()])
+            ratios = [taken / seconds[0] for taken in seconds]
+            others = openvino_files(tuned_model, opened, Path(scratch))
+            reference = others["OpenVINO float"][0]
+            for path, _ in others.values():
+                ratios.append(measure_latency(path, reference, opened.example(1), LatencySettings()).ratio)
             in_floats = answers(made["float"][0], opened)
-            for (kind, (path, how)), taken in zip(made.items(), seconds, strict=True):
+            for (kind, (path, how)), ratio in zip((made | others).items(), ratios, strict=True):
                 given = answers(path, opened)
                 accuracy, kept = ((given == other).float().mean() for other in (targets, in_floats))
                 parts = (how.int8, how.weights, how.floats, how.four_bits) if how else ()
                 nodes = [len(part) for part in parts] or [""] * len(NODES)
-                size = f"{path.stat().st_size:,}"
-                cells = [f"{accuracy:.2%}", f"{1 - kept:.2%}", size, f"{taken / seconds[0]:.2f}"]
+                size = f"{sum(part.stat().st_size for part in files_of(path)):,}"
+                cells = [f"{accuracy:.2%}", f"{1 - kept:.2%}", size, f"{ratio:.2f}"]
                 yield [name, tuning, kind, *cells, *map(str, nodes)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,17 @@ from torch import Tensor, nn
 
 import autocompress as ac
 from autocompress.checkpoint import export_openvino, load_program, reload
+from autocompress.checkpoint.openvino_int8 import quantize_openvino
 from autocompress.checkpoint.program import files_of, weight_bytes
+from autocompress.checkpoint.quantize import Control
+from autocompress.checkpoint.quantize import Quantized as HowQuantized
 from autocompress.checkpoint.store import Writer
 from autocompress.errors import CheckpointError, SettingsError, TrialError
 from autocompress.measure.artifact import peak_memory
 from autocompress.measure.latency import LatencySettings, measure_latency
 from autocompress.result import ParetoModel
 from autocompress.task.inputs import tensors, to_json
+from autocompress.task.limits import settle
 from autocompress.trial import Measuring, train_reference
 from autocompress.weights.encoded import encode_weight
 from autocompress.weights.encodings import Quantized
@@ -96,12 +101,13 @@ def test_an_operator_that_openvino_does_not_know_is_named(tmp_path: Path) -> Non
         export_openvino(Determinant().eval(), torch.randn(2, 3, 3), tmp_path / "model.xml")
 
 
-def test_without_openvino_a_line_says_what_to_install(
-    residual_task: ac.Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("missing", "artifact"), [("openvino", "openvino"), ("nncf", "openvino-int8")])
+def test_without_a_package_of_the_extra_a_line_says_what_to_install(
+    missing: str, artifact: str, residual_task: ac.Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(SettingsError, match=r"pip install 'autocompress\[openvino\]'"):
-        ac.search(residual_task, artifact="openvino", out=tmp_path / "run")
+        ac.search(residual_task, artifact=artifact, out=tmp_path / "run")
     assert not (tmp_path / "run" / "reference").exists()
 
 
@@ -129,3 +135,77 @@ def test_other_checkpoints_are_exported_for_openvino(
     point = ParetoModel(1, tmp_path / "0001", {}, {}, {}, {})
     program = load_program(point.export(tmp_path / "model.xml"))
     assert torch.allclose(program(images), residual(images), atol=1e-5)
+
+
+class Branching(nn.Module):
+    """A convolution, one that is transposed, and two linear layers; a dict of outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.up = nn.Conv2d(3, 32, 3), nn.ConvTranspose2d(32, 48, 3)
+        self.mix, self.head = nn.Linear(48, 64), nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> dict[str, object]:
+        wide = torch.relu(self.up(torch.relu(self.enter(x)))).flatten(2).transpose(1, 2)
+        mixed = torch.relu(self.mix(wide)).mean(1)
+        return {"scores": self.head(mixed), "features": (mixed,)}
+
+
+def moved(expected: Sequence[dict[str, Tensor]], given: Sequence[dict[str, Tensor]]) -> float:
+    """The squared error of scores relative to how much they vary."""
+    before, after = (torch.cat([outputs["scores"] for outputs in side]) for side in (expected, given))
+    return float((before - after).square().mean() / before.var())
+
+
+def test_an_int8_file_is_smaller_and_as_exact_as_was_asked(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, path, images = Branching().eval(), tmp_path / "model.xml", torch.randn(48, 3, 8, 8)
+    export_openvino(model, images[:2], path)
+    floats = {file: file.read_bytes() for file in files_of(path)}
+    with torch.no_grad():
+        expected = model(images[32:])
+
+    def quantized(bound: float) -> HowQuantized:
+        for file, content in floats.items():
+            file.write_bytes(content)
+        how = quantize_openvino(path, [images[:16], images[16:32]], (), Control([images[32:]], moved, bound))
+        assert moved([expected], [load_program(path)(images[32:])]) == pytest.approx(how.difference, rel=1e-3)
+        return how
+
+    free = quantized(1.0)
+    assert (len(free.int8), free.floats, free.calibration) == (4, (), "NNCF")
+    weights = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() > 1)
+    assert len(floats[path.with_suffix(".bin")]) - weight_bytes(path) > 2.5 * weights
+    assert {file.name for file in tmp_path.iterdir()} == {"model.xml", "model.bin"}
+    answer = load_program(path)(images[:3])
+    assert isinstance(answer["features"], tuple)
+    assert reload.reload_faults([path], images[:3]) == {}
+    assert free.difference is not None
+    held = quantized(free.difference / 4)
+    assert held.difference is not None
+    assert held.difference <= free.difference / 4
+    assert {*held.int8} | {*held.floats} == {*free.int8}
+    assert held.floats
+
+
+def test_excluded_layers_stay_floats_in_an_int8_file(tmp_path: Path) -> None:
+    images = torch.randn(16, 3, 8, 8)
+    limits = settle(model := Branching().eval(), ["up", "head"])
+    writer = Writer(tmp_path / "0001")
+    made = writer.write(model, images[:2], "openvino-int8", [images], limits=limits)
+    assert made.artifact_file("openvino-int8").name == "model.xml"
+    assert writer.quantized is not None
+    assert (len(writer.quantized.int8), len(writer.quantized.floats)) == (2, 2)
+    writer.commit({"artifact": "openvino-int8", "input": to_json(images)})
+    point = ParetoModel(1, tmp_path / "0001", {}, {}, {}, {})
+    written = point.export(tmp_path / "mine.xml")
+    assert written.with_suffix(".bin").read_bytes() == point.artifact.with_suffix(".bin").read_bytes()
+    with pytest.raises(SettingsError, match="format must be openvino where int8 was measured"):
+        point.export(tmp_path / "mine.onnx")
+
+
+def test_what_nncf_cannot_quantise_says_so(residual: nn.Module, images: Tensor, tmp_path: Path) -> None:
+    path = tmp_path / "model.xml"
+    export_openvino(residual, images[:2], path)
+    with pytest.raises(TrialError, match="could not be quantised to int8"):
+        quantize_openvino(path, [torch.randn(2, 5)])
