@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autocompress.checkpoint.calling import program_of
-from autocompress.checkpoint.openvino_ir import OUTPUTS, load_ir, require_openvino
+from autocompress.checkpoint.openvino_ir import ACCURATE, OUTPUTS, load_ir, require_openvino
 from autocompress.checkpoint.program import files_of
 from autocompress.checkpoint.quantize import Control, Quantized, quiet
 from autocompress.errors import SettingsError, TrialError, one_line
@@ -48,6 +48,7 @@ def quantize_openvino(
     floats = load_ir(path)
     pairs = [] if control is None else [(rows, floats(rows)) for rows in control.rows]
     model = openvino.Core().read_model(path)
+    _decode(model)
     places = model.get_rt_info(OUTPUTS).astype(str) if model.has_rt_info(OUTPUTS) else None
     ignored = nncf.IgnoredScope(names=_names(model, in_floats), validate=False)
     options = {"subset_size": len(calibration), "ignored_scope": ignored}
@@ -85,6 +86,29 @@ def quantize_openvino(
         tuple(name for name, is_int8 in in_int8.items() if not is_int8),
         difference=difference,
     )
+
+
+def _decode(model: Any) -> None:
+    """Compute what hangs on constants alone, as weights that are stored as codes do, in place: NNCF takes
+    constants for weights, and OpenVINO's own folding leaves some operators."""
+    openvino = require_openvino()
+    fixed: set[str] = set()
+    inputs = []
+    for operator in model.get_ordered_ops():
+        sources = [value.get_source_output() for value in operator.inputs()]
+        decoded = [source.get_node().get_name() in fixed for source in sources]
+        if operator.get_type_name() == "Constant" or (sources and all(decoded)):
+            fixed.add(operator.get_name())
+            continue
+        for value, source, is_fixed in zip(operator.inputs(), sources, decoded, strict=True):
+            if is_fixed and source.get_node().get_type_name() != "Constant":
+                inputs.append((value, source))
+    if inputs:
+        decoder = openvino.Model([source for _, source in inputs], [])
+        arrays = openvino.compile_model(decoder, "CPU", ACCURATE)([])
+        for place, (value, _) in enumerate(inputs):
+            value.replace_source_output(openvino.opset13.constant(arrays[place]).output(0))
+        model.validate_nodes_and_infer_types()
 
 
 def _replace(path: Path, model: Any) -> None:

@@ -15,7 +15,7 @@ from autocompress.errors import SettingsError, TrialError
 from autocompress.task.inputs import Inputs
 
 # In single precision, as the model computes: by default OpenVINO takes bfloat16 where the CPU has it.
-_ACCURATE = {"EXECUTION_MODE_HINT": "ACCURACY", "ENABLE_CPU_PINNING": False}
+ACCURATE = {"EXECUTION_MODE_HINT": "ACCURACY", "ENABLE_CPU_PINNING": False}
 # Where a file tells which containers its outputs are in.
 OUTPUTS = ["autocompress", "outputs"]
 
@@ -74,7 +74,7 @@ def load_ir(path: Path) -> Program:
     model = core.read_model(path)
     places = model.get_rt_info(OUTPUTS).astype(str) if model.has_rt_info(OUTPUTS) else None
     threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    compiled = core.compile_model(model, "CPU", {**_ACCURATE, **threads})
+    compiled = core.compile_model(model, "CPU", {**ACCURATE, **threads})
     return program_of(lambda arrays: list(compiled(list(arrays)).values()), places)
 
 

@@ -20,12 +20,13 @@ from autocompress.checkpoint.store import Writer
 from autocompress.errors import CheckpointError, SettingsError, TrialError
 from autocompress.measure.artifact import peak_memory
 from autocompress.measure.latency import LatencySettings, measure_latency
+from autocompress.methods.lc.kmeans import kmeans
 from autocompress.result import ParetoModel
 from autocompress.task.inputs import tensors, to_json
 from autocompress.task.limits import settle
 from autocompress.trial import Measuring, train_reference
 from autocompress.weights.encoded import encode_weight
-from autocompress.weights.encodings import Quantized
+from autocompress.weights.encodings import Pruned, Quantized
 from autocompress.weights.packing import codes_per_byte
 
 
@@ -202,6 +203,29 @@ def test_excluded_layers_stay_floats_in_an_int8_file(tmp_path: Path) -> None:
     assert written.with_suffix(".bin").read_bytes() == point.artifact.with_suffix(".bin").read_bytes()
     with pytest.raises(SettingsError, match="format must be openvino where int8 was measured"):
         point.export(tmp_path / "mine.onnx")
+
+
+def test_layers_that_are_stored_as_codes_become_int8(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 40), nn.ReLU(), nn.Linear(40, 8)
+    ).eval()
+    for name, encode in (("0", lambda w: Quantized(*kmeans(w, 4))), ("2", tenth)):
+        encode_weight(model, encode(model.get_submodule(name).weight.detach().reshape(-1)), f"{name}.weight")
+    path, rows = tmp_path / "model.xml", torch.randn(32, 64)
+    export_openvino(model, rows[:2], path)
+    how = quantize_openvino(path, [rows])
+    assert (len(how.int8), how.floats) == (3, ())
+    weights = 64 * 256 + 256 * 40 + 40 * 8
+    assert weight_bytes(path) < weights + 3000  # scales, biases and ranges of activations
+    with torch.no_grad():
+        expected = model(rows)
+    assert (load_program(path)(rows) - expected).abs().mean() < 0.05 * expected.abs().mean()
+
+
+def tenth(weights: Tensor) -> Pruned:
+    """All but the greatest tenth are zero."""
+    return Pruned(torch.where(weights.abs() > weights.abs().quantile(0.9), weights, 0.0))
 
 
 def test_what_nncf_cannot_quantise_says_so(residual: nn.Module, images: Tensor, tmp_path: Path) -> None:
