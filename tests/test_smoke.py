@@ -16,7 +16,8 @@ from autocompress.report import TrialEnd
 
 pytestmark = pytest.mark.smoke
 
-METHODS = sorted(plugins.compressors())
+# In one search of one artefact.
+METHODS = sorted(name for name, method in plugins.compressors().items() if method.artifacts is None)
 
 
 class CtrlC(ac.Progress):

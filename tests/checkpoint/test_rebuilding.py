@@ -56,7 +56,7 @@ def test_a_rebuilt_model_is_the_compressed_one_and_trains_on(
     compressed = ac.compress(residual_task.model(), residual_task, plugins.compressor(method)())
     compressed.save(tmp_path / "saved")
     model = ac.rebuild(Residual(), tmp_path / "saved")
-    assert compressed.edits
+    assert compressed.edits or method == "qat"  # which changes weights alone
     assert isinstance(model, Residual) == isinstance(compressed.model, Residual)
     assert check_equal(model, compressed.model, residual_task.example(64), "rebuilding") < 1e-6
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
