@@ -395,6 +395,7 @@ def main() -> None:
     workers.add_argument("--trials", type=int, default=192)
     workers.add_argument("--epochs", type=int, default=1)
     workers.add_argument("--reference-epochs", type=int)
+    workers.add_argument("--rows", type=int, help="of the training split, drawn at random; all by default")
     workers.add_argument("--seeds", type=int, default=3)
     workers.add_argument("--data-root")
     workers.set_defaults(run=compare_workers)

@@ -1,4 +1,4 @@
-"""A sixth method, an installed package of two files: searched, stored, rebuilt, exported and reported."""
+"""Another method, an installed package of two files: searched, stored, rebuilt, exported and reported."""
 
 from __future__ import annotations
 
