@@ -497,7 +497,7 @@ def test_alds_proposes_budgets_that_can_be_met() -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     configs = [plugins.search_space("alds").suggest(study.ask(), model) for _ in range(30)]
     assert {config.epsilon > 0 for config in configs} == {False, True}
-    for config in (one for one in configs if not one.epsilon):
+    for config in (config for config in configs if not config.epsilon):
         rest = {"params": 400 / 1000, "macs": 300 / 900}[config.cost]
         assert rest + 0.2 * (1 - rest) <= config.keep <= rest + 0.9 * (1 - rest)
 

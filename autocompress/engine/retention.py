@@ -34,10 +34,8 @@ def remove_displaced(
     there = {0, *kept_trials(trials)}
     front = {trial.number for trial in study.front(reference, there)}
     probabilities = study.front_probabilities(reference, there)
-    near = [
-        n for n, probability in probabilities.items() if n not in front and probability >= LEAST_PROBABILITY
-    ]
-    near.sort(key=lambda number: -probabilities[number])
+    likely = {number for number, probability in probabilities.items() if probability >= LEAST_PROBABILITY}
+    near = sorted(likely - front, key=lambda number: (-probabilities[number], number))
     stay = front | {*near[:_MOST_NEAR]} | {parent.number for parent in tree.family((), (), 0).front}
     _remove(trials, study, there - stay - tree.made_of(stay) - study.needed())
 

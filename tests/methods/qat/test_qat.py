@@ -65,10 +65,10 @@ def test_the_file_has_the_codes_that_were_trained_at(
         expected = (weight / scale).round().to(torch.int8)
         if layer == "stem":  # whose batch norm is folded into it
             expected *= model.norm.weight.sign().to(torch.int8).view(-1, 1, 1, 1)
-        found = codes[tuple(sorted(weight.shape))]
-        found = found if found.shape == weight.shape else found.T
+        stored = codes[tuple(sorted(weight.shape))]
+        stored = stored if stored.shape == weight.shape else stored.T
         # Folding rounds in another order, so that what is half-way may go the other way.
-        assert (found != expected).float().mean() < 0.005, layer
+        assert (stored != expected).float().mean() < 0.005, layer
 
 
 LAYERS = ("stem", "branch", "depthwise", "side", "head")
