@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event
 
 from autocompress import pareto
@@ -304,26 +304,68 @@ def test_others_can_read_a_study_while_a_trial_is_proposed(tmp_path: Path) -> No
     assert len(other.trials) == 2
 
 
-@pytest.mark.parametrize("sole_writer", [True, False])
-def test_a_sole_writer_reads_once_between_what_it_writes_and_others_each_time(
-    sole_writer: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sole_writer_reads_what_it_wrote_and_others_what_there_is(tmp_path: Path) -> None:
     other = study(tmp_path)
-    made = SearchStudy(sqlite_url(tmp_path), "test", OBJECTIVES, sole_writer=sole_writer)
-    reads: list[object] = []
-    read = made.study.get_trials
-    monkeypatch.setattr(made.study, "get_trials", lambda **options: reads.append(options) or read(**options))
+    made = SearchStudy(sqlite_url(tmp_path), "test", OBJECTIVES, sole_writer=True)
 
-    def look() -> tuple[int, bool, list[int]]:
-        return made.finished(), made.waiting(), [trial.number for trial in made.front(BASE)]
+    def look(study: SearchStudy) -> tuple[int, bool, list[int]]:
+        return study.finished(), study.waiting(), [trial.number for trial in study.front(BASE)]
 
-    assert look() == (0, False, [0])
-    assert len(reads) == (1 if sole_writer else 3)
+    assert look(made) == look(other) == (0, False, [0])
     run(made, 0.85, 50)
     made.drop({0: "it is damaged"})
-    assert look() == (1, False, [1])
+    assert look(made) == look(other) == (1, False, [1])
     run(other, 0.95, 40)
-    assert look() == ((1, False, [1]) if sole_writer else (2, False, [2]))
+    assert look(made) == (1, False, [1])
+    assert look(other) == (2, False, [2])
+
+
+def test_a_sole_writer_reads_each_trial_once_after_it_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study(tmp_path)
+    made = SearchStudy(sqlite_url(tmp_path), "test", OBJECTIVES, sole_writer=True)
+    for _ in range(8):
+        made.ask().suggest_float("x", 0, 1)
+    made.ended()
+    reads: list[int] = []
+    read = optuna.storages.RDBStorage.get_trial
+
+    def noted(storage: optuna.storages.RDBStorage, trial_id: int) -> FrozenTrial:
+        reads.append(trial_id)
+        return read(storage, trial_id)
+
+    monkeypatch.setattr(optuna.storages.RDBStorage, "get_trial", noted)
+    monkeypatch.setattr(
+        optuna.storages.RDBStorage, "_get_trials", lambda *args, **options: pytest.fail("all are read again")
+    )
+    assert not made.ended()[1:]
+    assert reads == []
+    proposed = made.ask().number
+    stored = [trial.number for trial in made.study.get_trials() if trial._trial_id in reads]
+    assert stored == [proposed]
+
+
+def test_what_a_sole_writer_reads_is_what_another_process_would(tmp_path: Path) -> None:
+    study(tmp_path)
+    made = SearchStudy(sqlite_url(tmp_path), "test", OBJECTIVES, sole_writer=True)
+    made.take_over("other", [3], {4: {"x": 0.5}}, {4: 0.1})
+    for number in range(6):
+        trial = made.ask({"x": 0.1 * number} if number == 2 else None)
+        trial.suggest_float("x", 0, 1)
+        if number == 3:
+            made.fail(trial.number, "it broke", "Traceback", again=True)
+        elif number == 4:
+            made.prune(trial.number, "others are better", {"accuracy": 0.5, "bytes": 9})
+        elif number != 5:
+            metrics = {"accuracy": 0.5 + 0.1 * number, "bytes": 60}
+            made.complete(trial.number, metrics, BASE, {"config": {}})
+            assert made.study.trials == study(tmp_path).study.trials
+        else:
+            made.record_rung(trial.number, 1, {"accuracy": 0.3})
+    made.set_worth({1: True})
+    assert made.study.trials == study(tmp_path).study.trials
+    assert made.study.user_attrs == study(tmp_path).study.user_attrs
 
 
 def test_tpe_looks_at_as_many_trials_at_the_end_as_before(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ from autocompress.pareto import (
 )
 from autocompress.rivals import Point, Rivals, costs_of, drawn_costs
 from autocompress.study.samplers import make_sampler
+from autocompress.study.sole_writer import SoleWriter
 from autocompress.study.storage import open_storage, opening
 from autocompress.trial import TrialConfig
 
@@ -60,8 +61,8 @@ class SearchStudy:
         seed: of the sampler; the number of recorded trials is added, so that a resumed search does
             not repeat its random start.
         create: make the study where there is none.
-        sole_writer: whether nothing else writes to the study meanwhile; what was read from the database then
-            holds until something is written, where it is otherwise read each time, some twenty times a trial.
+        sole_writer: whether nothing else writes to the study meanwhile; of the database is then read what was
+            written since alone.
 
     Raises:
         SettingsError: the storage cannot be opened, lacks the study, or holds other objectives under
@@ -80,9 +81,6 @@ class SearchStudy:
         create: bool = True,
         sole_writer: bool = False,
     ) -> None:
-        self.sole_writer = sole_writer
-        self._read_trials: list[FrozenTrial] | None = None
-        self._read_attributes: dict[str, Any] | None = None
         self.objectives, self.constraints = tuple(objectives), tuple(constraints)
         directions: list[Any] = [o.direction for o in objectives]
         self._in_transaction = False
@@ -94,6 +92,8 @@ class SearchStudy:
                 )
             else:
                 self.study = optuna.load_study(storage=self._database, study_name=name)
+        if sole_writer:
+            self.study = optuna.Study(name, SoleWriter(self.study._storage))
         stored = [d.name.lower() for d in self.study.directions]
         if stored != directions:
             raise SettingsError(f"objectives must be the study's {stored} but are {directions}.")
@@ -126,21 +126,11 @@ class SearchStudy:
                 self._in_transaction = False
                 sessions.remove()
                 sessions.configure(bind=self._database.engine)
-                self._read_trials = self._read_attributes = None
                 connection.commit()
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         """Trials in one of these states, or all where none is given, by number."""
-        trials = self._read_trials
-        if trials is None or not self.sole_writer or self._in_transaction:
-            trials = self._read_trials = self.study.get_trials(deepcopy=False)
-        return [trial for trial in trials if not states or trial.state in states]
-
-    def _attributes_of_study(self) -> dict[str, Any]:
-        attributes = self._read_attributes
-        if attributes is None or not self.sole_writer or self._in_transaction:
-            attributes = self._read_attributes = self.study.user_attrs
-        return attributes
+        return self.study.get_trials(deepcopy=False, states=states or None)
 
     def _set_attribute_of_study(self, name: str, value: Any) -> None:
         with self.transaction():
@@ -506,7 +496,7 @@ class SearchStudy:
 
     def dropped(self) -> dict[int, str]:
         """Trials that failed their final check, with the reason; they are on no front."""
-        stored: Mapping[str, str] = self._attributes_of_study().get("dropped", {})
+        stored: Mapping[str, str] = self.study.user_attrs.get("dropped", {})
         return {int(number): reason for number, reason in stored.items()}
 
     def drop(self, reasons: Mapping[int, str]) -> None:
@@ -516,7 +506,7 @@ class SearchStudy:
 
     def worth(self) -> dict[int, bool]:
         """Whether trials were worth keeping when they ended, of those whose folders do not tell."""
-        stored: Mapping[str, bool] = self._attributes_of_study().get("worth", {})
+        stored: Mapping[str, bool] = self.study.user_attrs.get("worth", {})
         return {int(number): worth for number, worth in stored.items()}
 
     def set_worth(self, values: Mapping[int, bool]) -> None:
@@ -547,7 +537,7 @@ class SearchStudy:
         self._set_later("final_metrics", values)
 
     def _later(self, key: str) -> dict[int, dict[str, float]]:
-        stored = self._attributes_of_study().get(key, {})
+        stored = self.study.user_attrs.get(key, {})
         return {int(number): dict(values) for number, values in stored.items()}
 
     def _set_later(self, key: str, values: Mapping[int, Mapping[str, float]]) -> None:
