@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 # Weights of one output that share a multiplier: 4.25 bits a weight.
 BLOCK = 32
-# Codes are −7 to 7, and a code times a multiplier is at most 126.
-_GREATEST_CODE, _GREATEST_MULTIPLIER = 7, 18
+# Codes are −7 to 7.
+_GREATEST_CODE = 7
 # Of fewer weights, or fewer inputs, what decodes them, some 700 bytes, takes much of what the codes save.
 LEAST_WEIGHTS = 2048
 _LEAST_INPUTS = 4
@@ -47,7 +47,7 @@ def in_blocks(values: NDArray[np.int8], dimension: int) -> Blocks:
     """The codes and multipliers whose products are nearest to a tensor, block by block in least squares.
 
     Args:
-        values: −127 to 127.
+        values: −127 to 127; no product is further from 0 than the furthest of them.
         dimension: of outputs, none of which shares a block with another.
     """
     rows, inputs, inner = _shape(values.shape, dimension)
@@ -59,7 +59,8 @@ def in_blocks(values: NDArray[np.int8], dimension: int) -> Blocks:
     codes = np.zeros_like(wanted)
     multipliers = np.ones((rows * blocks, 1, inner), np.float32)
     least = np.full_like(multipliers, np.inf)
-    for multiplier in range(1, _GREATEST_MULTIPLIER + 1):
+    greatest = int(np.abs(values.astype(int)).max(initial=0))
+    for multiplier in range(1, max(1, greatest // _GREATEST_CODE) + 1):
         tried = np.clip(np.rint(wanted / multiplier), -_GREATEST_CODE, _GREATEST_CODE)
         error = np.square(tried * multiplier - wanted).sum(axis=1, keepdims=True)
         better = error < least

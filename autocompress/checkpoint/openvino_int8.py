@@ -51,6 +51,8 @@ def quantize_openvino(
     _decode(model)
     places = model.get_rt_info(OUTPUTS).astype(str) if model.has_rt_info(OUTPUTS) else None
     ignored = nncf.IgnoredScope(names=_names(model, in_floats), validate=False)
+    # Weights of 7 bits in all layers, as those of ONNX files: CPUs without VNNI would cut off some sums.
+    halved = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
     options = {"subset_size": len(calibration), "ignored_scope": ignored}
     dataset = nncf.Dataset(calibration, _arrays)
 
@@ -63,11 +65,17 @@ def quantize_openvino(
     with quiet(), contextlib.redirect_stdout(io.StringIO()):  # where NNCF draws bars
         try:
             if control is None:
-                quantized = nncf.quantize(model, dataset, **options)
+                quantized = nncf.quantize(model, dataset, advanced_parameters=halved, **options)
             else:
                 judging = nncf.Dataset(pairs, lambda pair: _arrays(pair[0]))
                 quantized = nncf.quantize_with_accuracy_control(
-                    model, dataset, judging, agreement, max_drop=control.bound, **options
+                    model,
+                    dataset,
+                    judging,
+                    agreement,
+                    max_drop=control.bound,
+                    advanced_quantization_parameters=halved,
+                    **options,
                 )
         except Exception as error:  # NNCF's and OpenVINO's own, of many classes
             raise TrialError(f"the model could not be quantised to int8: {one_line(error)}") from error

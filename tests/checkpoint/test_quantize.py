@@ -7,7 +7,9 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -45,6 +47,28 @@ def test_int8_is_a_quarter_of_the_size_and_close(network: nn.Module, tmp_path: P
     assert (load_program(path)(images) - expected).abs().mean() < 0.05 * expected.abs().mean()
     types = {tensor.data_type for tensor in onnx.load(path).graph.initializer if tensor.dims}
     assert onnx.TensorProto.INT8 in types
+
+
+@pytest.mark.parametrize("four_bits", [False, True])
+def test_two_products_of_what_computes_in_int8_fit_in_16_bits(
+    four_bits: bool, network: nn.Module, tmp_path: Path
+) -> None:
+    # CPUs without VNNI add them there, and would cut off what does not fit.
+    images, path = torch.randn(64, 3, 8, 8), tmp_path / "model.onnx"
+    export_onnx(network, images[:2], path)
+    how = quantize_onnx(path, [images], four_bits=four_bits)
+    model = onnx.load(path)
+    makers = {node.output[0]: node for node in model.graph.node}
+    names = [makers[node.input[1]].input[0] for node in model.graph.node if node.name in how.int8]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    weights = session.run(names, {model.graph.input[0].name: images[:1].numpy()})
+    assert len(weights) == 3
+    for codes in weights:
+        assert codes.dtype == np.int8
+        greatest = np.abs(codes.astype(int)).max()
+        assert greatest > 32
+        assert 2 * 255 * greatest <= 32767
 
 
 @pytest.mark.parametrize(("artifact", "share"), [("onnx-int8", 0.35), ("onnx-int4", 0.2)])
@@ -234,7 +258,8 @@ def test_layers_that_are_stored_as_codes_become_int8(
     quantize_onnx(path, [images])
     with torch.no_grad():
         expected = model(images)
-    assert (load_program(path)(images) - expected).abs().mean() < 0.06 * expected.abs().mean()
+    # All weights of one level are rounded the same way, so that errors add up.
+    assert (load_program(path)(images) - expected).abs().mean() < 0.15 * expected.abs().mean()
 
 
 def test_what_cannot_be_quantised_says_so(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autocompress.methods.qat.rounding import round_activations, round_weight
+from autocompress.methods.qat.rounding import COMPUTED_CODES, round_activations, round_weight
 from autocompress.task import Limits
 from autocompress.weights.factored import CONVOLUTIONS, TRANSPOSED, transposed_linear
 
@@ -67,10 +67,12 @@ class Straight:
     Args:
         parameter: the weight; it is rounded at once.
         dim: dimension that its outputs stand along.
+        codes: the greatest code of its rounded numbers.
     """
 
     parameter: nn.Parameter
     dim: int
+    codes: int = COMPUTED_CODES
     numbers: Tensor = field(init=False)
     shown: Tensor = field(init=False)
 
@@ -81,7 +83,7 @@ class Straight:
 
     @torch.no_grad()
     def _show(self) -> None:
-        self.parameter.copy_(round_weight(self.numbers, self.dim))
+        self.parameter.copy_(round_weight(self.numbers, self.dim, self.codes))
         self.shown = self.parameter.detach().clone()
 
     def follow(self) -> None:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Codes of weights go from −127 to 127, those of activations from 0 to 255.
-_WEIGHT_CODES, _ACTIVATION_CODES = 127, 255
+# Codes of weights go from −127 to 127, or to 64 where layers compute in int8 (see `checkpoint.quantize`),
+# those of activations from 0 to 255.
+STORED_CODES, COMPUTED_CODES, _ACTIVATION_CODES = 127, 64, 255
 
 
-def round_weight(weight: Tensor, dim: int) -> Tensor:
-    """A weight at levels of its own for each output: a = −max|w|, b = max|w|, n = 255; without gradient.
+def round_weight(weight: Tensor, dim: int, codes: int = COMPUTED_CODES) -> Tensor:
+    """A weight at levels of its own for each output: a = −max|w|, b = max|w|, n = 2 · codes + 1; without
+    gradient.
 
     Folding a batch norm multiplies all weights of an output, and so its scale, by one number: the codes stay,
     but for their sign. So what is rounded before it is folded is what the file has, whatever the norm.
@@ -23,9 +25,10 @@ def round_weight(weight: Tensor, dim: int) -> Tensor:
     Args:
         weight: as its layer keeps it.
         dim: dimension that the outputs stand along.
+        codes: the greatest of them.
     """
     others = [other for other in range(weight.dim()) if other != dim]
-    scale = weight.detach().abs().amax(others, keepdim=True) / _WEIGHT_CODES
+    scale = weight.detach().abs().amax(others, keepdim=True) / codes
     scale = torch.where(scale > 0, scale, 1.0)
     return (weight.detach() / scale).round() * scale
 

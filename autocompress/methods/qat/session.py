@@ -14,6 +14,7 @@ from autocompress.errors import TrialError
 from autocompress.methods.base import Finished, Method, Session, Stage
 from autocompress.methods.qat.config import Config
 from autocompress.methods.qat.layers import KINDS, RoundInputs, Straight, rounded_weights, weight_dims
+from autocompress.methods.qat.rounding import COMPUTED_CODES, STORED_CODES
 from autocompress.task import ModelProfile, Task
 
 _NOTHING = "the model has no convolution and no linear layer"
@@ -60,7 +61,8 @@ class QatSession(Session):
         dims = rounded_weights(model, task.limits_of(model))
         if not dims:
             raise TrialError(f"{_NOTHING} that has a weight of its own and is not excluded.")
-        self.weights = [Straight(parameter, dim) for parameter, dim in dims.items()]
+        codes = COMPUTED_CODES if config.activations else STORED_CODES
+        self.weights = [Straight(parameter, dim, codes) for parameter, dim in dims.items()]
         layers = [
             module
             for module in model.modules()

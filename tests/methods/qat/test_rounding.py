@@ -12,15 +12,18 @@ from torch import Tensor
 from autocompress.methods.qat.rounding import round_activations, round_weight
 
 
+@pytest.mark.parametrize("codes", [64, 127])
 @pytest.mark.parametrize(("shape", "dim"), [((6, 10), 0), ((6, 3, 3, 2), 0), ((5, 4, 3), 1)])
-def test_weights_are_rounded_as_pytorch_does_for_each_output(shape: tuple[int, ...], dim: int) -> None:
+def test_weights_are_rounded_as_pytorch_does_for_each_output(
+    shape: tuple[int, ...], dim: int, codes: int
+) -> None:
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     weight.select(dim, 2).zero_()
     greatest = weight.abs().movedim(dim, 0).flatten(1).amax(1)
-    scale = torch.where(greatest > 0, greatest / 127, 1.0)
+    scale = torch.where(greatest > 0, greatest / codes, 1.0)
     zeros = torch.zeros(shape[dim])
-    expected = torch.fake_quantize_per_channel_affine(weight, scale, zeros, dim, -127, 127)
-    assert torch.allclose(round_weight(weight, dim), expected, rtol=0, atol=1e-6)
+    expected = torch.fake_quantize_per_channel_affine(weight, scale, zeros, dim, -codes, codes)
+    assert torch.allclose(round_weight(weight, dim, codes), expected, rtol=0, atol=1e-6)
 
 
 def test_codes_of_weights_do_not_change_when_a_batch_norm_is_folded() -> None:
