@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from autocompress.checkpoint.calling import Program, program_of
 from autocompress.checkpoint.slimming import slim
 from autocompress.errors import SettingsError, TrialError, one_line
-from autocompress.graph.exporting import export, inference
+from autocompress.graph.exporting import export, inference, quiet_logger
 from autocompress.task.inputs import Inputs
 
 # Metadata of a file whose model returns more than one tensor: each output's place, as JSON.
@@ -44,7 +44,7 @@ def export_onnx(model: nn.Module, example: Inputs, path: Path) -> dict[str, tupl
     require_onnx()
     from onnxscript.optimizer import optimize
 
-    with inference(model), contextlib.redirect_stdout(io.StringIO()):
+    with inference(model), quiet_logger("torch.onnx"), contextlib.redirect_stdout(io.StringIO()):
         try:
             program, structure = _onnx_program(model, example)
             optimize(program.model, input_size_limit=_MOST_FOLDED, output_size_limit=_MOST_FOLDED)

@@ -122,12 +122,19 @@ def _place(error: Exception) -> str:
 @contextlib.contextmanager
 def _quiet_tracing() -> Iterator[None]:
     """Neither warnings nor the graph so far, which `torch.export` prints where it fails."""
-    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    with quiet_logger("torch.fx.experimental.symbolic_shapes"), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+@contextlib.contextmanager
+def quiet_logger(name: str) -> Iterator[None]:
+    """Nothing of a logger and those below it but errors. Whenever a level changes Python forgets what it knew
+    of all loggers, of which PyTorch has a thousand."""
+    logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
+        yield
     finally:
         logger.setLevel(level)
 
@@ -160,17 +167,13 @@ def full_precision() -> Iterator[None]:
 
 @contextlib.contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
-    """Eval mode, no gradients, plain attention, and the exporters' chatter off."""
+    """Eval mode, no gradients, plain attention, and no warnings."""
     was_training = model.training
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
     model.eval()
     try:
         with plain_attention(), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
         if was_training:
             model.train()

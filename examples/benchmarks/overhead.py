@@ -1,16 +1,16 @@
-"""What a search takes beside training: trials of ten seconds, and of one.
+"""What a search takes beside its trials, and trials beside training: trials of ten seconds, and of one.
 
     python examples/benchmarks/overhead.py
     python examples/benchmarks/overhead.py --seconds 3 --trials 12 --workers 1
 
 Searches the digits, with as many epochs as make a trial take about so many seconds inside of training and
-evaluation steps, which a first, short search tells. What a trial takes besides is counted from the end of the
-one before it on the same worker to its own: proposals, surgery, exports, checks, loading files again, what
-Ray takes. The overhead of the search is (wall time × workers − time in steps) ÷ time in steps, from the first
-start of a trial to the last end, to which comes what a worker's first trial takes for the first time, and
-workers that wait at the end, where there is less than one trial for each. Costs are MACs: where they are
-bytes, models are also stored as codes beside the budget, which is work of its own. What else the machine does
-meanwhile counts too.
+evaluation steps, which a first, short search tells. What is beside steps in a trial is what whoever
+compresses a model by hand needs too: surgery, the export, checks, loading the file again. Between trials,
+from the end of one to the start of the next on the same worker, are proposals, records, and what Ray takes.
+The search as a whole is its wall time × workers, from the first start of a trial to the last end, over the
+seconds of all trials: to what is between them comes a worker that waits at the end, where there is less
+than one trial for each. Costs are MACs: where they are bytes, models are also stored as codes beside the
+budget, which is work of its own. What else the machine does meanwhile counts too.
 """
 
 from __future__ import annotations
@@ -74,9 +74,7 @@ def main() -> None:
         trials = completed(searched(Path(scratch) / "first", first, 4, arguments.workers))
         epoch = statistics.median(map(step_seconds, trials)) / first
         print(f"one epoch takes {epoch:.2f} s; load of the machine {os.getloadavg()[0]:.1f}", flush=True)
-        print(
-            "| trials | epochs | seconds in steps | besides | between trials | of a trial | of the search |"
-        )
+        print("| trials | epochs | in steps, s | beside | between | trial ÷ steps | search ÷ trials |")
         print("| --- | --- | --- | --- | --- | --- | --- |")
         for wanted in arguments.seconds:
             epochs = max(1, round(wanted / epoch))
@@ -85,8 +83,10 @@ def main() -> None:
             steps = statistics.mean(map(step_seconds, trials))
             own, between = besides(trials, arguments.workers)
             assert result.overhead is not None
+            wall = (1 + result.overhead) * sum(map(step_seconds, trials))
+            of_search = wall / sum(trial.user_attrs["details"]["seconds"] for trial in trials) - 1
             seconds = " | ".join(f"{value:.2f}" for value in (steps, own, between))
-            shares = f"{(own + between) / steps:.1%} | {result.overhead:.1%}"
+            shares = f"+{own / steps:.1%} | +{of_search:.1%}"
             print(f"| {len(trials)} | {epochs} | {seconds} | {shares} |", flush=True)
 
 
