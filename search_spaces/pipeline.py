@@ -163,8 +163,7 @@ def aim(family: ac.Family, floor: float = _FLOOR) -> Aim | None:
     most score is lost for the cost that it saves; None where all that was tried often enough.
 
     While all is too costly for the bounds, trials go there in few steps. Beyond the cheap end they go down to
-    a floor, each a little further than those that run now, but not far from all that there is: more of them
-    fill gaps, and then go between those that run. Once one from there was out of bounds, they go halfway (in
+    a floor, each a little further than those that run now; once one from there was out of bounds, halfway (in
     logarithms) between it and the last that was not.
 
     Args:
@@ -186,25 +185,10 @@ def aim(family: ac.Family, floor: float = _FLOOR) -> Aim | None:
         target = math.sqrt(beyond * lowest) if beyond < _GAP * lowest else None
     elif lowest > floor:
         target = max(floor, lowest * min(_LEAST_STEP, (floor / lowest) ** _share_of_the_way(family.left)))
-        if family.running and target < _FAR * cheapest.cost:
-            gap = _widest_gap(family)
-            if gap is not None:
-                return gap
-            target = _between(family)
     if target is not None:
         parent = _start(family, target)
         return Aim(parent, max(_LEAST_KEPT, target / parent.cost), _tries(family)[parent.number])
     return _widest_gap(family)
-
-
-def _between(family: ac.Family) -> float:
-    """The middle (in logarithms) of the widest gap between costs that running trials aim at, from the
-    cheapest model's on down to as far as one may go from it."""
-    highest = family.front[-1].cost
-    aimed = {other.cost for other in family.running if _FAR * highest < other.cost < highest}
-    costs = sorted({highest, *aimed, _FAR * highest})
-    lower, upper = max(itertools.pairwise(costs), key=lambda pair: pair[1] / pair[0])
-    return math.sqrt(lower * upper)
 
 
 def _share_of_the_way(left: int) -> float:

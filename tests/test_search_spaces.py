@@ -263,29 +263,6 @@ def test_rates_from_one_that_diverged_on_are_left(resnet20: ModelProfile) -> Non
     assert rates(at_rate(1, 5, 2.0), at_rate(2, 5, 2.0, None), at_rate(3, 5, 4.0)) == 1.0
 
 
-def test_trials_side_by_side_do_not_go_far_from_all_that_there_is(resnet20: ModelProfile) -> None:
-    reference = ac.Parent(0, 1.0, 0.9, resnet20)
-    running: list[ac.Running] = []
-    for left in range(640, 576, -1):
-        aimed = pipeline.aim(ac.Family((reference,), {0: reference}, running=tuple(running), left=left))
-        assert aimed.parent is reference
-        running.append(ac.Running(0, aimed.cost))
-    costs = sorted((other.cost for other in running), reverse=True)
-    assert len(set(costs)) == 64
-    assert costs[0] < 1.0
-    assert costs[-1] > 0.25
-    # None is much further from its neighbours than others are.
-    assert min(below / above for above, below in itertools.pairwise(costs)) > 0.94
-
-
-def test_where_many_run_gaps_are_filled_before_the_way_down_goes_on(resnet20: ModelProfile) -> None:
-    front = tuple(ac.Parent(n, 0.7**n, 0.9 - 0.01 * n, resnet20) for n in range(4))
-    running = tuple(ac.Running(3, 0.7**3 * 0.95**n) for n in range(1, 28))
-    aimed = pipeline.aim(ac.Family(front, dict(enumerate(front)), running=running, left=600))
-    assert aimed.parent.number < 3
-    assert aimed.cost > front[-1].cost
-
-
 def test_gaps_are_filled_where_most_score_is_lost_for_most_cost(resnet20: ModelProfile) -> None:
     front = tuple(
         ac.Parent(number, cost, score, resnet20)
