@@ -86,6 +86,8 @@ class Attempt:
         asked: −ln of what its method was told to keep of its parent's cost; 0 where the sampler proposed it.
         trained: whether it trained.
         holds: whether its model satisfies the search's target, if there is one.
+        failed: whether it ended by an error, and not as it was stopped early.
+        diverged: whether that was a loss or a metric that was no number any more.
     """
 
     number: int
@@ -101,6 +103,8 @@ class Attempt:
     asked: float = 0.0
     trained: bool = True
     holds: bool = True
+    failed: bool = False
+    diverged: bool = False
 
 
 @dataclass(frozen=True)

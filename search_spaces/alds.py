@@ -16,7 +16,11 @@ MEASURES = ["slices", "operator", "frobenius", "data"]
 def move(profile: ac.ModelProfile, keep: float) -> dict[str, Any] | None:
     """A budget of MACs that leaves this share, where the layers that ranks can shrink have so much; else of
     parameters, of which ranks shrink more."""
-    budgets = {cost: 1 - (1 - keep) / _factorable_share(profile, cost) for cost in ("macs", "params")}
+    budgets = {
+        cost: 1 - (1 - keep) / _factorable_share(profile, cost)
+        for cost in ("macs", "params")
+        if 1 - keep < _most_saved(profile, cost)
+    }
     cost = next((cost for cost, wanted in budgets.items() if wanted >= 0.2), None)
     if cost is None:
         return None
@@ -77,6 +81,18 @@ def _factorable_share(profile: ac.ModelProfile, cost: str, without: int = 0) -> 
     )
     total: int = getattr(profile, cost) - without
     return min(1.0, shrinking / total) if shrinking and total else _NOTHING
+
+
+def _most_saved(profile: ac.ModelProfile, cost: str) -> float:
+    """Share of the model's cost that goes where all that ranks can shrink has the least it can: of small
+    layers two factors of rank one cost half, or all."""
+    saved: float = sum(
+        getattr(layer, cost) * (1 - max(layer.least, layer.rank_one))
+        for layer in profile.layers
+        if layer.factorable or (cost == "params" and layer.product)
+    )
+    total: int = getattr(profile, cost)
+    return saved / max(1, total)
 
 
 def _lambda_rank(trial: optuna.Trial) -> float:

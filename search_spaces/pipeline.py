@@ -64,6 +64,8 @@ _OF_CODES = ("bytes", "weight_bytes")
 # them: 0.81 and 0.86. With a teacher of weight 0.5 and temperature 2 they were then 0.81 and 0.86, at 4 0.79
 # and 0.83; of weight 0.25 0.77 and 0.86, and 0.78 and 0.86.
 _SHARE, _LR_SCALES, _TEMPERATURE = 0.2, (8.0, 4.0, 2.0), 2.0
+# Factor on the recipe's rate that is proposed at least.
+_LEAST_RATE = 0.2
 _DISTILL = {"teacher": "best", "distill_weight": 0.5, "distill_temperature": _TEMPERATURE}
 
 
@@ -110,7 +112,7 @@ def suggest(trial: optuna.Trial, family: ac.Family, spaces: Mapping[str, ac.Sear
         configs=configs,
         parent=parent.number,
         compress_share=trial.suggest_float("compress_share", 0.1, 0.8),
-        lr_scale=trial.suggest_float("lr_scale", 0.2, 8.0, log=True),
+        lr_scale=trial.suggest_float("lr_scale", _LEAST_RATE, _LR_SCALES[0], log=True),
         distill_weight=trial.suggest_float("distill_weight", 0.1, 0.9) if taught else 0.0,
         distill_temperature=trial.suggest_float("distill_temperature", 1.0, 6.0) if taught else _TEMPERATURE,
         teacher=family.best.number if taught else 0,
@@ -290,7 +292,7 @@ def guided(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
         return None
     for name in _by_merit(family, spaces):
         space = spaces[name]
-        if space.unsupported(aimed.parent.profile) is not None:
+        if space.unsupported(aimed.parent.profile) is not None or _failed(family, name, aimed.parent):
             continue
         asked = max(_LEAST_KEPT, aimed.keep ** _reserve(family, name))
         params = _move(name, space, aimed.parent, asked, family.metric)
@@ -468,6 +470,15 @@ def plan(trials: int, spaces: Mapping[str, ac.SearchSpace], metric: str) -> Plan
     )
 
 
+def _failed(family: ac.Family, name: str, parent: ac.Parent) -> bool:
+    """Whether a method failed on a model, for another reason than its rate."""
+    return any(
+        attempt.failed and not attempt.diverged
+        for attempt in family.attempts
+        if attempt.parent == parent.number and attempt.params.get("method") == name
+    )
+
+
 def _reserve(family: ac.Family, name: str) -> float:
     """By how much a method must be asked for more than is wanted, in logarithms: methods that train decide by
     themselves how far they go."""
@@ -505,7 +516,7 @@ def _by_merit(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> list[s
 def _rate(family: ac.Family, tries: int) -> float:
     """The rate that lost least for what it saved where several were tried from the same model, at first the
     highest; where the same was tried before, the others in turn; where one diverged, only those below it, or
-    half of it.
+    half of it, as far as `suggest` goes.
 
     Trials from different models say little of their rates: large ones lose nothing at any, small ones much.
     """
@@ -513,9 +524,9 @@ def _rate(family: ac.Family, tries: int) -> float:
     for attempt in family.attempts:
         if attempt.asked and attempt.trained and "lr_scale" in attempt.params:
             tried.setdefault(attempt.parent, []).append(attempt)
-    diverged = [a.params["lr_scale"] for same in tried.values() for a in same if a.cost is None]
+    diverged = [a.params["lr_scale"] for same in tried.values() for a in same if a.diverged]
     too_high = min(diverged, default=math.inf)
-    rates = [rate for rate in _LR_SCALES if rate < too_high] or [too_high / 2]
+    rates = [rate for rate in _LR_SCALES if rate < too_high] or [max(_LEAST_RATE, too_high / 2)]
     wins: Counter[float] = Counter()
     for same in tried.values():
         ended = [attempt for attempt in same if attempt.cost is not None]

@@ -39,5 +39,5 @@ def test_readme_python_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_example_runs(example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EXAMPLE_TRIALS", "2")
+    monkeypatch.setenv("EXAMPLE_TRIALS", "1")
     runpy.run_path(str(example), run_name="__main__")

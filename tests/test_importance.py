@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
@@ -37,3 +39,16 @@ def test_too_few_trials_say_nothing_and_the_reason_is_told() -> None:
     study.add_trials([trial(0.1 * i, 0.5, 0.1 * i) for i in range(LEAST_TRIALS - 1)])
     study.add_trials([trial(0.1 * i, 0.5, 0.1 * i, extra=True) for i in range(5)])
     assert importance(study, 0).reason == "9 complete trials are too few: it takes 10"
+
+
+def test_what_lies_out_of_its_range_is_left_out() -> None:
+    # As a space of the user's own may move to it, which Optuna records.
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    for i in range(30):
+        study.enqueue_trial({"width": i / 29, "rate": (7 * i % 30) / 29 if i else 3.0})
+        asked = study.ask()
+        with pytest.warns(UserWarning, match="out of range") if not i else contextlib.nullcontext():
+            width, _ = [asked.suggest_float(name, 0, 1) for name in SPACE]
+        study.tell(asked, [width, 0.0])
+    assert study.trials[0].params["rate"] == 3.0
+    assert importance(study, 0).shares["width"] > 0.9

@@ -252,7 +252,11 @@ def at_rate(
     number: int, parent: int, rate: float, cost: float | None = 0.8, lost: float = 0.01
 ) -> ac.Attempt:
     params = {"method": "alcn", "lr_scale": rate}
-    done = {"saved": 0.2, "lost": lost} if cost else {"score": None, "kept": False}
+    done = (
+        {"saved": 0.2, "lost": lost}
+        if cost
+        else {"score": None, "kept": False, "failed": True, "diverged": True}
+    )
     return attempt(number, parent, cost, params=params, asked=0.2, **done)
 
 
@@ -261,6 +265,33 @@ def test_rates_from_one_that_diverged_on_are_left(resnet20: ModelProfile) -> Non
     assert rates(at_rate(1, 5, 4.0, None)) == 2.0
     assert rates(at_rate(1, 5, 4.0), at_rate(2, 5, 8.0, None)) == 4.0
     assert rates(at_rate(1, 5, 2.0), at_rate(2, 5, 2.0, None), at_rate(3, 5, 4.0)) == 1.0
+    # Never less than what may be suggested.
+    assert rates(at_rate(1, 5, 0.25, None), at_rate(2, 5, 4.0)) == 0.2
+
+
+def test_what_failed_for_another_reason_says_nothing_of_rates_and_is_not_tried_again_from_there(
+    resnet20: ModelProfile,
+) -> None:
+    params = {"method": "alcn", "lr_scale": 8.0}
+    failed = attempt(1, 0, None, score=None, kept=False, params=params, asked=0.2, failed=True)
+    after = alone(resnet20, left=8, attempts=(failed,))
+    guided = pipeline.guided(after, of_methods("alcn", "alds"))
+    assert guided is not None
+    assert guided.params["method"] == "alds"
+    assert pipeline.guided(after, of_methods("alcn")) is None
+    diverged, stopped_early = replace(failed, diverged=True), replace(failed, failed=False)
+    again = pipeline.guided(replace(after, attempts=(diverged,)), of_methods("alcn"))
+    assert again is not None
+    assert again.params["lr_scale"] < 8.0
+    assert pipeline.guided(replace(after, attempts=(stopped_early,)), of_methods("alcn")) is not None
+
+
+def test_alds_does_not_move_where_factors_of_rank_one_cost_too_much(resnet20: ModelProfile) -> None:
+    space = plugins.search_space("alds")
+    assert space.move(resnet20, 0.7) is not None
+    layers = tuple(replace(layer, rank_one=0.8) for layer in resnet20.layers)
+    assert space.move(replace(resnet20, layers=layers), 0.7) is None
+    assert space.move(replace(resnet20, layers=layers), 0.9) is not None
 
 
 def test_gaps_are_filled_where_most_score_is_lost_for_most_cost(resnet20: ModelProfile) -> None:

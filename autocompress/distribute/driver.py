@@ -57,13 +57,14 @@ class Failure:
     Args:
         reason: in a line.
         traceback: where it was raised.
-        kind: "memory" or "disk" where that ran out, "checkpoint" where one that it needed is damaged.
+        kind: "memory" or "disk" where that ran out, "checkpoint" where one that it needed is damaged,
+            "diverged" where a loss or a metric was no number any more.
         error: itself, where the reference failed.
     """
 
     reason: str
     traceback: str = ""
-    kind: Literal["memory", "disk", "checkpoint"] | None = None
+    kind: Literal["memory", "disk", "checkpoint", "diverged"] | None = None
     error: Exception | None = None
 
 

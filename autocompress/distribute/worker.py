@@ -31,7 +31,7 @@ from autocompress.checkpoint import open_checkpoint
 from autocompress.checkpoint.program import export_program, load_program
 from autocompress.checkpoint.store import trial_folder
 from autocompress.distribute.surroundings import limit_memory
-from autocompress.errors import AutocompressError, CheckpointError, one_line
+from autocompress.errors import AutocompressError, CheckpointError, DivergedError, one_line
 from autocompress.rivals import Point, Rivals
 from autocompress.sharing import sharing
 from autocompress.task import Task
@@ -174,10 +174,12 @@ def _described(error: Exception, folder: Path) -> dict[str, Any]:
 
 
 def _kind(error: BaseException | None, folder: Path) -> str | None:
-    """What kind of failure an error, or what led to it, is of those that are no fault of the trial; PyTorch's
-    and safetensors' errors have neither class nor number."""
+    """What kind of failure an error, or what led to it, is of those that the driver acts upon; PyTorch's and
+    safetensors' errors have neither class nor number."""
     if isinstance(error, CheckpointError):
         return "checkpoint"
+    if isinstance(error, DivergedError):
+        return "diverged"
     while error is not None:
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
             return "memory"

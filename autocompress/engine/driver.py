@@ -357,7 +357,8 @@ class SearchDriver:
         self._ended(number, self.seconds.get(number, 0.0))
         self.configs.pop(number, None)
         self.left += again and not self.study.is_extra(number)
-        self.study.fail(number, failure.reason, failure.traceback, again=again)
+        diverged = failure.kind == "diverged"
+        self.study.fail(number, failure.reason, failure.traceback, again=again, diverged=diverged)
         self._show_end(number, "fail", f"{failure.reason}; it runs again" if again else failure.reason)
 
     @property

@@ -15,7 +15,7 @@ from autocompress.lineage import Attempt, Family, Parent, Running, Target
 from autocompress.measure import STATIC, Constraint, Objective
 from autocompress.methods.base import Stage
 from autocompress.pareto import is_non_dominated
-from autocompress.study import ASKED, EXTRA, TAKEN_OVER, SearchStudy
+from autocompress.study import ASKED, DIVERGED, EXTRA, INTERRUPTED, TAKEN_OVER, SearchStudy
 from autocompress.task import ModelProfile
 
 
@@ -114,8 +114,8 @@ class FamilyTree:
         """Hear of the trials that ended since the last time."""
         kept, worth = kept_trials(self.trials), self.study.worth()
         for trial in self.study.ended():
-            if trial.number == 0 or trial.number in self.origins:
-                continue
+            if trial.number == 0 or trial.number in self.origins or INTERRUPTED in trial.user_attrs:
+                continue  # what was cut off runs again, and says nothing of what it was to do
             details = trial.user_attrs.get("details", {})
             config = details.get("config", {})
             methods = tuple(stage["method"] for stage in config.get("stages", ()))
@@ -152,6 +152,8 @@ class FamilyTree:
                 trial.user_attrs.get(ASKED, 0.0),
                 EXTRA not in trial.user_attrs,
                 metrics is not None and self._holds(metrics),
+                trial.state.name == "FAIL",
+                DIVERGED in trial.user_attrs,
             )
 
     def _add(self, number: int, metrics: Mapping[str, float], parent: int) -> None:

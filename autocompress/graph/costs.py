@@ -167,10 +167,11 @@ def _weight_sizes(model: nn.Module) -> dict[str, int]:
 
 
 def _layer_profile(weight: Weight, analysis: Analysis) -> LayerProfile:
+    # A unit of rank costs a row and a column of the weight, folded to f × (c · k₁ · k₂).
+    rows, columns = weight.folded[0], math.prod(weight.folded[1:])
+    rank_one = min(1.0, (rows + columns) / weight.params)
     least = 0.0
     if analysis.limits.share(weight.layer):
-        # A unit of rank costs a row and a column of the weight, folded to f × (c · k₁ · k₂).
-        rows, columns = weight.folded[0], math.prod(weight.folded[1:])
         ranks = analysis.limits.least_rank(weight.parameter, weight.shape, min(rows, columns))
         least = min(1.0, ranks * (rows + columns) / weight.params)
     return LayerProfile(
@@ -181,6 +182,7 @@ def _layer_profile(weight: Weight, analysis: Analysis) -> LayerProfile:
         factorable=weight.obstacle is None and least < 1,
         product=weight.groups == 1 and least < 1,
         least=least,
+        rank_one=rank_one,
     )
 
 

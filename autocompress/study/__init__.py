@@ -1,7 +1,15 @@
 """The Optuna study, the only record of trials; only this package and search_spaces/ import Optuna."""
 
 from autocompress.study.importance import Importance, importance
-from autocompress.study.record import ASKED, CONFIG, EXTRA, TAKEN_OVER, SearchStudy
+from autocompress.study.record import (
+    ASKED,
+    CONFIG,
+    DIVERGED,
+    EXTRA,
+    INTERRUPTED,
+    TAKEN_OVER,
+    SearchStudy,
+)
 from autocompress.study.samplers import SAMPLERS, make_sampler
 from autocompress.study.storage import (
     STORAGE_ERRORS,
@@ -18,7 +26,9 @@ from autocompress.study.tracking import Tracker
 __all__ = [
     "ASKED",
     "CONFIG",
+    "DIVERGED",
     "EXTRA",
+    "INTERRUPTED",
     "SAMPLERS",
     "STORAGE_ERRORS",
     "STORAGE_VARIABLE",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from dataclasses import dataclass
 
@@ -49,7 +50,10 @@ def importance(study: optuna.Study, objective: int) -> Importance:
     # The evaluator takes lower values for better ones.
     sign = -1.0 if study.directions[objective] is StudyDirection.MAXIMIZE else 1.0
     trained = optuna.create_study(directions=study.directions)
-    trained.add_trials(proposed)
+    for trial in proposed:
+        # A space of the user's own may move to what it does not suggest by itself.
+        with contextlib.suppress(ValueError):
+            trained.add_trial(trial)
     with warnings.catch_warnings(action="ignore"):
         raw = optuna.importance.get_param_importances(
             trained,

@@ -34,7 +34,7 @@ from autocompress.trial import TrialConfig
 INTERRUPTED = "interrupted"
 # What a trial was proposed to do, also of one that fails or still runs.
 CONFIG = "config"
-ASKED, EXTRA = "asked", "extra"
+ASKED, EXTRA, DIVERGED = "asked", "extra", "diverged"
 # How often a trial that was cut off by no fault of its own has run, itself included; and at most.
 _RUNS, _MOST_RUNS = "runs", 3
 _RUNGS = "rungs"
@@ -282,6 +282,7 @@ class SearchStudy:
         *,
         interrupted: bool = False,
         again: bool = False,
+        diverged: bool = False,
     ) -> None:
         """Record a failed trial.
 
@@ -291,11 +292,14 @@ class SearchStudy:
             traceback: where.
             interrupted: whether the search was ended; it is enqueued again.
             again: whether it is to run again by itself, which is counted.
+            diverged: whether a loss or a metric was no number any more.
         """
         trial = self.live.pop(number)
         with self.transaction():
             if traceback:
                 trial.set_user_attr("traceback", traceback)
+            if diverged:
+                trial.set_user_attr(DIVERGED, True)
             self._fail(number, trial._trial_id, reason, interrupted=interrupted or again)
             if interrupted or again:
                 self._enqueue(self.study.trials[number], counted=again)

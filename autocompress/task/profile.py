@@ -80,6 +80,7 @@ class LayerProfile:
         factorable: whether two layers may stand for the layer.
         product: whether it may be stored as a product of two factors, which saves numbers alone.
         least: share of its cost that two factors must have at least.
+        rank_one: share of its cost that two factors of rank one have.
     """
 
     name: str
@@ -89,6 +90,7 @@ class LayerProfile:
     factorable: bool
     product: bool = True
     least: float = 0.0
+    rank_one: float = 0.0
 
 
 @dataclass(frozen=True)

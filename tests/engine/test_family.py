@@ -61,6 +61,21 @@ def test_a_trial_that_was_stopped_early_is_no_model_to_start_from(
     assert [parent.number for parent in family.front] == list(family.kept) == [0]
 
 
+def test_what_was_cut_off_is_no_attempt_and_what_failed_says_whether_it_diverged(
+    residual_task: ac.Task, tmp_path: Path
+) -> None:
+    prepared = prepare(residual_task, Settings(methods=("alcn",), objectives=("accuracy", "macs")))
+    base = {"accuracy": 0.9, "macs": 100.0, "bytes": 100.0, "weight_bytes": 90.0}
+    study = SearchStudy(sqlite_url(tmp_path), "test", prepared.objectives)
+    study.add_reference(base, {"config": {}})
+    tree = FamilyTree(study, tmp_path / "trials", prepared.objectives, (), base, prepared.profile)
+    study.fail(study.ask({"x": 1.0}).number, "the worker process died", again=True)
+    study.fail(study.ask().number, "the loss is NaN", diverged=True)
+    study.fail(study.ask().number, "keep is too small")
+    attempts = tree.family((), (), 3).attempts
+    assert [(a.failed, a.diverged) for a in attempts] == [(True, True), (True, False)]
+
+
 def test_the_front_is_what_nothing_dominates_and_of_equal_models_the_first() -> None:
     rng = random.Random(0)
     for _ in range(50):
