@@ -74,23 +74,21 @@ def _limit(trial: optuna.Trial, share: float) -> dict[str, Any]:
 def _factorable_share(profile: ac.ModelProfile, cost: str, without: int = 0) -> float:
     """Share of the model's cost, without some of it, that ranks can shrink, in (0, 1]; MACs of layers that
     two can stand for."""
-    shrinking: float = sum(
-        getattr(layer, cost) * (1 - layer.least)
-        for layer in profile.layers
-        if layer.factorable or (cost == "params" and layer.product)
-    )
+    shrinking = sum(getattr(layer, cost) * (1 - layer.least) for layer in _shrinking(profile, cost))
     total: int = getattr(profile, cost) - without
     return min(1.0, shrinking / total) if shrinking and total else _NOTHING
+
+
+def _shrinking(profile: ac.ModelProfile, cost: str) -> list[Any]:
+    """Layers that ranks can shrink: of MACs those that two can stand for."""
+    return [layer for layer in profile.layers if layer.factorable or (cost == "params" and layer.product)]
 
 
 def _most_saved(profile: ac.ModelProfile, cost: str) -> float:
     """Share of the model's cost that goes where all that ranks can shrink has the least it can: of small
     layers two factors of rank one cost half, or all."""
-    saved: float = sum(
-        getattr(layer, cost) * (1 - max(layer.least, layer.rank_one))
-        for layer in profile.layers
-        if layer.factorable or (cost == "params" and layer.product)
-    )
+    layers = _shrinking(profile, cost)
+    saved: float = sum(getattr(layer, cost) * (1 - max(layer.least, layer.rank_one)) for layer in layers)
     total: int = getattr(profile, cost)
     return saved / max(1, total)
 

@@ -52,3 +52,14 @@ def test_what_lies_out_of_its_range_is_left_out() -> None:
         study.tell(asked, [width, 0.0])
     assert study.trials[0].params["rate"] == 3.0
     assert importance(study, 0).shares["width"] > 0.9
+
+
+def test_what_is_left_within_its_range_must_be_enough() -> None:
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    for i in range(LEAST_TRIALS):
+        study.enqueue_trial({"width": i / 29, "rate": 3.0 if i < 2 else 0.5})
+        asked = study.ask()
+        with pytest.warns(UserWarning, match="out of range") if i < 2 else contextlib.nullcontext():
+            width, _ = [asked.suggest_float(name, 0, 1) for name in SPACE]
+        study.tell(asked, [width, 0.0])
+    assert importance(study, 0).reason == "8 complete trials are too few: it takes 10"

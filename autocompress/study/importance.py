@@ -37,7 +37,7 @@ def importance(study: optuna.Study, objective: int) -> Importance:
     parameters of the best tenth of the trials, by one objective, are distributed otherwise than those of all.
 
     Trials beside the budget are left out: they store as codes what others trained, so that what they have in
-    common would seem to be what makes files small.
+    common would seem to be what makes files small. So are those with a parameter out of its range.
 
     Args:
         study: of a run.
@@ -45,15 +45,16 @@ def importance(study: optuna.Study, objective: int) -> Importance:
     """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     proposed = [trial for trial in complete if trial.params and EXTRA not in trial.user_attrs]
-    if len(proposed) < LEAST_TRIALS:
-        return Importance({}, reason=f"{len(proposed)} complete trials are too few: it takes {LEAST_TRIALS}")
-    # The evaluator takes lower values for better ones.
-    sign = -1.0 if study.directions[objective] is StudyDirection.MAXIMIZE else 1.0
     trained = optuna.create_study(directions=study.directions)
     for trial in proposed:
         # A space of the user's own may move to what it does not suggest by itself.
         with contextlib.suppress(ValueError):
             trained.add_trial(trial)
+    count = len(trained.trials)
+    if count < LEAST_TRIALS:
+        return Importance({}, reason=f"{count} complete trials are too few: it takes {LEAST_TRIALS}")
+    # The evaluator takes lower values for better ones.
+    sign = -1.0 if study.directions[objective] is StudyDirection.MAXIMIZE else 1.0
     with warnings.catch_warnings(action="ignore"):
         raw = optuna.importance.get_param_importances(
             trained,

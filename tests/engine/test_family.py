@@ -42,17 +42,24 @@ def test_methods_that_store_weights_end_a_line() -> None:
     assert not stored_as_codes([])
 
 
+BASE = {"accuracy": 0.9, "macs": 100.0, "bytes": 100.0, "weight_bytes": 90.0}
+
+
+def recorded(task: ac.Task, folder: Path) -> tuple[SearchStudy, FamilyTree]:
+    """A study of the reference alone, and its family."""
+    prepared = prepare(task, Settings(methods=("alcn",), objectives=("accuracy", "macs")))
+    study = SearchStudy(sqlite_url(folder), "test", prepared.objectives)
+    study.add_reference(BASE, {"config": {}})
+    return study, FamilyTree(study, folder / "trials", prepared.objectives, (), BASE, prepared.profile)
+
+
 def test_a_trial_that_was_stopped_early_is_no_model_to_start_from(
     residual_task: ac.Task, tmp_path: Path
 ) -> None:
-    prepared = prepare(residual_task, Settings(methods=("alcn",), objectives=("accuracy", "macs")))
-    base = {"accuracy": 0.9, "macs": 100.0, "bytes": 100.0, "weight_bytes": 90.0}
-    study = SearchStudy(sqlite_url(tmp_path), "test", prepared.objectives)
-    study.add_reference(base, {"config": {}})
-    tree = FamilyTree(study, tmp_path / "trials", prepared.objectives, (), base, prepared.profile)
+    study, tree = recorded(residual_task, tmp_path)
     number = study.ask().number
     stage = {"method": "alcn", "config": {}}
-    metrics = {**base, "accuracy": 0.99, "macs": 1.0}
+    metrics = {**BASE, "accuracy": 0.99, "macs": 1.0}
     study.prune(number, "others are better", metrics, {"config": {"stages": [stage], "parent": 0}})
     family = tree.family((), (), 3)
     (attempt,) = family.attempts
@@ -64,11 +71,7 @@ def test_a_trial_that_was_stopped_early_is_no_model_to_start_from(
 def test_what_was_cut_off_is_no_attempt_and_what_failed_says_whether_it_diverged(
     residual_task: ac.Task, tmp_path: Path
 ) -> None:
-    prepared = prepare(residual_task, Settings(methods=("alcn",), objectives=("accuracy", "macs")))
-    base = {"accuracy": 0.9, "macs": 100.0, "bytes": 100.0, "weight_bytes": 90.0}
-    study = SearchStudy(sqlite_url(tmp_path), "test", prepared.objectives)
-    study.add_reference(base, {"config": {}})
-    tree = FamilyTree(study, tmp_path / "trials", prepared.objectives, (), base, prepared.profile)
+    study, tree = recorded(residual_task, tmp_path)
     study.fail(study.ask({"x": 1.0}).number, "the worker process died", again=True)
     study.fail(study.ask().number, "the loss is NaN", diverged=True)
     study.fail(study.ask().number, "keep is too small")
