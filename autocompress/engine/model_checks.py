@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from autocompress.errors import AutocompressError, DivergedError, TaskError
-from autocompress.graph.exporting import located, plain_attention
+from autocompress.graph.exporting import comparable, located
 from autocompress.graph.proof import TOLERANCE, relative_difference
 from autocompress.surgery import Edit, apply
 from autocompress.task import Inputs, Task
@@ -82,7 +82,7 @@ def check_made_anew(task: Task, model: nn.Module, edits: Sequence[Edit] = ()) ->
         raise TaskError("model must make modules of the same parameters but made two that differ.")
     other.load_state_dict(model.state_dict())
     inputs = task.example()
-    with random_state_kept(), torch.no_grad(), plain_attention():
+    with random_state_kept(), comparable():
         difference = relative_difference(call(model.eval(), inputs), call(other, inputs))
     if difference > TOLERANCE:
         held = [name for name, tensor in held_tensors(model).items() if id(tensor) not in known]
@@ -150,7 +150,7 @@ def check_calls(model: nn.Module, inputs: Inputs) -> None:
             its inputs when it is called; or it does not run on other batch sizes.
     """
     subject = copied(model.eval())
-    with random_state_kept(), torch.no_grad(), plain_attention():
+    with random_state_kept(), comparable():
         given, state = pytree.tree_map_only(Tensor, torch.clone, inputs), _generator_states()
         outputs = call(subject, given)
         draws = _generator_states() != state

@@ -166,6 +166,16 @@ def full_precision() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def comparable() -> Iterator[None]:
+    """What models compute is to be compared: in full single precision, with plain attention and no gradients.
+
+    PyTorch exports nothing meanwhile: it would find settings of two kinds.
+    """
+    with torch.no_grad(), plain_attention(), full_precision():
+        yield
+
+
+@contextlib.contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
     """Eval mode, no gradients, plain attention, and no warnings."""
     was_training = model.training

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import TrialError, one_line
-from autocompress.graph.exporting import plain_attention
+from autocompress.graph.exporting import comparable
 from autocompress.graph.masking import mask_channels
 from autocompress.graph.removal import Cuts, cut_tensors, cuts_of, sizes_of_enclosing, sizes_of_owners
 from autocompress.graph.rewriting import rewrite_channels
@@ -51,7 +51,7 @@ def check_graph(model: nn.Module, graph: nn.Module, example: Inputs) -> None:
     Raises:
         TrialError: it does not.
     """
-    with torch.no_grad(), plain_attention():
+    with comparable():
         difference = relative_difference(call(model.eval(), example), call(graph.eval(), example))
     if difference > TOLERANCE:
         raise TrialError(
@@ -81,7 +81,7 @@ def compact(model: nn.Module, analysis: Analysis, keep: Keep, probe: Inputs) -> 
     own = cut_modules(model, cuts_of(analysis, keep), masked, probe)
     if own is not None:
         return own.model, own.difference
-    with torch.no_grad(), plain_attention():
+    with comparable():
         rewritten = rewrite_channels(model, analysis, keep).eval()
         return rewritten, relative_difference(call(masked, probe), call(rewritten, probe))
 
@@ -116,7 +116,7 @@ def cut_modules(model: nn.Module, cuts: Cuts, masked: nn.Module, probe: Inputs) 
     """
     owners = sizes_of_owners(model, cuts)
     attempts = [owners, {}, {**sizes_of_enclosing(model, cuts), **owners}]
-    with torch.no_grad(), plain_attention():
+    with comparable():
         expected = call(masked, probe)
         for position, sizes in enumerate(attempts):
             if sizes in attempts[:position]:

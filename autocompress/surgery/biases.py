@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from autocompress.graph.exporting import inference
+from autocompress.graph.exporting import comparable, inference
 from autocompress.graph.proof import relative_difference
 from autocompress.task import Inputs, Limits, call
 
@@ -32,7 +32,7 @@ def absorb_biases(model: nn.Module, example: Inputs, limits: Limits | None = Non
         Names of the layers whose bias is 0 now and was not.
     """
     absorbed = []
-    with inference(model):
+    with inference(model), comparable():
         expected = call(model, example)
         for name, layer, norm in _pairs(model, example, limits or Limits()):
             bias, mean = layer.bias.detach().clone(), norm.running_mean.clone()

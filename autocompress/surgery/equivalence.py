@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from autocompress.errors import ProofError
-from autocompress.graph.exporting import plain_attention
+from autocompress.graph.exporting import comparable
 from autocompress.graph.proof import TOLERANCE, relative_difference
 from autocompress.task import Inputs, call
 
@@ -27,7 +26,7 @@ def check_equal(compact: nn.Module, expected: nn.Module, probe: Inputs, what: st
         ProofError: it is more than 1e-4.
     """
     modes = compact.training, expected.training
-    with torch.no_grad(), plain_attention():
+    with comparable():
         difference = relative_difference(call(expected.eval(), probe), call(compact.eval(), probe))
     compact.train(modes[0])
     expected.train(modes[1])

@@ -7,11 +7,10 @@ import copy
 from collections import Counter
 from collections.abc import Sequence
 
-import torch
 from torch import nn
 
 from autocompress.errors import ProofError, TaskError
-from autocompress.graph.exporting import inference, located
+from autocompress.graph.exporting import comparable, inference, located
 from autocompress.graph.proof import TOLERANCE, relative_difference
 from autocompress.surgery.deployed import Deploy, deployable, may_deploy
 from autocompress.surgery.edits import Edit, apply
@@ -97,7 +96,7 @@ def _same(model: nn.Module, edits: Sequence[Edit], example: Inputs) -> bool:
 
 def _outputs(model: nn.Module, example: Inputs) -> object:
     """What a model returns in evaluation; each of its modules stays in the mode that it is in."""
-    with torch.no_grad(), modes_kept(model), inference(model):
+    with modes_kept(model), inference(model), comparable():
         try:
             return call(model, example)
         except Exception as error:  # of the user's forward

@@ -95,12 +95,12 @@ class AldsSession(Session):
         self.steps_done = done
         self.allocation = self.decomposer.allocate(self._keep(done - 1))
         self._project()
+        self._choose_anew()
 
     def after_epoch(self, progress: float) -> Mapping[str, float]:
         """Choose ranks anew while weights are dense; log the error and the share of each layer's rank."""
-        if not self.factorized and self.config.lambda_rank > 0:
-            self.allocation = self.decomposer.allocate(self._keep(self.steps_done))
-            self._watch()
+        if not self.factorized:
+            self._choose_anew()
         log = {"rank_error": self.allocation.error}
         for name, choice in self.allocation.choices.items():
             full = self.decomposer.full_rank(name, choice)
@@ -153,6 +153,12 @@ class AldsSession(Session):
     def _keep(self, step: int) -> float:
         keep: float = self.config.keep ** (min(step + 1, self.config.cascade) / self.config.cascade)
         return keep
+
+    def _choose_anew(self) -> None:
+        """Choose ranks within the present budget for the weights as they are now, where those are watched."""
+        if self.config.lambda_rank > 0:
+            self.allocation = self.decomposer.allocate(self._keep(self.steps_done))
+            self._watch()
 
     def _watch(self) -> None:
         if self.config.lambda_rank > 0:

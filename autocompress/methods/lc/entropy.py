@@ -20,6 +20,7 @@ from autocompress.methods.lc.kmeans import kmeans
 # Cells of equal width that numbers are gathered in, turns for each λ, the relative gain of a turn below which
 # they end, and halvings of the range of λ.
 _CELLS, _TURNS, _GAIN, _HALVINGS = 4096, 30, 1e-5, 14
+_CLOSE = 0.998  # share of the bits that is close enough to them
 _FEW_TURNS = 8  # where levels start from those of the next price
 
 
@@ -36,7 +37,7 @@ def entropy_codebook(x: Tensor, k: int, bits: float, start: Tensor | None = None
         Levels, `(k,)` or fewer where there are few numbers, some of which may have no code; and codes, int64,
         `(n,)`.
     """
-    levels = _with_zero(x, k) if start is None or len(start) != k else start.double()
+    levels = _with_zero(x, k) if start is None or len(start) != k else start.double().cpu()
     cells = _Cells.of(x)
     variance = float((cells.totals.square() / cells.counts.clamp_min(1)).sum() / len(x)) or 1.0
     best = _solved(cells, levels, 0.0)
@@ -46,13 +47,14 @@ def entropy_codebook(x: Tensor, k: int, bits: float, start: Tensor | None = None
         for _ in range(_HALVINGS):
             middle = math.sqrt(low * high)
             tried = _solved(cells, levels, middle)
-            if _entropy(tried[1], cells.counts) > bits:
+            taken = _entropy(tried[1], cells.counts)
+            if taken > bits:
                 low = middle
-            else:
-                high, best = middle, tried
-    solved, of_cells = best
-    codes: Tensor = of_cells.index_select(0, cells.places)
-    return solved.to(x.dtype), codes
+                continue
+            high, best = middle, tried
+            if taken >= _CLOSE * bits:
+                break
+    return cells.codebook(x, *best)
 
 
 def priced_codebooks(x: Tensor, k: int, prices: Sequence[float]) -> list[tuple[Tensor, Tensor]]:
@@ -68,7 +70,7 @@ def priced_codebooks(x: Tensor, k: int, prices: Sequence[float]) -> list[tuple[T
     codebooks = []
     for price in prices:
         levels, of_cells = _solved(cells, levels, price * scale, _FEW_TURNS)
-        codebooks.append((levels.to(x.dtype), of_cells.index_select(0, cells.places)))
+        codebooks.append(cells.codebook(x, levels, of_cells))
     return codebooks
 
 
@@ -79,7 +81,11 @@ def entropy(codes: Tensor, k: int) -> float:
 
 @dataclass(frozen=True)
 class _Cells:
-    """Numbers gathered in cells: how many, and their sum, in each; and the cell of each number."""
+    """Numbers gathered in cells: how many, and their sum, in each; and the cell of each number.
+
+    The cells are on the CPU, wherever the numbers are: thousands of turns over so few would have a GPU wait
+    for each.
+    """
 
     counts: Tensor
     totals: Tensor
@@ -92,12 +98,17 @@ class _Cells:
         width = (high - low) / _CELLS or 1.0
         places = ((numbers - low) / width).long().clamp_(0, _CELLS - 1)
         counts = torch.bincount(places, minlength=_CELLS).double()
-        return cls(counts, numbers.new_zeros(_CELLS).index_add_(0, places, numbers), places)
+        totals = numbers.new_zeros(_CELLS).index_add_(0, places, numbers)
+        return cls(counts.cpu(), totals.cpu(), places)
+
+    def codebook(self, x: Tensor, levels: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Levels, and the codes of the numbers, `(n,)`, in place of those of the cells."""
+        return levels.to(x), codes.to(x.device).index_select(0, self.places)
 
 
 def _with_zero(x: Tensor, k: int) -> Tensor:
     """Levels of k-means with that next to 0 put there."""
-    levels = kmeans(x, k)[0].double()
+    levels = kmeans(x, k)[0].double().cpu()
     levels[levels.abs().argmin()] = 0.0
     return levels
 
@@ -109,7 +120,7 @@ def _solved(cells: _Cells, levels: Tensor, price: float, turns: int = _TURNS) ->
     means = cells.totals / cells.counts.clamp_min(1)
     lengths = levels.new_zeros(k)
     reached = math.inf
-    codes = torch.zeros(len(means), dtype=torch.int64, device=means.device)
+    codes = torch.zeros(len(means), dtype=torch.int64)
     for turn in range(turns):
         costs = (means[:, None] - levels).square() + price * lengths
         least, codes = costs.min(1)

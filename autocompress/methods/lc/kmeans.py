@@ -22,6 +22,7 @@ _CELLS, _MOST_IN_CELL = 16, 4  # cells a level, and borders in a cell up to whic
 # Each end is looked for among so many clusters, or bins where those are more; of few bins a cluster at first.
 _BAND, _NARROW, _LEAST_BAND, _COARSE = 8, 4, 48, 8
 _WINDOWS, _WINDOW_ROUNDS = 17, 40
+_FEW = 1 << 18  # numbers that the CPU is faster for: hundreds of short steps would have a GPU wait for each
 _CACHED = 1 << 14  # costs that are worked out at once and stay in the cache
 # Relative gains below which clusters stop to move. On LeNet300's weights, jointly and by layer, with 2 to 256
 # levels, distortion ends within 1e-3 (with 64 levels 4e-3) of that of a dynamic programme over all of 2,048
@@ -37,6 +38,9 @@ def kmeans(x: Tensor, k: int, start: Tensor | None = None) -> tuple[Tensor, Tens
         k: most levels.
         start: levels to start from in place of the histogram.
     """
+    if x.device.type != "cpu" and x.numel() <= _FEW:
+        levels, codes = kmeans(x.cpu(), k, None if start is None else start.cpu())
+        return levels.to(x.device), codes.to(x.device)
     ordered = increasing(x)
     if int((ordered[1:] != ordered[:-1]).sum()) < k:
         levels = torch.unique_consecutive(ordered)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from autocompress.graph import TOLERANCE
-from autocompress.graph.exporting import plain_attention
+from autocompress.graph.exporting import comparable
 from autocompress.graph.proof import relative_difference
 from autocompress.graph.weights import Weight
 from autocompress.task.inputs import Inputs, call, device_of_inputs
@@ -66,7 +66,7 @@ def _accepted(
     device = device_of_inputs(example)
     generators = [] if device.index is None else [device.index]
     forked = torch.random.fork_rng(generators, device_type=device.type)
-    with torch.no_grad(), plain_attention(), forked:
+    with comparable(), forked:
         try:
             for name in names:
                 put(trial, name)

@@ -87,6 +87,24 @@ def test_dense_training_ends_in_exact_factors(task: ac.Task, options: dict[str, 
         assert next(first.parameters()).requires_grad
 
 
+def test_the_penalty_follows_ranks_that_a_part_of_a_cascade_chooses_anew(task: ac.Task) -> None:
+    session = Alds(Config(keep=0.4, cost="params", lambda_rank=0.1, cascade=3)).start(task.model(), task)
+    before = session.allocation.choices
+    with torch.no_grad():
+        session.model.second.weight[:, 1:] = 0  # which one slice of its input channels stands for
+        session.model.head.weight.normal_()
+    session.after_step(0.34)
+    after = session.allocation.choices
+    assert before != after
+    assert session.tails.keys() == after.keys()
+    assert torch.isfinite(session.penalty())
+    for name, choice in after.items():
+        matrices = session.decomposer.matrices(name, choice)
+        least = torch.linalg.svdvals(matrices.detach())[..., choice.rank :].sum()
+        share = float(session.tails[name].share(matrices).detach())
+        assert share == pytest.approx(float(least) / session.tails[name].total, abs=1e-4)
+
+
 @pytest.mark.parametrize("refit", [True, False])
 def test_the_factors_that_come_out_are_those_that_were_trained(task: ac.Task, refit: bool) -> None:
     session = trained(task, Config(keep=0.5, cost="params", refit=refit))
