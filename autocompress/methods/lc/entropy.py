@@ -12,7 +12,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from autocompress.methods.lc.kmeans import kmeans
@@ -22,6 +24,7 @@ from autocompress.methods.lc.kmeans import kmeans
 _CELLS, _TURNS, _GAIN, _HALVINGS = 4096, 30, 1e-5, 14
 _CLOSE = 0.998  # share of the bits that is close enough to them
 _FEW_TURNS = 8  # where levels start from those of the next price
+_Floats = NDArray[np.float64]
 
 
 def entropy_codebook(x: Tensor, k: int, bits: float, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -37,24 +40,23 @@ def entropy_codebook(x: Tensor, k: int, bits: float, start: Tensor | None = None
         Levels, `(k,)` or fewer where there are few numbers, some of which may have no code; and codes, int64,
         `(n,)`.
     """
-    levels = _with_zero(x, k) if start is None or len(start) != k else start.double().cpu()
+    levels = _with_zero(x, k) if start is None or len(start) != k else start.double().cpu().numpy()
     cells = _Cells.of(x)
-    variance = float((cells.totals.square() / cells.counts.clamp_min(1)).sum() / len(x)) or 1.0
+    variance = cells.mean_square() or 1.0
     best = _solved(cells, levels, 0.0)
     low, high = 1e-6 * variance, 1e4 * variance
-    if _entropy(best[1], cells.counts) > bits:
+    if best.entropy > bits:
         best = _solved(cells, levels, high)
         for _ in range(_HALVINGS):
             middle = math.sqrt(low * high)
             tried = _solved(cells, levels, middle)
-            taken = _entropy(tried[1], cells.counts)
-            if taken > bits:
+            if tried.entropy > bits:
                 low = middle
                 continue
             high, best = middle, tried
-            if taken >= _CLOSE * bits:
+            if best.entropy >= _CLOSE * bits:
                 break
-    return cells.codebook(x, *best)
+    return cells.coded(x, best)
 
 
 def priced_codebooks(x: Tensor, k: int, prices: Sequence[float]) -> list[tuple[Tensor, Tensor]]:
@@ -69,26 +71,45 @@ def priced_codebooks(x: Tensor, k: int, prices: Sequence[float]) -> list[tuple[T
     scale = float(x.double().square().mean()) or 1.0
     codebooks = []
     for price in prices:
-        levels, of_cells = _solved(cells, levels, price * scale, _FEW_TURNS)
-        codebooks.append(cells.codebook(x, levels, of_cells))
+        solution = _solved(cells, levels, price * scale, _FEW_TURNS)
+        codebooks.append(cells.coded(x, solution))
+        levels = solution.levels
     return codebooks
 
 
 def entropy(codes: Tensor, k: int) -> float:
     """Bits of a code on average, by how often each of k is there."""
-    return _bits(torch.bincount(codes, minlength=k).double())
+    return _bits(torch.bincount(codes, minlength=k).double().cpu().numpy())
+
+
+@dataclass(frozen=True)
+class _Solution:
+    """Levels, `(k,)`, how many numbers have each, and the code of each cell."""
+
+    levels: _Floats
+    counts: _Floats
+    codes: NDArray[np.int64]
+
+    @property
+    def entropy(self) -> float:
+        """Bits of a code on average."""
+        return _bits(self.counts)
 
 
 @dataclass(frozen=True)
 class _Cells:
-    """Numbers gathered in cells: how many, and their sum, in each; and the cell of each number.
+    """Numbers gathered in cells, none of which is empty; on the CPU, wherever the numbers are: thousands of
+    turns over so few would have a GPU wait for each.
 
-    The cells are on the CPU, wherever the numbers are: thousands of turns over so few would have a GPU wait
-    for each.
+    Args:
+        means: of the numbers in each, rising, `(cells,)`.
+        sums: how many numbers the first 0, 1, … cells have, their sum, and that of their cells' squared
+            means, `(3, cells + 1)`.
+        places: the cell of each number, `(n,)`, where the numbers are.
     """
 
-    counts: Tensor
-    totals: Tensor
+    means: _Floats
+    sums: _Floats
     places: Tensor
 
     @classmethod
@@ -97,52 +118,75 @@ class _Cells:
         low, high = float(numbers.min()), float(numbers.max())
         width = (high - low) / _CELLS or 1.0
         places = ((numbers - low) / width).long().clamp_(0, _CELLS - 1)
-        counts = torch.bincount(places, minlength=_CELLS).double()
-        totals = numbers.new_zeros(_CELLS).index_add_(0, places, numbers)
-        return cls(counts.cpu(), totals.cpu(), places)
+        of_cells = torch.bincount(places, minlength=_CELLS)
+        totals = numbers.new_zeros(_CELLS).index_add_(0, places, numbers).cpu().numpy()
+        used = of_cells > 0
+        filled = used.cpu().numpy()
+        counts = of_cells.double().cpu().numpy()[filled]
+        means = totals[filled] / counts
+        sums = np.zeros((3, len(means) + 1))
+        np.cumsum([counts, means * counts, means**2 * counts], axis=1, out=sums[:, 1:])
+        return cls(means, sums, (used.cumsum(0) - 1).index_select(0, places))
 
-    def codebook(self, x: Tensor, levels: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Levels, and the codes of the numbers, `(n,)`, in place of those of the cells."""
-        return levels.to(x), codes.to(x.device).index_select(0, self.places)
+    def mean_square(self) -> float:
+        """Of the numbers."""
+        counts, _, squares = self.sums[:, -1]
+        return float(squares / counts)
+
+    def ends(self, levels: _Floats, prices: _Floats) -> NDArray[np.int64]:
+        """Where the cells end that cost least by each of rising levels, (x − level)² + price; `(k,)`.
+
+        Without x², which all have, costs are lines in x; each is the least in an interval, or nowhere.
+        """
+        apart = levels - levels[:, None]  # of the later level (columns) from the earlier one (rows)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            crossings = (levels + levels[:, None]) / 2 + (prices - prices[:, None]) / (2 * apart)
+        equal = apart == 0
+        crossings[equal] = np.where(prices < prices[:, None], -np.inf, np.inf)[equal]
+        places = np.arange(len(levels))
+        later = places > places[:, None]
+        highest = np.where(later, crossings, np.inf).min(1)
+        lowest = np.where(later, crossings, -np.inf).max(0)
+        stops = np.searchsorted(self.means, highest, side="right")
+        ends: NDArray[np.int64] = np.maximum.accumulate(np.where(lowest < highest, stops, 0))
+        return ends
+
+    def coded(self, x: Tensor, solution: _Solution) -> tuple[Tensor, Tensor]:
+        """Levels and the codes of the numbers, `(n,)`, in place of those of the cells."""
+        codes = torch.from_numpy(solution.codes).to(x.device)
+        return torch.from_numpy(solution.levels).to(x), codes.index_select(0, self.places)
 
 
-def _with_zero(x: Tensor, k: int) -> Tensor:
+def _with_zero(x: Tensor, k: int) -> _Floats:
     """Levels of k-means with that next to 0 put there."""
-    levels = kmeans(x, k)[0].double().cpu()
-    levels[levels.abs().argmin()] = 0.0
+    levels: _Floats = kmeans(x, k)[0].double().cpu().numpy()
+    levels[np.abs(levels).argmin()] = 0.0
     return levels
 
 
-def _solved(cells: _Cells, levels: Tensor, price: float, turns: int = _TURNS) -> tuple[Tensor, Tensor]:
-    """Levels, and the code of each cell, where a bit costs so much; turns until they gain little."""
-    zero = int((levels == 0).nonzero()[0])
-    levels, k = levels.clone(), len(levels)
-    means = cells.totals / cells.counts.clamp_min(1)
-    lengths = levels.new_zeros(k)
-    reached = math.inf
-    codes = torch.zeros(len(means), dtype=torch.int64)
+def _solved(cells: _Cells, levels: _Floats, price: float, turns: int = _TURNS) -> _Solution:
+    """Levels and codes where a bit costs so much; turns until they gain little."""
+    levels = levels.copy()
+    zero, n = int(np.flatnonzero(levels == 0)[0]), cells.sums[0, -1]
+    prices, reached = np.zeros_like(levels), math.inf
     for turn in range(turns):
-        costs = (means[:, None] - levels).square() + price * lengths
-        least, codes = costs.min(1)
-        counts = levels.new_zeros(k).index_add_(0, codes, cells.counts)
-        totals = levels.new_zeros(k).index_add_(0, codes, cells.totals)
+        order = np.argsort(levels, kind="stable")
+        borders = np.append(0, cells.ends(levels[order], prices[order]))
+        parts = np.empty((3, len(levels)))
+        parts[:, order] = np.diff(cells.sums[:, borders])
+        counts, totals, squares = parts
+        objective = float((squares - 2 * levels * totals + (levels**2 + prices) * counts).sum())
         # A level without numbers stays where it is, and costs more bits than any that has some.
-        lengths = -torch.log2(counts.clamp_min(0.5) / counts.sum())
-        levels = torch.where(counts > 0, totals / counts.clamp_min(1), levels)
+        prices = -price * np.log2(np.maximum(counts, 0.5) / n)
+        levels = np.where(counts > 0, totals / np.maximum(counts, 1.0), levels)
         levels[zero] = 0.0
-        objective = float((least * cells.counts).sum())
         # The first turn knows no lengths yet.
         if turn > 1 and objective >= reached * (1 - _GAIN):
             break
         reached = objective
-    return levels, codes
+    return _Solution(levels, counts, np.repeat(order, np.diff(borders)))
 
 
-def _entropy(codes: Tensor, counts: Tensor) -> float:
-    """Bits of a code on average where cells have so many numbers."""
-    return _bits(counts.new_zeros(int(codes.max()) + 1).index_add_(0, codes, counts))
-
-
-def _bits(counts: Tensor) -> float:
+def _bits(counts: _Floats) -> float:
     shares = counts[counts > 0] / counts.sum()
-    return float(-(shares * shares.log2()).sum())
+    return float(-(shares * np.log2(shares)).sum())
