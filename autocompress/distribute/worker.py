@@ -40,8 +40,9 @@ from autocompress.trial import Measuring, Reference, TrialConfig, run_trial, run
 
 MESSAGE = "message"
 EPOCHS = "epochs"
-# Between two messages that tell of nothing but epochs.
-_EPOCHS_SECONDS = 2.0
+# Between two messages that tell of nothing but epochs: so many times as long as the last one waited for its
+# answer, and from so many seconds to so many.
+_WAITS, _LEAST_SECONDS, _MOST_SECONDS = 100, 2.0, 30.0
 # One entry a process: actors are reused, so only the first trial of a worker fetches anything.
 _FETCHED: dict[str, Shared] = {}
 
@@ -258,8 +259,8 @@ def _get_ready() -> None:
 class Messages:
     """What a job tells the driver.
 
-    It waits for an answer to each message. Epochs that take milliseconds are told together, but for one after
-    which the driver may stop the trial.
+    It waits for an answer to each message, for those of epochs a hundredth of the time. Short epochs are
+    told together, but for one after which the driver may stop the trial.
     """
 
     def __init__(self) -> None:
@@ -274,7 +275,9 @@ class Messages:
 
     def send(self, kind: str, content: Any) -> None:
         """Tell of the epochs that were not told yet and of something else."""
+        start = time.monotonic()
         # One string, which Tune passes on as it is, where it would flatten and track a mapping.
         tune.report({MESSAGE: json.dumps([kind, content, self.entries])})
         self.entries = []
-        self.next_time = time.monotonic() + _EPOCHS_SECONDS
+        end = time.monotonic()
+        self.next_time = end + min(max(_LEAST_SECONDS, _WAITS * (end - start)), _MOST_SECONDS)

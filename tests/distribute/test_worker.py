@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -51,6 +52,26 @@ def test_epochs_that_take_their_time_are_told_one_by_one(told: list[Any], now: S
         now.seconds += 10
         messages.epoch(epoch(number))
     assert [entries for _, _, entries in told] == [[epoch(1)], [epoch(2)], [epoch(3)]]
+
+
+@pytest.mark.parametrize(("wait", "between"), [(0.001, 2), (0.06, 6), (5, 30)])
+def test_waiting_for_answers_takes_a_hundredth_of_the_time_where_that_is_not_too_seldom(
+    monkeypatch: pytest.MonkeyPatch, now: SimpleNamespace, wait: float, between: float
+) -> None:
+    answered: list[float] = []
+
+    def report(metrics: dict[str, str]) -> None:
+        now.seconds += wait
+        answered.append(now.seconds)
+
+    monkeypatch.setattr(worker.tune, "report", report)
+    messages = Messages()
+    for number in range(1, 1000):
+        now.seconds += 0.1
+        messages.epoch(epoch(number))
+    gaps = [later - wait - earlier for earlier, later in itertools.pairwise(answered)]
+    assert min(gaps) > between
+    assert max(gaps) < between + 0.25
 
 
 def test_an_epoch_after_which_a_trial_may_be_stopped_does_not_wait(
