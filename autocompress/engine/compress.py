@@ -20,6 +20,7 @@ from autocompress.methods.base import Method
 from autocompress.surgery import Edit, joined
 from autocompress.task import Inputs, Task
 from autocompress.task.checks import called, check_splits, make_teacher
+from autocompress.task.copying import copied
 from autocompress.task.criterion import changed_tensors, load_changed
 from autocompress.task.limits import check_limits
 from autocompress.task.ready import ready
@@ -36,7 +37,7 @@ class Compressed:
     """A compact model and how it came about.
 
     Args:
-        model: an ordinary module in evaluation mode, which can be trained on.
+        model: an ordinary module in evaluation mode, which can be trained on, where the given one lay.
         history: one entry per epoch.
         edits: every structural change from the model that was given to it, as data.
         difference: greatest relative difference that surgery made to outputs.
@@ -61,7 +62,7 @@ class Compressed:
         """
         writer = Writer(Path(path))
         try:
-            writer.write(self.model, self.example, "pt2", edits=self.edits)
+            writer.write(self._on_cpu(), self.example, "pt2", edits=self.edits)
             return writer.commit(
                 {
                     "input": dict(self.input),
@@ -86,8 +87,12 @@ class Compressed:
         if target.suffix not in exporters:
             raise SettingsError(f"path must end in .pt2, .onnx or .xml but got '{path}'.")
         target.parent.mkdir(parents=True, exist_ok=True)
-        exporters[target.suffix](self.model, self.example, target)
+        exporters[target.suffix](self._on_cpu(), self.example, target)
         return target
+
+    def _on_cpu(self) -> nn.Module:
+        """The model where files are written from."""
+        return self.model if device_of(self.model).type == "cpu" else copied(self.model).to("cpu")
 
 
 def compress(

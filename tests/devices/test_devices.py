@@ -42,6 +42,11 @@ def test_a_model_is_compressed_where_it_lies_and_made_for_a_search_on_the_cpu(
     assert answers["devices"]["made"] == "cpu"
 
 
+def test_files_of_a_compressed_model_compute_what_it_does_wherever_it_lies(answers: dict[str, Any]) -> None:
+    assert len(answers["differences"]) == 3
+    assert max(answers["differences"]) < 1e-4
+
+
 def test_steps_do_not_wait_for_the_device(answers: dict[str, Any]) -> None:
     assert {"lc", "lc, compact"} < answers["waits"].keys()
     for name, waits in answers["waits"].items():

@@ -18,9 +18,12 @@ import torch
 from torch import Tensor, nn
 
 import autocompress as ac
+from autocompress.checkpoint import load_program
+from autocompress.graph.proof import relative_difference
 from autocompress.methods import alcn, alds, autoplastic, depth, lc, qat
 from autocompress.methods.base import Session
 from autocompress.task.checks import make_model
+from autocompress.task.copying import copied
 from autocompress.training.loop import Plain, Trainer, device_of
 from autocompress.trial import (
     Measuring,
@@ -46,6 +49,7 @@ CONFIGS: dict[str, Any] = {
     # With one C step, which is the last: it waits, the other steps are not to.
     "lc": lc.Config(steps=1),
     "lc sum": lc.Config(schemes={"*": lc.Codebook(k=2) + lc.PruneL0(keep=0.05)}, steps=1),
+    "lc straight": lc.Config(schemes={"*": lc.Budget(bits=2.0)}, straight_through=True, steps=1),
     "qat": qat.Config(),
 }
 
@@ -136,13 +140,21 @@ def main() -> None:
         }
     loss: Any = residual.loss
     compressed = ac.compress(Residual().to(mirror.NAME), residual.with_recipe(epochs=1), ac.Alcn())
+    with tempfile.TemporaryDirectory() as scratch:
+        saved = compressed.save(Path(scratch) / "saved")
+        files = [compressed.export(Path(scratch) / name) for name in ("model.pt2", "model.onnx")]
+        expected = copied(compressed.model).to("cpu")(residual.example())
+        differences = [
+            relative_difference(expected, program(residual.example()))
+            for program in (saved.load(), *map(load_program, files))
+        ]
     made = make_model(replace(residual, model=lambda: Residual().to(mirror.NAME)))
     devices = {
         "loss": str(loss.weight.device),
         "compressed": str(device_of(compressed.model)),
         "made": str(device_of(made)),
     }
-    print(json.dumps({"ends": ends, "waits": waits, "devices": devices}))
+    print(json.dumps({"ends": ends, "waits": waits, "devices": devices, "differences": differences}))
 
 
 if __name__ == "__main__":
