@@ -1,0 +1,451 @@
+"""A run in an object store, and its copy on this machine, on which everything else works.
+
+A store has no renames and no locks. So what a search writes appears there in an order in which a run that is
+cut off at any moment can be opened and continued: checkpoints before the study that tells of them, of each
+the manifest last; a study as one snapshot; and what a study no longer needs is deleted after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import sqlite3
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import unquote
+
+from filelock import FileLock, Timeout
+
+from autocompress.checkpoint.store import MANIFEST, TAKEN_OVER, kept_trials, remove_checkpoint
+from autocompress.errors import SettingsError
+from autocompress.remote.address import place_digest
+from autocompress.remote.store import RemoteError, RemoteStore
+
+RUN, STUDY, REPORT, LOCK = "run.json", "study.db", "report.html", ".lock"
+ARTIFACTS, REFERENCE, TRIALS = "artifacts", "reference", "trials"
+# Says which search wrote to the store last: its copy goes on as it is, and others start anew.
+_WRITER = "writer.json"
+# The last file of a folder of copies: in a store even an empty folder must be told from none.
+_COMPLETE = "complete"
+# Files at a time, each of which waits most for answers.
+_DOWNLOADS = 8
+_SAY_SECONDS = 5.0
+# A checkpoint that is deleted while it is uploaded has the upload begin anew; seldom twice.
+_MOST_ROUNDS = 10
+_UNIT = re.compile(rf"({REFERENCE}|{TRIALS}/\d+|{TAKEN_OVER})/(.+)")
+
+
+class Mirror:
+    """A run in a store and its copy in the cache of this user.
+
+    Args:
+        address: of the run, as `pyarrow.fs` takes it.
+
+    Attributes:
+        store: the run there.
+        folder: the run here.
+
+    Raises:
+        SettingsError: nobody answers at the address, or no folder can be written for the copy.
+    """
+
+    def __init__(self, address: str | Path) -> None:
+        self.store = RemoteStore(address)
+        self.home = cache_folder() / place_digest(self.store.address)
+        name = unquote(self.store.root.rpartition("/")[2])
+        self.folder = self.home / (re.sub(r"[^\w.-]", "_", name).lstrip(".") or "run")
+        # Checkpoints that the store has, and what it has of files that change, while a search writes there.
+        self._there: set[str] = set()
+        self._digests: dict[str, str] = {}
+        self._artifacts: set[str] = set()
+
+    def pull(self, note: Callable[[str], None]) -> None:
+        """Bring the copy to what the store has, for who reads it; of a search that runs on it, it is left.
+
+        Args:
+            note: hears how far it is, where that takes long.
+
+        Raises:
+            RemoteError: the store fails.
+        """
+        with self._alone(note):
+            if not self._is_searched():
+                self._follow(note)
+
+    def begin(self, session: str, note: Callable[[str], None]) -> None:
+        """Bring the copy to what the store has, for a search that holds both their locks and goes on with it.
+
+        Args:
+            session: names the search.
+            note: hears how far that is, where it takes long, and what became of a copy that is of no use.
+
+        Raises:
+            RemoteError: the store fails.
+        """
+        with self._alone(note):
+            last = self._follow(note)
+            self._sessions = [*(self._sessions or [last]), session]
+            self._unsaved.touch()
+        self.session = session
+        files = self.store.files()
+        self._there = set(_whole(files))
+        self._artifacts = {name for name in files if name.startswith(f"{ARTIFACTS}/")}
+        for unit in {match[1] for name in files if (match := _UNIT.fullmatch(name))} - self._there:
+            self.store.remove_folder(unit)  # of an upload or a deletion that was cut off
+        self._digests = {}
+        self.is_writer = False
+
+    def push(self, beat: Callable[[], None]) -> None:
+        """Bring the store to what the copy has.
+
+        Args:
+            beat: called again and again meanwhile; raises where the store is another's now.
+
+        Raises:
+            RemoteError: the store fails.
+        """
+        beat()
+        if not self.is_writer:
+            self.store.write(_WRITER, json.dumps({"session": self.session}).encode())
+            # What was written there before this search is no more what the copy goes on from.
+            self._sessions, self.is_writer = [self.session], True
+        for _ in range(_MOST_ROUNDS):
+            before = self._units()
+            study = self._snapshot()
+            if not self._upload_new(self._units() - self._there, beat):
+                continue
+            if study is not None:
+                self._upload_changed(study, STUDY, beat)
+            for name in (RUN, REPORT):
+                if (self.folder / name).is_file():
+                    self._upload_changed(self.folder / name, name, beat)
+            for unit in sorted(self._there - before):
+                beat()
+                self._remove(unit)
+            return
+        raise RemoteError(f"'{self.store.shown}' is too slow: checkpoints are deleted before they are there")
+
+    def saved(self) -> None:
+        """Take note that the store has all that the copy has."""
+        self._unsaved.unlink(missing_ok=True)
+
+    def put(self, name: str) -> None:
+        """Upload a file of the copy, or all files of a folder of it.
+
+        Args:
+            name: relative to the run.
+
+        Raises:
+            RemoteError: the store fails.
+        """
+        path = self.folder / name
+        for file in [path] if path.is_file() else sorted(path.rglob("*")):
+            if file.is_file():
+                self.store.upload(file, file.relative_to(self.folder).as_posix())
+
+    # ------------------------------------------------------------------ from the store
+
+    def _follow(self, note: Callable[[str], None]) -> str:
+        """Bring the copy to what the store has, unless it is what that was written from; who wrote last."""
+        last = self._last_writer()
+        if self._sessions and (self.folder / RUN).is_file() and last in self._sessions:
+            return last
+        described = self.store.read(RUN)
+        if self._unsaved.is_file() or self._is_other_run(described):
+            self._set_aside(note)
+        self._sessions = []
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if described is not None:
+            self._download(described, note)
+        return last
+
+    def _last_writer(self) -> str:
+        content = self.store.read(_WRITER)
+        try:
+            said = json.loads(content or b"{}")
+        except ValueError:
+            return ""
+        return str(said.get("session", "")) if isinstance(said, dict) else ""
+
+    def _is_other_run(self, described: bytes | None) -> bool:
+        """Whether the copy is of another run than the store's, which was deleted there."""
+        here = self.folder / RUN
+        return here.is_file() and (described is None or _id(described) != _id(here.read_bytes()))
+
+    def _set_aside(self, note: Callable[[str], None]) -> None:
+        """Delete a copy; where it has what no store has, it stays under another name."""
+        if not self.folder.is_dir():
+            self._unsaved.unlink(missing_ok=True)
+            return
+        if self._unsaved.is_file() and (self.folder / RUN).is_file():
+            aside = self.home / f"{self.folder.name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
+            self.folder.rename(aside)
+            note(
+                f"'{self.store.shown}' was continued elsewhere, or deleted; what a search here had not "
+                f"uploaded before stays in '{aside}'"
+            )
+        else:
+            shutil.rmtree(self.folder)
+        self._unsaved.unlink(missing_ok=True)
+
+    def _download(self, described: bytes, note: Callable[[str], None]) -> None:
+        """Fetch what the copy lacks or has otherwise, and delete what the store has no more."""
+        study = self._fetched_aside(STUDY)  # first, as checkpoints of which it tells are there by then
+        report = self._fetched_aside(REPORT)
+        files = self.store.files()
+        units = _whole(files)
+        for gone in self._units() - units.keys():
+            remove_checkpoint(self.folder / gone)
+        wanted = {unit: units[unit] for unit in units.keys() - self._units()}
+        artifacts = {name for name in files if re.fullmatch(rf"{ARTIFACTS}/[^/]+", name) and _is_plain(name)}
+        new = [name for name in sorted(artifacts) if not (self.folder / name).is_file()]
+        (self.folder / TRIALS).mkdir(exist_ok=True)
+        (self.folder / ARTIFACTS).mkdir(exist_ok=True)
+        size = sum(files[name].size for name in [*new, *(n for names in wanted.values() for n in names)])
+        progress = _Told(f"downloading '{self.store.shown}'", size, note)
+        with ThreadPoolExecutor(_DOWNLOADS) as pool:
+            tasks = [pool.submit(self._fetch_unit, u, names, progress.add) for u, names in wanted.items()]
+            tasks += [pool.submit(self._fetch_file, name, progress.add) for name in new]
+            try:
+                for task in tasks:
+                    task.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        self._replace(study, STUDY)
+        self._replace(report, REPORT)
+        aside = self.folder / f".{RUN}.tmp"
+        aside.write_bytes(described)
+        self._replace(aside, RUN)
+
+    def _fetched_aside(self, name: str) -> Path | None:
+        aside = self.folder / f".{name}.tmp"
+        try:
+            self.store.download(name, aside)
+        except FileNotFoundError:
+            aside.unlink(missing_ok=True)
+            return None
+        return aside
+
+    def _replace(self, aside: Path | None, name: str) -> None:
+        if aside is None:
+            (self.folder / name).unlink(missing_ok=True)
+        else:
+            os.replace(aside, self.folder / name)
+
+    def _fetch_unit(self, unit: str, names: Iterable[str], each: Callable[[int], None]) -> None:
+        target = self.folder / unit
+        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+        aside.mkdir()
+        try:
+            for name in names:
+                file = aside / name.removeprefix(f"{unit}/")
+                file.parent.mkdir(parents=True, exist_ok=True)
+                self.store.download(name, file, each)
+            os.replace(aside, target)
+        except FileNotFoundError:
+            if self.store.file(_last_file(unit)) is not None:
+                raise
+            # A search that runs elsewhere deleted it meanwhile, as better ones took its place.
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _fetch_file(self, name: str, each: Callable[[int], None]) -> None:
+        aside = (self.folder / name).with_name(f".{uuid.uuid4().hex[:8]}.tmp")
+        self.store.download(name, aside, each)
+        os.replace(aside, self.folder / name)
+
+    # ------------------------------------------------------------------ to the store
+
+    def _units(self) -> set[str]:
+        """Folders of the copy that are there as a whole or not at all, by their names in the run."""
+        units = {f"{TRIALS}/{number:04d}" for number in kept_trials(self.folder / TRIALS)}
+        if (self.folder / REFERENCE / MANIFEST).is_file():
+            units.add(REFERENCE)
+        if (self.folder / TAKEN_OVER).is_dir():
+            units.add(TAKEN_OVER)
+        return units
+
+    def _snapshot(self) -> Path | None:
+        """The study as it is in one moment; None where it is in a storage of its own."""
+        if not (self.folder / STUDY).is_file():
+            return None
+        copy = self.home / f"{STUDY}.snapshot"
+        copy.unlink(missing_ok=True)
+        with (
+            contextlib.closing(sqlite3.connect(self.folder / STUDY, timeout=60.0)) as source,
+            contextlib.closing(sqlite3.connect(copy)) as target,
+        ):
+            source.backup(target)
+        return copy
+
+    def _upload_new(self, units: Iterable[str], beat: Callable[[], None]) -> bool:
+        """Upload checkpoints and pictures that the store lacks; whether they all were still there."""
+        for unit in sorted(units):
+            folder = self.folder / unit
+            last = _last_file(unit)
+            names = [f.relative_to(self.folder).as_posix() for f in sorted(folder.rglob("*")) if f.is_file()]
+            try:
+                for name in names:
+                    if name != last:
+                        self.store.upload(self.folder / name, name, lambda _: beat())
+                if unit == TAKEN_OVER:
+                    self.store.write(last, b"-")
+                else:
+                    self.store.upload(self.folder / last, last, lambda _: beat())
+            except FileNotFoundError:
+                if (folder / MANIFEST).is_file():
+                    raise
+                self.store.remove_folder(unit)
+                return False
+            self._there.add(unit)
+        for file in sorted((self.folder / ARTIFACTS).glob("[!.]*")):
+            name = file.relative_to(self.folder).as_posix()
+            if name not in self._artifacts:
+                self.store.upload(file, name, lambda _: beat())
+                self._artifacts.add(name)
+        return True
+
+    def _upload_changed(self, file: Path, name: str, beat: Callable[[], None]) -> None:
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        if self._digests.get(name) != digest:
+            self.store.upload(file, name, lambda _: beat())
+            self._digests[name] = digest
+
+    def _remove(self, unit: str) -> None:
+        self.store.remove(_last_file(unit))
+        self.store.remove_folder(unit)
+        self._there.discard(unit)
+
+    # ------------------------------------------------------------------ on this machine
+
+    @contextlib.contextmanager
+    def _alone(self, note: Callable[[str], None]) -> Iterator[None]:
+        """Keep other processes of this machine from changing the copy."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.home / "copy.lock")
+        while True:
+            try:
+                lock.acquire(timeout=_SAY_SECONDS)
+                break
+            except Timeout:
+                note(f"waiting for another process that downloads '{self.store.shown}'")
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _is_searched(self) -> bool:
+        try:
+            with FileLock(self.folder / LOCK).acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    @property
+    def _unsaved(self) -> Path:
+        """A file that is there while the copy may have what the store has not."""
+        return self.home / "unsaved"
+
+    @property
+    def _sessions(self) -> list[str]:
+        """The searches that wrote to the store from this copy, or were to, after the one before them."""
+        file = self.home / "sessions"
+        names: list[str] = json.loads(file.read_text()) if file.is_file() else []
+        return names
+
+    @_sessions.setter
+    def _sessions(self, names: list[str]) -> None:
+        aside = self.home / "sessions.tmp"
+        aside.write_text(json.dumps(names))
+        os.replace(aside, self.home / "sessions")
+
+
+class _Told:
+    """Says now and then how much of something is there.
+
+    Args:
+        what: is done.
+        total: bytes of it.
+        note: hears it.
+    """
+
+    def __init__(self, what: str, total: int, note: Callable[[str], None]) -> None:
+        self.what, self.total, self.note = what, total, note
+        self.done, self.next_time, self.lock = 0, time.monotonic() + _SAY_SECONDS, threading.Lock()
+
+    def add(self, count: int) -> None:
+        """Some more bytes are there."""
+        with self.lock:
+            self.done += count
+            if time.monotonic() > self.next_time:
+                self.next_time = time.monotonic() + _SAY_SECONDS
+                self.note(f"{self.what}: {self.done / 1e6:.1f} of {self.total / 1e6:.1f} MB")
+
+
+def cache_folder() -> Path:
+    """The folder for copies of runs: this user's cache, or one in TMPDIR where that cannot be written.
+
+    Raises:
+        SettingsError: neither can.
+    """
+    user = os.getuid() if hasattr(os, "getuid") else ""
+    places = []
+    with contextlib.suppress(RuntimeError):  # a user without a home
+        places.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "autocompress")
+    places.append(Path(tempfile.gettempdir()) / f"autocompress-{user}")
+    for place in places:
+        if _usable(place):
+            return place
+    raise SettingsError(
+        "XDG_CACHE_HOME must name a folder that can be written, for a copy of RUN, but neither "
+        f"'{places[0]}' nor '{places[-1]}' can be."
+    )
+
+
+def _usable(folder: Path) -> bool:
+    """Whether a folder can be made and written, and is not another user's."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            return not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
+    except OSError:
+        return False
+
+
+def _id(described: bytes) -> object:
+    try:
+        said = json.loads(described)
+    except ValueError:
+        return None
+    return said.get("id") if isinstance(said, dict) else None
+
+
+def _last_file(unit: str) -> str:
+    return f"{unit}/{_COMPLETE if unit == TAKEN_OVER else MANIFEST}"
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name leads to a file inside, whatever somebody wrote to the store."""
+    return not any(part.startswith(".") or "\\" in part for part in name.split("/"))
+
+
+def _whole(files: Iterable[str]) -> dict[str, list[str]]:
+    """The folders of a store that are there as a whole, and the files of each that are fetched."""
+    units: dict[str, list[str]] = {}
+    for name in files:
+        match = _UNIT.fullmatch(name)
+        if match is not None and _is_plain(name):
+            units.setdefault(match[1], []).append(name)
+    ended = {unit: sorted(names) for unit, names in units.items() if _last_file(unit) in names}
+    last = f"{TAKEN_OVER}/{_COMPLETE}"
+    return {unit: [name for name in names if name != last] for unit, names in ended.items()}
