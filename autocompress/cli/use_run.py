@@ -14,7 +14,7 @@ import typer
 from autocompress.cli import options as opt
 from autocompress.cli.app import app
 from autocompress.cli.options import AsJson, Number, Run, Whole
-from autocompress.cli.show import answer_to_target, print_front, print_table
+from autocompress.cli.show import answer_to_target, print_error, print_front, print_table
 from autocompress.errors import SettingsError
 from autocompress.remote import refuse_address
 
@@ -183,6 +183,8 @@ def report(run: Run) -> None:
     written = write(load_folder(folder), folder)
     folder.upload(written)
     print(written)
+    if folder.address is not None:
+        print(f"uploaded to {folder.show(written)}", file=sys.stderr)
 
 
 @app.command(epilog="Example:  autocompress dashboard runs/digits-small_cnn --port 8081")
@@ -200,6 +202,8 @@ def dashboard(
 
     folder = opened_run(run)
     study, objectives = open_study(folder)
+    if folder.mirror is not None:
+        folder.mirror.follow(print_error)
 
     def load() -> SearchResult:
         result = build_result(folder, study, objectives)

@@ -19,7 +19,7 @@ from autocompress.checkpoint.store import TAKEN_OVER
 from autocompress.engine.changes import DIGESTS, changed
 from autocompress.engine.mirror import ARTIFACTS, LOCK, REFERENCE, REPORT, RUN, STUDY, TRIALS, Mirror
 from autocompress.engine.settings import Settings
-from autocompress.errors import SettingsError, one_line
+from autocompress.errors import SettingsError, StorageError, one_line
 from autocompress.remote import is_address
 from autocompress.study import masked
 
@@ -64,10 +64,13 @@ class RunFolder:
         """Bring a file or folder of the run to its store, if it is in one.
 
         Raises:
-            StorageError: the store fails; everything is in the copy on this machine, which is named.
+            StorageError: the store fails; the copy on this machine, which is named, has it.
         """
         if self.mirror is not None:
-            self.mirror.put(path.relative_to(self.path).as_posix())
+            try:
+                self.mirror.put(path.relative_to(self.path).as_posix())
+            except StorageError as error:
+                raise StorageError(f"{one_line(error)} (on this machine it is '{path}')") from error
 
     @property
     def exists(self) -> bool:

@@ -26,7 +26,7 @@ from urllib.parse import unquote
 from filelock import FileLock, Timeout
 
 from autocompress.checkpoint.store import MANIFEST, TAKEN_OVER, kept_trials, remove_checkpoint
-from autocompress.errors import SettingsError
+from autocompress.errors import SettingsError, one_line
 from autocompress.remote.address import place_digest
 from autocompress.remote.store import RemoteError, RemoteStore
 
@@ -39,6 +39,10 @@ _COMPLETE = "complete"
 # Files at a time, each of which waits most for answers.
 _DOWNLOADS = 8
 _SAY_SECONDS = 5.0
+# Between two looks at a store for who watches a search that runs elsewhere.
+_FOLLOW_SECONDS = 10.0
+# That a study may be in use by who writes to it, which never takes so long.
+_LOCKED_SECONDS = 60.0
 # A checkpoint that is deleted while it is uploaded has the upload begin anew; seldom twice.
 _MOST_ROUNDS = 10
 _UNIT = re.compile(rf"({REFERENCE}|{TRIALS}/\d+|{TAKEN_OVER})/(.+)")
@@ -79,7 +83,28 @@ class Mirror:
         """
         with self._alone(note):
             if not self._is_searched():
-                self._follow(note)
+                self._renew(note)
+
+    def follow(self, note: Callable[[str], None]) -> None:
+        """Bring the copy to what the store has again and again, in a thread, until this process ends.
+
+        Args:
+            note: hears that the store fails, once until it is there again.
+        """
+
+        def run() -> None:
+            fails = False
+            while True:
+                time.sleep(_FOLLOW_SECONDS)
+                try:
+                    self.pull(lambda text: None)
+                    fails = False
+                except RemoteError as error:
+                    if not fails:
+                        note(f"{one_line(error)}; what is shown is older")
+                    fails = True
+
+        threading.Thread(target=run, name="follower", daemon=True).start()
 
     def begin(self, session: str, note: Callable[[str], None]) -> None:
         """Bring the copy to what the store has, for a search that holds both their locks and goes on with it.
@@ -92,7 +117,7 @@ class Mirror:
             RemoteError: the store fails.
         """
         with self._alone(note):
-            last = self._follow(note)
+            last = self._renew(note)
             self._sessions = [*(self._sessions or [last]), session]
             self._unsaved.touch()
         self.session = session
@@ -104,16 +129,16 @@ class Mirror:
         self._digests = {}
         self.is_writer = False
 
-    def push(self, beat: Callable[[], None]) -> None:
+    def push(self, check: Callable[[], None]) -> None:
         """Bring the store to what the copy has.
 
         Args:
-            beat: called again and again meanwhile; raises where the store is another's now.
+            check: called again and again meanwhile; raises where the store is another's now.
 
         Raises:
             RemoteError: the store fails.
         """
-        beat()
+        check()
         if not self.is_writer:
             self.store.write(_WRITER, json.dumps({"session": self.session}).encode())
             # What was written there before this search is no more what the copy goes on from.
@@ -121,15 +146,16 @@ class Mirror:
         for _ in range(_MOST_ROUNDS):
             before = self._units()
             study = self._snapshot()
-            if not self._upload_new(self._units() - self._there, beat):
+            if not self._upload_new(self._units() - self._there, check):
                 continue
             if study is not None:
-                self._upload_changed(study, STUDY, beat)
+                check()
+                self._upload_changed(study, STUDY)
             for name in (RUN, REPORT):
                 if (self.folder / name).is_file():
-                    self._upload_changed(self.folder / name, name, beat)
+                    self._upload_changed(self.folder / name, name)
             for unit in sorted(self._there - before):
-                beat()
+                check()
                 self._remove(unit)
             return
         raise RemoteError(f"'{self.store.shown}' is too slow: checkpoints are deleted before they are there")
@@ -154,7 +180,7 @@ class Mirror:
 
     # ------------------------------------------------------------------ from the store
 
-    def _follow(self, note: Callable[[str], None]) -> str:
+    def _renew(self, note: Callable[[str], None]) -> str:
         """Bring the copy to what the store has, unless it is what that was written from; who wrote last."""
         last = self._last_writer()
         if self._sessions and (self.folder / RUN).is_file() and last in self._sessions:
@@ -237,10 +263,16 @@ class Mirror:
         return aside
 
     def _replace(self, aside: Path | None, name: str) -> None:
+        file = self.folder / name
         if aside is None:
-            (self.folder / name).unlink(missing_ok=True)
-        else:
-            os.replace(aside, self.folder / name)
+            file.unlink(missing_ok=True)
+            return
+        if name == STUDY and file.is_file():
+            with contextlib.suppress(sqlite3.DatabaseError):  # what is no database is seen by who opens it
+                _copy_database(aside, file)  # so that who has it open sees what is new
+                aside.unlink()
+                return
+        os.replace(aside, file)
 
     def _fetch_unit(self, unit: str, names: Iterable[str], each: Callable[[int], None]) -> None:
         target = self.folder / unit
@@ -281,14 +313,10 @@ class Mirror:
             return None
         copy = self.home / f"{STUDY}.snapshot"
         copy.unlink(missing_ok=True)
-        with (
-            contextlib.closing(sqlite3.connect(self.folder / STUDY, timeout=60.0)) as source,
-            contextlib.closing(sqlite3.connect(copy)) as target,
-        ):
-            source.backup(target)
+        _copy_database(self.folder / STUDY, copy)
         return copy
 
-    def _upload_new(self, units: Iterable[str], beat: Callable[[], None]) -> bool:
+    def _upload_new(self, units: Iterable[str], check: Callable[[], None]) -> bool:
         """Upload checkpoints and pictures that the store lacks; whether they all were still there."""
         for unit in sorted(units):
             folder = self.folder / unit
@@ -296,12 +324,13 @@ class Mirror:
             names = [f.relative_to(self.folder).as_posix() for f in sorted(folder.rglob("*")) if f.is_file()]
             try:
                 for name in names:
+                    check()
                     if name != last:
-                        self.store.upload(self.folder / name, name, lambda _: beat())
+                        self.store.upload(self.folder / name, name)
                 if unit == TAKEN_OVER:
                     self.store.write(last, b"-")
                 else:
-                    self.store.upload(self.folder / last, last, lambda _: beat())
+                    self.store.write(last, (self.folder / last).read_bytes())
             except FileNotFoundError:
                 if (folder / MANIFEST).is_file():
                     raise
@@ -311,14 +340,15 @@ class Mirror:
         for file in sorted((self.folder / ARTIFACTS).glob("[!.]*")):
             name = file.relative_to(self.folder).as_posix()
             if name not in self._artifacts:
-                self.store.upload(file, name, lambda _: beat())
+                self.store.upload(file, name)
                 self._artifacts.add(name)
         return True
 
-    def _upload_changed(self, file: Path, name: str, beat: Callable[[], None]) -> None:
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    def _upload_changed(self, file: Path, name: str) -> None:
+        content = file.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
         if self._digests.get(name) != digest:
-            self.store.upload(file, name, lambda _: beat())
+            self.store.write(name, content)
             self._digests[name] = digest
 
     def _remove(self, unit: str) -> None:
@@ -420,6 +450,15 @@ def _usable(folder: Path) -> bool:
             return not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
     except OSError:
         return False
+
+
+def _copy_database(source: Path, target: Path) -> None:
+    """Copy a SQLite database as it is in one moment, into another in one transaction."""
+    with (
+        contextlib.closing(sqlite3.connect(source, timeout=_LOCKED_SECONDS)) as read,
+        contextlib.closing(sqlite3.connect(target, timeout=_LOCKED_SECONDS)) as written,
+    ):
+        read.backup(written)
 
 
 def _id(described: bytes) -> object:

@@ -33,14 +33,16 @@ class Saver:
     def __init__(self, mirror: Mirror, lock: RemoteLock, note: Callable[[str], None]) -> None:
         self.mirror, self.lock, self.note = mirror, lock, note
         self.error: Exception | None = None
-        self._wanted, self._ending = threading.Event(), threading.Event()
-        self._wake = threading.Event()
-        # It must not keep a process alive that ends at once.
-        self._thread = threading.Thread(target=self._run, name="saver", daemon=True)
+        self._wanted, self._wake = threading.Event(), threading.Event()
+        self._ending, self._ended = threading.Event(), threading.Event()
+        # They must not keep a process alive that ends at once.
+        self._thread = threading.Thread(target=self._keep, args=[self._upload], name="saver", daemon=True)
+        self._beats = threading.Thread(target=self._keep, args=[self._beat], name="lock", daemon=True)
 
     def start(self) -> None:
         """Keep the lock, and upload what changes from now on."""
         self._thread.start()
+        self._beats.start()
 
     def changed(self) -> None:
         """Have what changed uploaded, soon."""
@@ -61,37 +63,51 @@ class Saver:
             self._thread.join(_LOOK_SECONDS)
             if self._thread.is_alive():
                 self.note(f"uploading to '{self.mirror.store.shown}'")
+        self._ended.set()
+        self._beats.join()
 
-    def _run(self) -> None:
+    def _upload(self) -> None:
+        ending = False
+        while not ending:
+            self._wake.wait(_LOOK_SECONDS)
+            self._wake.clear()
+            ending = self._ending.is_set()
+            self._check()
+            if self._wanted.is_set():
+                self._wanted.clear()
+                self._patiently(self._push)
+
+    def _beat(self) -> None:
+        """Keep the lock, also while a large file is uploaded."""
+        while not self._ended.wait(1.0):
+            self._patiently(self.lock.beat)
+
+    def _keep(self, doing: Callable[[], None]) -> None:
+        """Do something until the search has ended, or say why it is to end."""
         try:
-            while True:
-                self._wake.wait(_LOOK_SECONDS)
-                self._wake.clear()
-                ending = self._ending.is_set()
-                self._patiently(self.lock.beat)
-                if self._wanted.is_set():
-                    self._wanted.clear()
-                    self._patiently(self._push)
-                if ending:
-                    return
+            doing()
         except LostLockError as error:
-            self.error = StorageError(
+            self.error = self.error or StorageError(
                 f"{one_line(error)}, and this search has ended (what it had not uploaded lies in "
                 f"'{self.mirror.folder}'; the same command goes on with what the other wrote)"
             )
         except RemoteError as error:
-            self.error = StorageError(
+            self.error = self.error or StorageError(
                 f"{one_line(error)} (everything that finished lies in '{self.mirror.folder}'; the same "
                 "command on this machine goes on, and uploads it)"
             )
         except Exception as error:
             # Of the disk, or our own fault: raised where the search ends, with where it was.
-            self.error = error
+            self.error = self.error or error
+
+    def _check(self) -> None:
+        if self.error is not None:
+            raise self.error
 
     def _push(self) -> None:
         # Before others may see what was written without it.
         self.lock.check()
-        self.mirror.push(self.lock.beat)
+        self.mirror.push(self._check)
 
     def _patiently(self, action: Callable[[], None]) -> None:
         """Do something, again and again while the store fails; raises what it raised last."""

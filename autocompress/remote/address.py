@@ -16,6 +16,8 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
 _PARTS = re.compile(r"(?P<scheme>[^:]+://)(?:(?P<user>[^?]*)@)?(?P<place>[^?]*)(?:\?(?P<options>.*))?", re.S)
 _SECRET_NAMES = re.compile("pass|pwd|secret|token|credential|key|sig", re.IGNORECASE)
 _HIDDEN = "***"
+# Of a key's name; of a shorter one, which only a test has, other words have parts that are alike.
+_LEAST_OF_NAME = 4
 # Those that have a container where others have a user.
 _AZURE = ("abfs", "abfss")
 
@@ -35,7 +37,9 @@ def normal_address(path: str | Path) -> str:
         slashes = "///" if scheme[1].lower() == "file" else "//"
         text = f"{scheme[1]}:{slashes}{text[scheme.end() :]}"
     place, mark, options = text.partition("?")
-    return f"{place.rstrip('/')}{mark}{options}"
+    while place.endswith("/") and not place.endswith("//"):
+        place = place[:-1]
+    return f"{place}{mark}{options}"
 
 
 def shown(address: str | Path) -> str:
@@ -45,12 +49,12 @@ def shown(address: str | Path) -> str:
     if parts is None:
         return text
     user, place, options = parts["user"], parts["place"], parts["options"]
+    name, colon, _ = (user or "").partition(":")
     if user is None:
         before = ""
-    elif _scheme(parts["scheme"]) == "s3":
+    elif _is_key(parts["scheme"], user):
         before = f"{_HIDDEN}@"
     else:
-        name, colon, _ = user.partition(":")
         before = f"{name}{colon and ':' + _HIDDEN}@"
     after = "" if options is None else f"?{'&'.join(_shown_option(o) for o in options.split('&'))}"
     return f"{parts['scheme']}{before}{place}{after}"
@@ -62,7 +66,8 @@ def secrets_of_address(address: str | Path) -> list[str]:
     if parts is None:
         return []
     name, _, password = (parts["user"] or "").partition(":")
-    secrets = {password, name if _scheme(parts["scheme"]) == "s3" else ""}
+    is_key = _is_key(parts["scheme"], parts["user"] or "") and len(name) >= _LEAST_OF_NAME
+    secrets = {password, name if is_key else ""}
     secrets |= {value for option, value in parse_qsl(parts["options"] or "") if _SECRET_NAMES.search(option)}
     secrets |= {unquote(secret) for secret in secrets}
     return sorted({secret for secret in secrets if secret.strip("*")}, key=len, reverse=True)
@@ -112,6 +117,11 @@ def _text(path: str | Path) -> str:
 
 def _scheme(text: str) -> str:
     return text.partition(":")[0].lower()
+
+
+def _is_key(scheme: str, user: str) -> bool:
+    """Whether a user's name is one of a key, and no container and nobody's."""
+    return _scheme(scheme) not in _AZURE and (_scheme(scheme) == "s3" or ":" in user)
 
 
 def _shown_option(option: str) -> str:

@@ -55,11 +55,13 @@ class RemoteStore:
         self.shown, self._secrets = shown(self.address), secrets_of_address(self.address)
         try:
             self.filesystem, root = _opened(self.address)
-        except (OSError, ValueError, NotImplementedError) as error:
+        except (ValueError, NotImplementedError) as error:
             raise SettingsError(
-                f"RUN must be a folder, or an address that pyarrow can open (s3://, gs://, abfs://, hdfs://, "
-                f"file://), but of '{self.shown}' it says: {self._said(error)}"
+                "RUN must be a folder, or an address that pyarrow.fs can read (s3, gs, abfs, hdfs or file), "
+                f"but of '{self.shown}' it says: {self._said(error)}."
             ) from None
+        except OSError as error:
+            raise self._unanswered(error) from None
         self.root = root.rstrip("/")
         self._check()
 
@@ -73,25 +75,27 @@ class RemoteStore:
         try:
             there = self.filesystem.get_file_info(bucket).type is not fs.FileType.NotFound
         except (OSError, ArrowException) as error:
-            raise SettingsError(
-                f"RUN must be in a store that answers but '{self.shown}' does not: {self._said(error)} "
-                "(check the address, the network and the credentials)."
-            ) from None
+            raise self._unanswered(error) from None
         if not there:
             raise SettingsError(
                 f"RUN must be in a bucket that is there but '{bucket}' of '{self.shown}' is not (make it "
                 "first)."
             )
 
-    def files(self, under: str = "") -> dict[str, RemoteFile]:
-        """All files, or those under a folder, by name.
+    def _unanswered(self, error: Exception) -> SettingsError:
+        return SettingsError(
+            f"RUN must be in a store that answers but '{self.shown}' does not: {self._said(error)} (check "
+            "the address, the network and the credentials)."
+        )
+
+    def files(self) -> dict[str, RemoteFile]:
+        """All files, by name.
 
         Raises:
             RemoteError: the store fails.
         """
-        top = self._path(under) if under else self.root
         with self._telling():
-            selector = fs.FileSelector(top, recursive=True, allow_not_found=True)
+            selector = fs.FileSelector(self.root, recursive=True, allow_not_found=True)
             infos = self.filesystem.get_file_info(selector)
         return {
             info.path.removeprefix(self.root).lstrip("/"): _file(info)
@@ -145,13 +149,12 @@ class RemoteStore:
                 file.write(piece)
                 each(len(piece))
 
-    def upload(self, source: Path, name: str, each: Callable[[int], None] = lambda count: None) -> None:
-        """Copy a file to the store, where it appears whole or not at all.
+    def upload(self, source: Path, name: str) -> None:
+        """Copy a file to the store; of one that could not be read to its end, a part may be there.
 
         Args:
             source: the file.
             name: in the store.
-            each: hears of each piece how many bytes it had.
 
         Raises:
             FileNotFoundError: there is no such file here, any more.
@@ -161,10 +164,9 @@ class RemoteStore:
             while piece := file.read(_PIECE):
                 with self._telling():
                     stream.write(piece)
-                each(len(piece))
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file.
+        """Write a file, which appears whole or not at all.
 
         Raises:
             RemoteError: the store fails.
@@ -221,7 +223,6 @@ class RemoteStore:
             stream = self.filesystem.open_output_stream(written)
         yield stream
         with self._telling():
-            # Not where something was raised: a part would be there under the file's name.
             stream.close()
             if not whole:
                 self.filesystem.move(written, path)
@@ -238,7 +239,7 @@ class RemoteStore:
             raise RemoteError(f"'{self.shown}' failed: {self._said(error)}") from None
 
     def _said(self, error: BaseException) -> str:
-        return without(one_line(error), self._secrets).rstrip(".")
+        return without(one_line(error).replace(self.address, self.shown), self._secrets).rstrip(".")
 
 
 def _file(info: Any) -> RemoteFile:
