@@ -118,7 +118,7 @@ class Mirror:
         """
         with self._alone(note):
             last = self._renew(note)
-            self._sessions = [*(self._sessions or [last]), session]
+            self.sessions = [*(self.sessions or [last]), session]
             self._unsaved.touch()
         self.session = session
         files = self.store.files()
@@ -142,7 +142,7 @@ class Mirror:
         if not self.is_writer:
             self.store.write(_WRITER, json.dumps({"session": self.session}).encode())
             # What was written there before this search is no more what the copy goes on from.
-            self._sessions, self.is_writer = [self.session], True
+            self.sessions, self.is_writer = [self.session], True
         for _ in range(_MOST_ROUNDS):
             before = self._units()
             study = self._snapshot()
@@ -183,12 +183,12 @@ class Mirror:
     def _renew(self, note: Callable[[str], None]) -> str:
         """Bring the copy to what the store has, unless it is what that was written from; who wrote last."""
         last = self._last_writer()
-        if self._sessions and (self.folder / RUN).is_file() and last in self._sessions:
+        if self.sessions and (self.folder / RUN).is_file() and last in self.sessions:
             return last
         described = self.store.read(RUN)
         if self._unsaved.is_file() or self._is_other_run(described):
             self._set_aside(note)
-        self._sessions = []
+        self.sessions = []
         self.folder.mkdir(parents=True, exist_ok=True)
         if described is not None:
             self._download(described, note)
@@ -387,14 +387,14 @@ class Mirror:
         return self.home / "unsaved"
 
     @property
-    def _sessions(self) -> list[str]:
+    def sessions(self) -> list[str]:
         """The searches that wrote to the store from this copy, or were to, after the one before them."""
         file = self.home / "sessions"
         names: list[str] = json.loads(file.read_text()) if file.is_file() else []
         return names
 
-    @_sessions.setter
-    def _sessions(self, names: list[str]) -> None:
+    @sessions.setter
+    def sessions(self, names: list[str]) -> None:
         aside = self.home / "sessions.tmp"
         aside.write_text(json.dumps(names))
         os.replace(aside, self.home / "sessions")

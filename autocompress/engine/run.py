@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -419,7 +420,8 @@ class _Search:
 
     def _how_to_see(self, study: SearchStudy) -> str:
         """Which command runs the first trial that failed once more, where it may be seen failing."""
-        return f" (autocompress replay {self.folder.shown} --trial {min(study.failures())} shows where)"
+        run = shlex.quote(self.folder.shown)
+        return f" (autocompress replay {run} --trial {min(study.failures())} shows where)"
 
     def _conclude(self, driver: SearchDriver, finished: bool) -> SearchResult:
         """The result as it stands, and its report.

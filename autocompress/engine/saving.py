@@ -143,7 +143,8 @@ def saving(mirror: Mirror | None, note: Callable[[str], None]) -> Iterator[Saver
         yield None
         return
     lock = RemoteLock(mirror.store)
-    lock.take()
+    # What searched on this copy has ended, as its lock on this machine is held here.
+    lock.take(ended=mirror.sessions)
     saver = Saver(mirror, lock, note)
     saver.start()
     begun = False

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 import uuid
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +33,18 @@ class RemoteLock:
         self.store, self.owner = store, uuid.uuid4().hex
         self.next_beat = 0.0
 
-    def take(self) -> None:
+    def take(self, ended: Container[str] = ()) -> None:
         """Take the lock.
+
+        Args:
+            ended: owners that are known to have ended, which could not give it back.
 
         Raises:
             SettingsError: another has it, and is there.
             RemoteError: the store fails.
         """
         other = self._read()
-        if other is not None and not _ended_here(other):
+        if other is not None and other.get("owner") not in ended and not _ended_here(other):
             age = self._age()
             if age is not None and age < STALE_SECONDS:
                 raise SettingsError(self._taken(other, age))

@@ -69,6 +69,8 @@ class RemoteStore:
         return RemoteStore, (self.address,)
 
     def _check(self) -> None:
+        if not self.root:
+            raise SettingsError(f"RUN must name a place in a store but got '{self.shown}'.")
         if self.filesystem.type_name not in _OBJECT_STORES:
             return
         bucket = self.root.partition("/")[0]

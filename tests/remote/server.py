@@ -16,8 +16,10 @@ BUCKET = "bucket"
 class Server:
     """What the server holds, and addresses of runs in it."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self.endpoint = f"{host}:{port}"
+    def __init__(self, server: ThreadedMotoServer) -> None:
+        self.server = server
+        host, self.port = server.get_host_and_port()
+        self.endpoint = f"{host}:{self.port}"
         self.filesystem = fs.S3FileSystem(
             access_key=KEY,
             secret_key=SECRET,
@@ -52,11 +54,12 @@ class Server:
 
 
 @contextmanager
-def serving() -> Iterator[Server]:
+def serving(port: int = 0) -> Iterator[Server]:
+    """A server on a port; of one that was there before in this process, it has what that had."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
     server.start()
     try:
-        yield Server(*server.get_host_and_port())
+        yield Server(server)
     finally:
         server.stop()

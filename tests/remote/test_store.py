@@ -93,13 +93,13 @@ def test_what_no_run_can_be_is_refused_in_a_line_without_secrets(server: Server)
             f"foo://{KEY}:s3cret@bucket/run": "Unrecognized filesystem type",
             f"s3://{KEY}:s3/cret@bucket/run": "Cannot parse URI",
             f"s3://{KEY}:s3cret@bucket/run?nonsense=1": "Unexpected query parameter",
-            "s3://": "says",
+            "s3://": "name a place in a store",
             server.address("run", "nobody"): r"'nobody' of .* is not \(make it first\)",
             unreachable: r"not connect .*\(check the address, the network and the credentials\)",
             unreachable.replace("127.0.0.1:9", forbidden): "ACCESS_DENIED",
         }
         for address, said in faults.items():
-            with pytest.raises(ac.UsageError, match=rf"^RUN must be .*{said}") as raised:
+            with pytest.raises(ac.UsageError, match=rf"^RUN must .*{said}") as raised:
                 ac.load_run(address)
             assert "\n" not in str(raised.value)
             assert not any(secret in str(raised.value) for secret in SECRETS), raised.value
