@@ -183,7 +183,9 @@ Storage = Annotated[
         "[default: SQLite in RUN]",
     ),
 ]
-RayAddress = Annotated[str | None, typer.Option(help="Of a running Ray cluster.")]
+RayAddress = Annotated[
+    str | None, typer.Option(help="Of a running Ray cluster, whose machines share the folder RUN.")
+]
 MlflowUri = Annotated[
     str | None, typer.Option("--mlflow", metavar="URI", help="Log trials to this MLflow server or folder.")
 ]

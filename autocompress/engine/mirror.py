@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import unquote
@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 from autocompress.checkpoint.store import MANIFEST, TAKEN_OVER, kept_trials, remove_checkpoint
 from autocompress.errors import SettingsError, one_line
 from autocompress.remote.address import place_digest
-from autocompress.remote.store import RemoteError, RemoteStore
+from autocompress.remote.store import RemoteError, RemoteFile, RemoteStore
 
 RUN, STUDY, REPORT, LOCK = "run.json", "study.db", "report.html", ".lock"
 ARTIFACTS, REFERENCE, TRIALS = "artifacts", "reference", "trials"
@@ -36,6 +36,8 @@ ARTIFACTS, REFERENCE, TRIALS = "artifacts", "reference", "trials"
 _WRITER = "writer.json"
 # The last file of a folder of copies: in a store even an empty folder must be told from none.
 _COMPLETE = "complete"
+# In the place of a time: what is taken over is written once.
+_ONCE = -1
 # Files at a time, each of which waits most for answers.
 _DOWNLOADS = 8
 _SAY_SECONDS = 5.0
@@ -68,7 +70,7 @@ class Mirror:
         name = unquote(self.store.root.rpartition("/")[2])
         self.folder = self.home / (re.sub(r"[^\w.-]", "_", name).lstrip(".") or "run")
         # Checkpoints that the store has, and what it has of files that change, while a search writes there.
-        self._there: set[str] = set()
+        self._there: dict[str, int] = {}
         self._digests: dict[str, str] = {}
         self._artifacts: set[str] = set()
 
@@ -122,9 +124,10 @@ class Mirror:
             self._unsaved.touch()
         self.session = session
         files = self.store.files()
-        self._there = set(_whole(files))
+        self._there = _written(files)
         self._artifacts = {name for name in files if name.startswith(f"{ARTIFACTS}/")}
-        for unit in {match[1] for name in files if (match := _UNIT.fullmatch(name))} - self._there:
+        parts = {match[1] for name in files if (match := _UNIT.fullmatch(name))}
+        for unit in parts - self._there.keys():
             self.store.remove_folder(unit)  # of an upload or a deletion that was cut off
         self._digests = {}
         self.is_writer = False
@@ -144,9 +147,10 @@ class Mirror:
             # What was written there before this search is no more what the copy goes on from.
             self.sessions, self.is_writer = [self.session], True
         for _ in range(_MOST_ROUNDS):
-            before = self._units()
+            before = self._units().keys()
             study = self._snapshot()
-            if not self._upload_new(self._units() - self._there, check):
+            here = self._units()
+            if not self._upload_new([u for u, at in here.items() if self._there.get(u) != at], check):
                 continue
             if study is not None:
                 check()
@@ -154,7 +158,7 @@ class Mirror:
             for name in (RUN, REPORT):
                 if (self.folder / name).is_file():
                     self._upload_changed(self.folder / name, name)
-            for unit in sorted(self._there - before):
+            for unit in sorted(self._there.keys() - before):
                 check()
                 self._remove(unit)
             return
@@ -228,10 +232,10 @@ class Mirror:
         study = self._fetched_aside(STUDY)  # first, as checkpoints of which it tells are there by then
         report = self._fetched_aside(REPORT)
         files = self.store.files()
-        units = _whole(files)
-        for gone in self._units() - units.keys():
-            remove_checkpoint(self.folder / gone)
-        wanted = {unit: units[unit] for unit in units.keys() - self._units()}
+        units, written, here = _whole(files), _written(files), self._units()
+        wanted = {unit: names for unit, names in units.items() if here.get(unit) != written[unit]}
+        for unit in (here.keys() - units.keys()) | (here.keys() & wanted.keys()):
+            remove_checkpoint(self.folder / unit)
         artifacts = {name for name in files if re.fullmatch(rf"{ARTIFACTS}/[^/]+", name) and _is_plain(name)}
         new = [name for name in sorted(artifacts) if not (self.folder / name).is_file()]
         (self.folder / TRIALS).mkdir(exist_ok=True)
@@ -239,7 +243,10 @@ class Mirror:
         size = sum(files[name].size for name in [*new, *(n for names in wanted.values() for n in names)])
         progress = _Told(f"downloading '{self.store.shown}'", size, note)
         with ThreadPoolExecutor(_DOWNLOADS) as pool:
-            tasks = [pool.submit(self._fetch_unit, u, names, progress.add) for u, names in wanted.items()]
+            tasks = [
+                pool.submit(self._fetch_unit, u, names, written[u], progress.add)
+                for u, names in wanted.items()
+            ]
             tasks += [pool.submit(self._fetch_file, name, progress.add) for name in new]
             try:
                 for task in tasks:
@@ -274,7 +281,7 @@ class Mirror:
                 return
         os.replace(aside, file)
 
-    def _fetch_unit(self, unit: str, names: Iterable[str], each: Callable[[int], None]) -> None:
+    def _fetch_unit(self, unit: str, names: Iterable[str], written: int, each: Callable[[int], None]) -> None:
         target = self.folder / unit
         aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
         aside.mkdir()
@@ -283,6 +290,8 @@ class Mirror:
                 file = aside / name.removeprefix(f"{unit}/")
                 file.parent.mkdir(parents=True, exist_ok=True)
                 self.store.download(name, file, each)
+            if unit != TAKEN_OVER:
+                os.utime(aside / MANIFEST, (written, written))
             os.replace(aside, target)
         except FileNotFoundError:
             if self.store.file(_last_file(unit)) is not None:
@@ -298,13 +307,19 @@ class Mirror:
 
     # ------------------------------------------------------------------ to the store
 
-    def _units(self) -> set[str]:
-        """Folders of the copy that are there as a whole or not at all, by their names in the run."""
-        units = {f"{TRIALS}/{number:04d}" for number in kept_trials(self.folder / TRIALS)}
-        if (self.folder / REFERENCE / MANIFEST).is_file():
-            units.add(REFERENCE)
+    def _units(self) -> dict[str, int]:
+        """Folders of the copy that are there as a whole or not at all, and when each was written.
+
+        That is the store's time, which the manifest of one that the store has bears here as well: of two
+        machines that were cut off, each may have made a trial of the same number.
+        """
+        names = [REFERENCE, *(f"{TRIALS}/{number:04d}" for number in kept_trials(self.folder / TRIALS))]
+        units: dict[str, int] = {}
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # better ones take places at any time
+                units[name] = int((self.folder / name / MANIFEST).stat().st_mtime)
         if (self.folder / TAKEN_OVER).is_dir():
-            units.add(TAKEN_OVER)
+            units[TAKEN_OVER] = _ONCE
         return units
 
     def _snapshot(self) -> Path | None:
@@ -321,6 +336,8 @@ class Mirror:
         for unit in sorted(units):
             folder = self.folder / unit
             last = _last_file(unit)
+            if unit in self._there:
+                self._remove(unit)
             names = [f.relative_to(self.folder).as_posix() for f in sorted(folder.rglob("*")) if f.is_file()]
             try:
                 for name in names:
@@ -331,18 +348,26 @@ class Mirror:
                     self.store.write(last, b"-")
                 else:
                     self.store.write(last, (self.folder / last).read_bytes())
+                self._note_written(unit)
             except FileNotFoundError:
                 if (folder / MANIFEST).is_file():
                     raise
                 self.store.remove_folder(unit)
                 return False
-            self._there.add(unit)
         for file in sorted((self.folder / ARTIFACTS).glob("[!.]*")):
             name = file.relative_to(self.folder).as_posix()
             if name not in self._artifacts:
                 self.store.upload(file, name)
                 self._artifacts.add(name)
         return True
+
+    def _note_written(self, unit: str) -> None:
+        file = self.store.file(_last_file(unit))
+        if file is None:
+            raise RemoteError(f"'{self.store.shown}' lost a file that was written there")
+        if unit != TAKEN_OVER:
+            os.utime(self.folder / unit / MANIFEST, (file.written, file.written))
+        self._there[unit] = _ONCE if unit == TAKEN_OVER else file.written
 
     def _upload_changed(self, file: Path, name: str) -> None:
         content = file.read_bytes()
@@ -354,7 +379,7 @@ class Mirror:
     def _remove(self, unit: str) -> None:
         self.store.remove(_last_file(unit))
         self.store.remove_folder(unit)
-        self._there.discard(unit)
+        self._there.pop(unit, None)
 
     # ------------------------------------------------------------------ on this machine
 
@@ -476,6 +501,11 @@ def _last_file(unit: str) -> str:
 def _is_plain(name: str) -> bool:
     """Whether a name leads to a file inside, whatever somebody wrote to the store."""
     return not any(part.startswith(".") or "\\" in part for part in name.split("/"))
+
+
+def _written(files: Mapping[str, RemoteFile]) -> dict[str, int]:
+    """When each folder of a store that is there as a whole was written."""
+    return {u: _ONCE if u == TAKEN_OVER else files[_last_file(u)].written for u in _whole(files)}
 
 
 def _whole(files: Iterable[str]) -> dict[str, list[str]]:

@@ -341,11 +341,11 @@ class _Search:
         kept = sorted(kept_trials(self.folder.trials))
         for damaged, reason in set_damaged_aside(self.folder.trials, kept, study).items():
             self.progress.note(f"trial {damaged} left the front: {reason}")
-        # A killed driver leaves checkpoints of trials that it could not record any more.
+        # A killed driver leaves checkpoints of trials that it could not record any more, or whose record was
+        # not yet in the run's store.
         complete = {t.number for t in study.complete_trials()}
-        for trial in study.study.get_trials(deepcopy=False):
-            if trial.number not in complete:
-                shutil.rmtree(trial_folder(self.folder.trials, trial.number), ignore_errors=True)
+        for number in kept_trials(self.folder.trials) - complete:
+            shutil.rmtree(trial_folder(self.folder.trials, number), ignore_errors=True)
         return study
 
     def _execute(self, driver: SearchDriver | ReferenceFirst) -> bool:

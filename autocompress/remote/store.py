@@ -30,10 +30,10 @@ class RemoteError(StorageError):
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a store: its size in bytes, and when it was written, by the store's clock in seconds."""
+    """A file of a store: its size in bytes, and its time in whole seconds by the clock of the store."""
 
     size: int
-    written: float
+    written: int
 
 
 class RemoteStore:
@@ -194,8 +194,8 @@ class RemoteStore:
         with contextlib.suppress(FileNotFoundError), self._telling():
             self.filesystem.delete_dir(self._path(name))
 
-    def now(self) -> float:
-        """What time it is by the store's clock, in seconds, which is that of `RemoteFile.written`.
+    def now(self) -> int:
+        """What time it is by the store's clock, in whole seconds, which is that of `RemoteFile.written`.
 
         Raises:
             RemoteError: the store fails.
@@ -245,7 +245,7 @@ class RemoteStore:
 
 
 def _file(info: Any) -> RemoteFile:
-    return RemoteFile(info.size, (info.mtime_ns or 0) / 1e9)
+    return RemoteFile(info.size, (info.mtime_ns or 0) // 10**9)
 
 
 def _opened(address: str) -> tuple[Any, str]:

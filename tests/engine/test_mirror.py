@@ -195,6 +195,31 @@ def test_a_search_that_went_on_elsewhere_goes_on_from_there_and_what_was_not_upl
     assert (aside / "trials/0009").is_dir()
 
 
+def test_of_two_machines_that_made_a_trial_of_the_same_number_the_one_that_went_on_is_believed(
+    address: str, machines: Machines
+) -> None:
+    def makes(mirror: Mirror, content: str) -> None:
+        folder = mirror.folder / "trials/0007"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        (folder / "manifest.json").write_text(content)
+        (folder / "weights").write_text(content)
+        mirror.push(check)
+
+    mirror, _ = begun(address)
+    makes(mirror, "[1]")
+    machines.use("reader")
+    assert (opened_run(address).trials / "0007/weights").read_text() == "[1]"
+    machines.use("b")
+    elsewhere = Mirror(address)
+    elsewhere.begin("second", say)
+    time.sleep(1.0)  # by which a store tells two files apart
+    makes(elsewhere, "[2]")
+    for name in ("reader", "a"):
+        machines.use(name)
+        assert (opened_run(address).trials / "0007/weights").read_text() == "[2]"
+
+
 def test_a_copy_that_was_cut_off_goes_on_where_it_was(address: str, machines: Machines) -> None:
     mirror, run = begun(address)
     for uploaded in (False, True):

@@ -146,8 +146,8 @@ def test_a_lock_of_one_that_is_silent_for_long_or_was_killed_here_is_taken_over(
     first.take()
     if why == "silent":
         age = STALE_SECONDS + 1
-        monkeypatch.setattr(RemoteStore, "file", lambda self, name: RemoteFile(1, time.time() - age))
-        monkeypatch.setattr(RemoteStore, "now", lambda self: time.time())
+        monkeypatch.setattr(RemoteStore, "file", lambda self, name: RemoteFile(1, int(time.time() - age)))
+        monkeypatch.setattr(RemoteStore, "now", lambda self: int(time.time()))
     else:
         # A process number that no process has.
         stored = store.read(NAME)
