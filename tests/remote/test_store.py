@@ -95,7 +95,7 @@ def test_what_no_run_can_be_is_refused_in_a_line_without_secrets(server: Server)
             f"s3://{KEY}:s3cret@bucket/run?nonsense=1": "Unexpected query parameter",
             "s3://": "name a place in a store",
             server.address("run", "nobody"): r"'nobody' of .* is not \(make it first\)",
-            unreachable: r"not connect .*\(check the address, the network and the credentials\)",
+            unreachable: r"connect to server.*\(check the address, the network and the credentials\)",
             unreachable.replace("127.0.0.1:9", forbidden): "ACCESS_DENIED",
         }
         for address, said in faults.items():
