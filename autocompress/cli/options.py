@@ -169,11 +169,7 @@ AtLeast = Annotated[
     ),
 ]
 Out = Annotated[
-    str | None,
-    typer.Option(
-        help="RUN: a folder, or the address of one in an object store, as s3://bucket/run. "
-        "[default: runs/<task>-<model>]"
-    ),
+    str | None, typer.Option(help="RUN: a folder, or s3://bucket/run. [default: runs/<task>-<model>]")
 ]
 Storage = Annotated[
     str | None,
