@@ -26,6 +26,7 @@ from autocompress.measure import STATIC, Constraint, Objective
 from autocompress.measure.resampling import REPLICATES
 from autocompress.measure.subject import OF_FILES
 from autocompress.pareto import knee
+from autocompress.remote import refuse_address
 from autocompress.tables import front_html, front_table, metric_text, plain_text, point_html, point_text
 from autocompress.task.inputs import from_json
 
@@ -160,6 +161,7 @@ class ParetoModel:
             CheckpointError: the checkpoint is damaged.
             TrialError: the model cannot be exported in the format.
         """
+        refuse_address("path", path)
         target = Path(path)
         chosen = format or format_of(target)
         if chosen not in FORMATS:
@@ -236,6 +238,8 @@ class SearchResult:
         contenders: models that are not on the front by less than what other validation rows would change,
             the likeliest first.
         target: what the search was to reach; None where that was the whole front.
+        address: where the run is in a store, without secrets, of which `out` is a copy on this machine; None
+            where it is in a folder.
     """
 
     out: Path
@@ -247,6 +251,12 @@ class SearchResult:
     interrupted: bool = False
     contenders: Sequence[ParetoModel] = ()
     target: Constraint | None = None
+    address: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """What commands and messages call the run: its folder, or its address in a store."""
+        return str(self.out) if self.address is None else self.address
 
     def pick(
         self,

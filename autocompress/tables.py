@@ -68,8 +68,8 @@ class Searched(Protocol):
     """What a table reads of a search; a `SearchResult` has it."""
 
     @property
-    def out(self) -> Path:
-        """The run's folder."""
+    def shown(self) -> str:
+        """The run's folder, or its address in a store."""
         ...
 
     @property
@@ -210,7 +210,7 @@ class _Columns:
 
     def table(self, mark: Measured | None, label: str) -> Table:
         """The table with the columns that are shown."""
-        title = f"Pareto front of {escape(str(self.result.out))}"
+        title = f"Pareto front of {escape(self.result.shown)}"
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
         for heading, style in self._headings():
             table.add_column(escape(heading), justify="right", no_wrap=True, style=style)
@@ -304,7 +304,7 @@ def front_html(result: Searched, mark: Measured | None = None, label: str = "kne
         cells.append(f"{point.front_probability:.0%}" if point.trial else "")
         cells += [_with_ratio(point, n) for n in sizes]
         rows.append((cells, marked))
-    return _html_table(f"Pareto front of {result.out}", heads, rows)
+    return _html_table(f"Pareto front of {result.shown}", heads, rows)
 
 
 def point_html(point: Measured) -> str:

@@ -2,7 +2,8 @@
 
     RAY_CLUSTER=auto python examples/ray_cluster.py
 
-RUN must be on storage that all machines of the cluster share. Without RAY_CLUSTER this machine is used.
+RUN must be a folder on storage that all machines of the cluster share. Without RAY_CLUSTER this machine is
+used.
 """
 
 import os

@@ -502,6 +502,26 @@ def test_each_word_of_the_output_is_explained(word: str, command: Command) -> No
     assert len(done.stdout) > 40
 
 
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (("export", "runs/x", "--trial", 1, "-o", "s3://KEYKEY:s3cret@bucket/model.pt2"), "output"),
+        (("export", "runs/x", "--trial", 1, "--folder", "s3://KEYKEY:s3cret@bucket/model.pt2"), "folder"),
+        (("init", "digits", "--out", "s3://KEYKEY:s3cret@bucket/model.pt2"), "out"),
+    ],
+)
+def test_what_is_written_here_is_refused_an_address(
+    arguments: tuple[object, ...], name: str, command: Command
+) -> None:
+    refused = command(*arguments)
+    assert refused.returncode == 2
+    said = (
+        f"autocompress: {name} must be a path on this machine but got 's3://***@bucket/model.pt2' (write it"
+    )
+    assert refused.stderr.startswith(said)
+    assert len(refused.stderr.splitlines()) == 1
+
+
 def test_an_empty_subject_is_told_how_to_ask(command: Command) -> None:
     for empty in ("", "  ", '""'):
         refused = command("explain", empty)

@@ -16,6 +16,7 @@ from autocompress.cli.app import app
 from autocompress.cli.options import TaskName
 from autocompress.engine.settings import Settings, parse_duration, parse_list, parse_shares
 from autocompress.errors import SettingsError
+from autocompress.remote import refuse_address
 
 _LISTS = ("space", "constraint", "methods", "objectives", "exclude", "at_least")
 _REPEATED = ("space", "constraint", "exclude", "at_least")
@@ -120,6 +121,7 @@ def init(
     """Write a commented configuration file for a search of TASK: every option, with its default."""
     from autocompress.data import check_name
 
+    refuse_address("out", out)
     path = Path(out)
     if path.exists():
         raise SettingsError(f"out must be a new file but '{out}' exists; give --out another name.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -36,7 +35,9 @@ def Number(help: str | None = None) -> Any:
     return typer.Option(help=help, parser=number, metavar="X")
 
 
-Run = Annotated[Path, typer.Argument(help="Folder that a search wrote.", metavar="RUN")]
+Run = Annotated[
+    str, typer.Argument(help="Folder that a search wrote, or its address, as s3://bucket/run.", metavar="RUN")
+]
 _TASK = typer.Argument(
     metavar="TASK",
     help="digits, mnist, fashion_mnist, cifar10, npz:FILE, imagefolder:DIR, random:3x224x224, "
@@ -167,7 +168,9 @@ AtLeast = Annotated[
         help="The least share of layers' channels, or of their rank, that stays: 'layer2.*=0.5'.",
     ),
 ]
-Out = Annotated[str | None, typer.Option(help="RUN. [default: runs/<task>-<model>]")]
+Out = Annotated[
+    str | None, typer.Option(help="RUN: a folder, or s3://bucket/run. [default: runs/<task>-<model>]")
+]
 Storage = Annotated[
     str | None,
     typer.Option(
@@ -176,7 +179,9 @@ Storage = Annotated[
         "[default: SQLite in RUN]",
     ),
 ]
-RayAddress = Annotated[str | None, typer.Option(help="Of a running Ray cluster.")]
+RayAddress = Annotated[
+    str | None, typer.Option(help="Of a running Ray cluster, whose machines share the folder RUN.")
+]
 MlflowUri = Annotated[
     str | None, typer.Option("--mlflow", metavar="URI", help="Log trials to this MLflow server or folder.")
 ]
@@ -194,9 +199,9 @@ HelpAll = Annotated[
     bool, typer.Option("--help-all", is_eager=True, callback=show_all, help="Show every option and exit.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Output = Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")]
+Output = Annotated[str | None, typer.Option("-o", "--output", help="File to write.")]
 Folder = Annotated[
-    Path | None,
+    str | None,
     typer.Option(help="Folder to write: the model, a model card, predict.py, labels, preprocessing."),
 ]
 TrialOfFront = Annotated[int | None, Whole(help="Number of a trial of the front.")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from typing import Any
 
@@ -27,12 +28,15 @@ def print_result(result: Any, quiet: bool = False, json_lines: bool = False) -> 
 
     print(f"checkpoints  {result.out / 'trials'}: {disk_text(result)}")
     print(f"report       {result.out / 'report.html'}")
+    if result.address is not None:
+        print(f"store        {result.address}, of which these are a copy")
     if point is not None:
-        print(f"next         autocompress pick {result.out} --max-drop 0.01")
+        run = shlex.quote(result.shown)
+        print(f"next         autocompress pick {run} --max-drop 0.01")
         rule = "knee" if answer_to_target(result) is None else "target"
         name = point.artifact.name
-        print(f"             autocompress export {result.out} --pick {rule} -o {name}")
-        print(f"             autocompress dashboard {result.out}")
+        print(f"             autocompress export {run} --pick {rule} -o {name}")
+        print(f"             autocompress dashboard {run}")
 
 
 def print_front(result: Any, mark: Any = None, label: str = "knee") -> Any:

@@ -6,6 +6,7 @@ import json
 import sys
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,8 +14,9 @@ import typer
 from autocompress.cli import options as opt
 from autocompress.cli.app import app
 from autocompress.cli.options import AsJson, Number, Run, Whole
-from autocompress.cli.show import answer_to_target, print_front, print_table
+from autocompress.cli.show import answer_to_target, print_error, print_front, print_table
 from autocompress.errors import SettingsError
+from autocompress.remote import refuse_address
 
 if TYPE_CHECKING:
     from autocompress.result import ParetoModel, SearchResult
@@ -124,6 +126,9 @@ def export(
         raise SettingsError(
             f"pick must be 'knee' or 'target' (`autocompress pick` has more rules) but got {pick_rule!r}."
         )
+    for name, path in (("output", output), ("folder", folder)):
+        if path is not None:
+            refuse_address(name, path)
     result = load_run(run)
     point = _chosen(result, trial, pick_rule)
     if pick_rule is not None:
@@ -140,7 +145,7 @@ def export(
         given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
         if given:
             raise SettingsError(f"{', '.join(given)} must be given with --output alone.")
-        print(take_along(result, point, folder, format))
+        print(take_along(result, point, Path(folder), format))
     elif output is not None:
         written = point.export(output, format, **options)
         print(written)
@@ -170,10 +175,16 @@ def _chosen(result: SearchResult, trial: int | None, pick_rule: str | None) -> P
 @app.command(epilog="Example:  autocompress report runs/digits-small_cnn")
 def report(run: Run) -> None:
     """Write RUN/report.html: a single file that opens without a network."""
-    from autocompress.engine.results import load_run
+    from autocompress.engine.folder import opened_run
+    from autocompress.engine.results import load_folder
     from autocompress.engine.results import report as write
 
-    print(write(load_run(run)))
+    folder = opened_run(run)
+    written = write(load_folder(folder), folder)
+    folder.upload(written)
+    print(written)
+    if folder.address is not None:
+        print(f"uploaded to {folder.show(written)}", file=sys.stderr)
 
 
 @app.command(epilog="Example:  autocompress dashboard runs/digits-small_cnn --port 8081")
@@ -185,12 +196,14 @@ def dashboard(
     port: Annotated[int, Whole(help="To listen on; 0 is one that is free.")] = 8080,
 ) -> None:
     """Show RUN's study, running or finished, in optuna-dashboard."""
-    from autocompress.engine.folder import RunFolder
+    from autocompress.engine.folder import opened_run
     from autocompress.engine.results import build_result, draw_pictures, open_study
     from autocompress.report.dashboard import serve_dashboard
 
-    folder = RunFolder(run)
+    folder = opened_run(run)
     study, objectives = open_study(folder)
+    if folder.mirror is not None:
+        folder.mirror.follow(print_error)
 
     def load() -> SearchResult:
         result = build_result(folder, study, objectives)

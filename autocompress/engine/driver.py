@@ -20,6 +20,7 @@ from autocompress.engine.interruption import Interruption
 from autocompress.engine.moasha import MoAsha
 from autocompress.engine.prepare import Prepared
 from autocompress.engine.retention import remove_displaced
+from autocompress.engine.saving import Saver
 from autocompress.errors import StorageError, UsageError, one_line
 from autocompress.lineage import Family, Running
 from autocompress.report import Progress, TrialBegin, TrialEnd
@@ -49,6 +50,7 @@ class SearchDriver:
         stopping: stops trials early; None lets all run to their end.
         tracker: is told of each trial that ended; None where nothing is tracked.
         interruption: ends the search before its budget does; None is the time limit alone, from now on.
+        saver: uploads the run to its store; None where it is in none.
     """
 
     def __init__(
@@ -61,13 +63,15 @@ class SearchDriver:
         stopping: MoAsha | None = None,
         tracker: Tracker | None = None,
         interruption: Interruption | None = None,
+        saver: Saver | None = None,
     ) -> None:
+        self.saver = saver
         self.prepared, self.study, self.trials = prepared, study, trials
         self.reference, self.progress, self.stopping, self.tracker = reference, progress, stopping, tracker
         self.left = prepared.settings.trials - study.finished()
         self.interruption = interruption or Interruption(prepared.settings.timeout)
         self.waited: set[int] = set()
-        self.fatal: StorageError | None = None
+        self.full: StorageError | None = None
         self.epochs = prepared.task.recipe.epochs
         self.configs: dict[int, TrialConfig] = {}
         # Why trials were stopped early, and what their models measured then.
@@ -217,6 +221,11 @@ class SearchDriver:
         return reason is None
 
     @property
+    def fatal(self) -> Exception | None:
+        """What ended the search, of what no trial has to do with: the disk, or the run's store."""
+        return self.full or (None if self.saver is None else self.saver.error)
+
+    @property
     def interrupted(self) -> bool:
         """Whether a signal came; `abandon` then records what runs."""
         return self.interruption.signum is not None
@@ -341,7 +350,7 @@ class SearchDriver:
         if failure.kind in ("memory", "checkpoint"):
             self._again_or_fail(number, failure)
         elif failure.kind == "disk":
-            self.fatal = StorageError(
+            self.full = StorageError(
                 f"the disk of '{self.trials}' or of TMPDIR is full: {failure.reason} (what had finished is "
                 "kept; make room, and the same command continues)"
             )
@@ -410,6 +419,8 @@ class SearchDriver:
     ) -> None:
         if self.tracker is not None:
             self.tracker.tell(self.study.study, number)
+        if self.saver is not None:
+            self.saver.changed()
         extra = number in self.extra
         self.progress.trial_end(
             TrialEnd(number, state, metrics or {}, self.reference, remark, feasible, extra)

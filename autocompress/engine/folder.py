@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
+import sys
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -17,14 +17,13 @@ from filelock import FileLock, Timeout
 
 from autocompress.checkpoint.store import TAKEN_OVER
 from autocompress.engine.changes import DIGESTS, changed
+from autocompress.engine.mirror import ARTIFACTS, LOCK, REFERENCE, REPORT, RUN, STUDY, TRIALS, Mirror
 from autocompress.engine.settings import Settings
-from autocompress.errors import SettingsError, one_line
+from autocompress.errors import SettingsError, StorageError, one_line
+from autocompress.remote import is_address
 from autocompress.study import masked
 
-# What `Path` leaves of "s3://bucket/run".
-_OBJECT_STORE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 SCHEMA = 1
-LOCK = ".lock"
 
 
 class RunFolder:
@@ -32,27 +31,46 @@ class RunFolder:
 
     Args:
         path: the folder; it need not exist.
+        mirror: the run in a store, where `path` is its copy on this machine.
 
-    Raises:
-        SettingsError: it is the address of an object store.
+    Attributes:
+        shown: what messages call the run: the folder, or the address in the store without its secrets.
     """
 
-    def __init__(self, path: Path) -> None:
-        if _OBJECT_STORE.match(path.as_posix()):
-            raise SettingsError(
-                f"RUN must be a folder but got '{path.as_posix().replace(':/', '://', 1)}' (mount the object "
-                "store as a folder, by rclone mount or the like, and give --storage a database; or copy RUN "
-                "there when the search has ended)."
-            )
-        self.path = path
-        self.json = path / "run.json"
-        self.reference = path / "reference"
-        self.trials = path / "trials"
-        self.artifacts = path / "artifacts"
+    def __init__(self, path: Path, mirror: Mirror | None = None) -> None:
+        self.path, self.mirror = path, mirror
+        self.shown = str(path) if mirror is None else mirror.store.shown
+        self.json = path / RUN
+        self.reference = path / REFERENCE
+        self.trials = path / TRIALS
+        self.artifacts = path / ARTIFACTS
         self.taken_over = path / TAKEN_OVER
         self.computed = path / ".computed"
-        self.study = path / "study.db"
-        self.report = path / "report.html"
+        self.study = path / STUDY
+        self.report = path / REPORT
+
+    @property
+    def address(self) -> str | None:
+        """Where the run is in a store, without secrets; None where it is in a folder."""
+        return None if self.mirror is None else self.shown
+
+    def show(self, path: Path) -> str:
+        """What messages call a file or folder of the run."""
+        if self.mirror is None:
+            return str(path)
+        return f"{self.shown.partition('?')[0]}/{path.relative_to(self.path).as_posix()}"
+
+    def upload(self, path: Path) -> None:
+        """Bring a file or folder of the run to its store, if it is in one.
+
+        Raises:
+            StorageError: the store fails; the copy on this machine, which is named, has it.
+        """
+        if self.mirror is not None:
+            try:
+                self.mirror.put(path.relative_to(self.path).as_posix())
+            except StorageError as error:
+                raise StorageError(f"{one_line(error)} (on this machine it is '{path}')") from error
 
     @property
     def exists(self) -> bool:
@@ -69,17 +87,17 @@ class RunFolder:
             SettingsError: the folder is no run, or of another version.
         """
         if not self.exists:
-            raise SettingsError(f"RUN must be a folder that a search wrote but '{self.path}' is not.")
+            raise SettingsError(f"RUN must be a folder that a search wrote but '{self.shown}' is not.")
         try:
             data: dict[str, Any] = json.loads(self.json.read_text())
         except ValueError as error:
-            raise SettingsError(f"'{self.json}' must be JSON but: {one_line(error)}") from error
+            raise SettingsError(f"'{self.show(self.json)}' must be JSON but: {one_line(error)}") from error
         schema = data.get("schema") if isinstance(data, dict) else None
         if schema != SCHEMA:
-            raise SettingsError(f"RUN must be of schema {SCHEMA} but '{self.path}' is of {schema!r}.")
+            raise SettingsError(f"RUN must be of schema {SCHEMA} but '{self.shown}' is of {schema!r}.")
         wrong = _wrong_field(data, needed)
         if wrong is not None:
-            raise SettingsError(f"'{self.json}' must be as a search wrote it but {wrong}.")
+            raise SettingsError(f"'{self.show(self.json)}' must be as a search wrote it but {wrong}.")
         for part in (data.get("identity", {}), data["settings"]):
             # Older versions wrote passwords.
             if part.get("storage"):
@@ -99,7 +117,7 @@ class RunFolder:
         if not self.exists:
             if self.path.is_dir() and any(p.name != LOCK for p in self.path.iterdir()):
                 raise SettingsError(
-                    f"out must be a new folder or an earlier run but '{self.path}' holds other files."
+                    f"out must be a new folder or an earlier run but '{self.shown}' holds other files."
                 )
             return
         stored = self.read(("id", "settings", "identity", "versions"))
@@ -108,19 +126,19 @@ class RunFolder:
         missing = sorted(given.keys() - made.keys())
         if missing:
             raise SettingsError(
-                f"the run in '{self.path}' was made by an older version of autocompress, which did not store "
-                f"{', '.join(missing)} ({way} it with that version{otherwise})."
+                f"the run in '{self.shown}' was made by an older version of autocompress, which did not "
+                f"store {', '.join(missing)} ({way} it with that version{otherwise})."
             )
         for name, value in given.items():
             if name != DIGESTS and made[name] != value:
                 raise SettingsError(
-                    f"{name} of the run in '{self.path}' is {made[name]!r} but got {value!r} "
+                    f"{name} of the run in '{self.shown}' is {made[name]!r} but got {value!r} "
                     f"({way} it with the same settings{otherwise})."
                 )
         changes = changed(made[DIGESTS], given[DIGESTS], spaces=not replayed)
         if changes:
             raise SettingsError(
-                f"{_listed([what for what, _ in changes])} changed since the run in '{self.path}' was made"
+                f"{_listed([what for what, _ in changes])} changed since the run in '{self.shown}' was made"
                 f"{_other_versions(stored['versions'])} "
                 f"({way} it with the same {_listed([same for _, same in changes])}{otherwise})."
             )
@@ -165,7 +183,7 @@ class RunFolder:
             lock.acquire(timeout=0)
         except Timeout as error:
             raise SettingsError(
-                f"RUN must not be searched by two processes but '{self.path}' is in use."
+                f"RUN must not be searched by two processes but '{self.shown}' is in use."
             ) from error
         except OSError as error:
             raise SettingsError(
@@ -176,6 +194,38 @@ class RunFolder:
             yield
         finally:
             lock.release()
+
+
+def run_folder(path: str | Path) -> RunFolder:
+    """The folder of a run; of one in a store, that of its copy here, in which nothing need be yet.
+
+    Args:
+        path: the folder, or an address as `s3://bucket/run`.
+
+    Raises:
+        SettingsError: nobody answers at the address.
+    """
+    if not is_address(path):
+        return RunFolder(Path(path))
+    mirror = Mirror(path)
+    return RunFolder(mirror.folder, mirror)
+
+
+def opened_run(path: str | Path, note: Callable[[str], None] | None = None) -> RunFolder:
+    """The folder of a run to read, brought to what its store has where it is in one.
+
+    Args:
+        path: the folder, or an address as `s3://bucket/run`.
+        note: hears how far a download is; None prints that on standard error.
+
+    Raises:
+        SettingsError: nobody answers at the address.
+        StorageError: the store failed.
+    """
+    folder = run_folder(path)
+    if folder.mirror is not None:
+        folder.mirror.pull(note or (lambda text: print(text, file=sys.stderr)))
+    return folder
 
 
 def _wrong_field(data: Mapping[str, Any], needed: Iterable[str]) -> str | None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from autocompress.distribute import Failure, Job, ReferenceJob, WaitJob
 from autocompress.engine.driver import WAIT_SECONDS, WAITS, SearchDriver
 from autocompress.engine.interruption import Interruption
-from autocompress.errors import ClusterError, SearchFailedError, StorageError
+from autocompress.engine.saving import Saver
+from autocompress.errors import ClusterError, SearchFailedError
 from autocompress.trial import TrialResult
 
 
@@ -26,6 +27,7 @@ class ReferenceFirst:
         report: hears of each of the reference's epochs.
         interruption: ends the reference too.
         note: shows a line.
+        saver: uploads the run to its store; None where it is in none.
 
     Attributes:
         search: what runs the trials; None until the reference is stored.
@@ -41,7 +43,9 @@ class ReferenceFirst:
         report: Callable[[Mapping[str, float]], None],
         interruption: Interruption | None = None,
         note: Callable[[str], None] = lambda text: None,
+        saver: Saver | None = None,
     ) -> None:
+        self.saver = saver
         self.begin, self.report, self.ended, self.note = begin, report, ended, note
         self.interruption = interruption or Interruption()
         # One that a killed run left would end waits at once.
@@ -53,9 +57,11 @@ class ReferenceFirst:
         self.error: Exception | None = None
 
     @property
-    def fatal(self) -> StorageError | None:
+    def fatal(self) -> Exception | None:
         """What ended the search, of what no trial has to do with."""
-        return None if self.search is None else self.search.fatal
+        if self.search is not None:
+            return self.search.fatal
+        return None if self.saver is None else self.saver.error
 
     @property
     def live(self) -> bool:
@@ -78,7 +84,7 @@ class ReferenceFirst:
             self.search = self.begin()
         if self.search is not None:
             return self.search.next()
-        ended = self.error is not None or self.interruption.overdue
+        ended = self.error is not None or self.fatal is not None or self.interruption.overdue
         return self.jobs.popleft() if self.jobs and not ended else None
 
     def epoch(self, number: int, entry: Mapping[str, float]) -> bool:
@@ -97,7 +103,7 @@ class ReferenceFirst:
         """Whether the search is over before it began, or a trial of it is to be ended."""
         if number > 0 and self.search is not None:
             return self.search.overdue(number, seconds)
-        return self.interruption.overdue
+        return self.fatal is not None or self.interruption.overdue
 
     def waits(self, number: int, seconds: float) -> None:
         """Say that nothing has begun yet, or pass on that a trial waits."""
@@ -122,7 +128,7 @@ class ReferenceFirst:
 
     def killed(self, number: int, where: str) -> None:
         """Take note that there was no time for the reference, or pass on that a trial was ended."""
-        if number == 0 and self.interruption.signum is None:
+        if number == 0 and self.fatal is None and self.interruption.signum is None:
             self._fail(
                 SearchFailedError(
                     f"timeout must leave time to train the reference but {self.interruption.timeout:g} s "

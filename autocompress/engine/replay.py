@@ -12,7 +12,7 @@ import torch
 
 from autocompress.checkpoint import open_checkpoint
 from autocompress.checkpoint.store import trial_folder
-from autocompress.engine.folder import RunFolder
+from autocompress.engine.folder import opened_run
 from autocompress.engine.identity import identity
 from autocompress.engine.prepare import prepare
 from autocompress.engine.results import open_study
@@ -35,7 +35,7 @@ def replay(
     """Run a trial that ended again, after those that it started from or learned from, into `RUN/replays/`.
 
     Args:
-        path: the run folder.
+        path: the run folder, or its address in a store.
         number: of the trial.
         task: where the run was made with a `Task` object instead of a name.
         report: receives the number of the trial that trains and its epoch's entry, of one trial after the
@@ -50,7 +50,7 @@ def replay(
         SettingsError: the folder is no run or has no such trial, or the task's data, weights,
             loss, metrics, model or recipe are not those that it was made with.
     """
-    folder = RunFolder(Path(path))
+    folder = opened_run(path, note)
     study, _ = open_study(folder)
     stored = {t.number: t.user_attrs for t in study.ended() if t.number > 0}
     configs = {
@@ -85,6 +85,7 @@ def replay(
                 partial(report, wanted),
                 trials=replays,
             )
+        folder.upload(trial_folder(replays, wanted))
     return stored[number].get("metrics", {}), result, trial_folder(replays, number)
 
 

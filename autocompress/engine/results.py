@@ -12,7 +12,7 @@ from torch import nn
 from autocompress.checkpoint import open_checkpoint
 from autocompress.checkpoint.store import kept_trials, trial_folder
 from autocompress.data import BUILT_IN, load_task
-from autocompress.engine.folder import RunFolder
+from autocompress.engine.folder import RunFolder, opened_run
 from autocompress.engine.settings import Settings
 from autocompress.errors import CheckpointError, SettingsError, TaskError
 from autocompress.measure import Constraint, Objective
@@ -84,6 +84,7 @@ def build_result(
         study.study,
         contenders=[point(number) for number in near if probabilities[number] >= LEAST_PROBABILITY],
         target=_target(folder, base),
+        address=folder.address,
     )
 
 
@@ -112,7 +113,7 @@ def open_study(folder: RunFolder) -> tuple[SearchStudy, tuple[Objective, ...]]:
     data = folder.read()
     settings = Settings.from_json(data["settings"])
     if "objectives" not in data:
-        raise TaskError(f"RUN must have a trained reference but '{folder.path}' has none yet.")
+        raise TaskError(f"RUN must have a trained reference but '{folder.shown}' has none yet.")
     objectives = tuple(Objective(**item) for item in data["objectives"])
     storage = sqlite_url(folder.path) if settings.storage is None else unmasked(settings.storage)
     name = study_name(folder)
@@ -120,21 +121,29 @@ def open_study(folder: RunFolder) -> tuple[SearchStudy, tuple[Objective, ...]]:
     constraints = tuple(Constraint.parse(text, known) for text in data.get("constraints", ()))
     if settings.storage is None and not folder.study.is_file():
         # SQLite would make an empty file.
-        raise SettingsError(f"RUN must hold study.db but '{folder.path}' has none.")
+        raise SettingsError(f"RUN must hold study.db but '{folder.shown}' has none.")
     study = SearchStudy(storage, name, objectives, constraints, folder.artifacts, create=False)
     if not study.study.trials:
-        raise TaskError(f"RUN must have a recorded reference but '{folder.path}' has none yet.")
+        raise TaskError(f"RUN must have a recorded reference but '{folder.shown}' has none yet.")
     return study, objectives
 
 
 def load_run(path: str | Path) -> SearchResult:
     """The result of an earlier, or a running, search.
 
+    Args:
+        path: the run folder, or an address as `s3://bucket/run`, of which a copy is made on this machine.
+
     Raises:
-        SettingsError: the folder is no run, or its study is gone.
+        SettingsError: the folder is no run, or its study is gone; or nobody answers at the address.
+        StorageError: the store failed.
         TaskError: the reference is not trained yet.
     """
-    folder = RunFolder(Path(path))
+    return load_folder(opened_run(path))
+
+
+def load_folder(folder: RunFolder) -> SearchResult:
+    """The result of the search of a run folder, as `load_run` says."""
     study, objectives = open_study(folder)
     return build_result(folder, study, objectives, _model_maker(folder))
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from autocompress.engine.damaged import set_damaged_aside
 from autocompress.engine.driver import SearchDriver
 from autocompress.engine.failures import grouped, told_failures
 from autocompress.engine.final import UNSETTLED, settle_front
-from autocompress.engine.folder import RunFolder
+from autocompress.engine.folder import RunFolder, run_folder
 from autocompress.engine.identity import identity
 from autocompress.engine.interruption import Interrupted, Interruption, TimeOver
 from autocompress.engine.moasha import MoAsha, rungs
@@ -38,10 +38,12 @@ from autocompress.engine.prepare import Prepared, prepare
 from autocompress.engine.reference import ReferenceFirst
 from autocompress.engine.results import build_result, draw_pictures, report, study_name
 from autocompress.engine.retention import keep_front_alone, remove_displaced
+from autocompress.engine.saving import Saver, saving
 from autocompress.engine.settings import Settings
 from autocompress.engine.warm_start import WarmStart, plan_warm_start
-from autocompress.errors import SearchFailedError, StorageError, one_line, refuse_unknown
+from autocompress.errors import SearchFailedError, SettingsError, StorageError, one_line, refuse_unknown
 from autocompress.graph.reach import reach
+from autocompress.remote import is_address, secrets_of_address
 from autocompress.report import Progress, shown_progress
 from autocompress.result import Z95, SearchResult
 from autocompress.study import (
@@ -107,27 +109,37 @@ def search_within(
     """
     try:
         settings.check_machine()
-        if settings.out is not None:
-            RunFolder(Path(settings.out))  # what is none is refused before anything takes time
-        if settings.storage is not None:
-            hide_in_title(secrets_of(settings.storage))
+        hide_in_title(_secrets(settings))
+        # What is no place for a run is refused before anything takes time.
+        folder = None if settings.out is None else run_folder(settings.out)
+        _refuse_cluster(settings, folder)
         prepared = prepare(task, settings)
-        folder = RunFolder(prepared.out)
-        entries = identity(prepared)
-        folder.refuse_other_settings(entries)
-        # Once it is taken over, the other run is needed no more.
-        taking = settings.warm_start is not None and not folder.taken_over.is_dir()
-        warm_start = plan_warm_start(prepared, entries) if taking else None
-        if settings.storage is not None:
-            check_storage(settings.storage)
-        with interruption.asked(), connection(settings.ray_address), folder.locked():
-            shown = progress or shown_progress()
-            try:
-                return _Search(prepared, entries, folder, shown, warm_start, interruption).run()
-            finally:
-                interruption.over()
-                if progress is None:
-                    shown.close()
+        folder = folder or RunFolder(prepared.out)
+        prepared = replace(prepared, out=folder.path)
+        shown = progress or shown_progress()
+        try:
+            if folder.mirror is not None:
+                folder.mirror.pull(shown.note)
+            entries = identity(prepared)
+            folder.refuse_other_settings(entries)
+            # Once it is taken over, the other run is needed no more.
+            taking = settings.warm_start is not None and not folder.taken_over.is_dir()
+            warm_start = plan_warm_start(prepared, entries, shown.note) if taking else None
+            if settings.storage is not None:
+                check_storage(settings.storage)
+            with (
+                interruption.asked(),
+                connection(settings.ray_address),
+                folder.locked(),
+                saving(folder.mirror, shown.note) as saver,
+            ):
+                try:
+                    return _Search(prepared, entries, folder, shown, warm_start, interruption, saver).run()
+                finally:
+                    interruption.over()
+        finally:
+            if progress is None:
+                shown.close()
     except STORAGE_ERRORS as error:
         raise StorageError(
             f"the storage of the study failed: {_first_cause(error)} (what had finished is kept, and the "
@@ -138,6 +150,27 @@ def search_within(
             f"timeout must leave time to prepare the search but {interruption.timeout:g} s were over before "
             "(give more)"
         ) from error
+
+
+def _secrets(settings: Settings) -> list[str]:
+    """What nobody is to read of the settings in a list of processes."""
+    places = [place for place in (settings.out, settings.warm_start) if place is not None]
+    secrets = [secret for place in places if is_address(place) for secret in secrets_of_address(place)]
+    return secrets + ([] if settings.storage is None else secrets_of(settings.storage))
+
+
+def _refuse_cluster(settings: Settings, folder: RunFolder | None) -> None:
+    """Refuse workers on other machines where those do not see the copy of the run.
+
+    Raises:
+        SettingsError: the run is in a store, and trials are to run on a cluster.
+    """
+    if settings.ray_address is not None and folder is not None and folder.mirror is not None:
+        raise SettingsError(
+            "out must be a folder on storage that all machines of the cluster share, where ray_address is "
+            f"given, but got '{folder.shown}' (mount the store there as a folder and give --storage a "
+            "database)."
+        )
 
 
 def _first_cause(error: BaseException) -> str:
@@ -175,7 +208,9 @@ class _Search:
         progress: Progress,
         warm_start: WarmStart | None,
         interruption: Interruption,
+        saver: Saver | None = None,
     ) -> None:
+        self.saver = saver
         self.prepared, self.identity, self.folder, self.progress = prepared, entries, folder, progress
         self.settings, self.warm_start = prepared.settings, warm_start
         self.interruption = interruption
@@ -188,9 +223,11 @@ class _Search:
         check_sendable(self.prepared.task, self.prepared.latency.by)
         self.progress.search_begins(self.prepared.objectives)
         if folder.exists:
-            self.progress.note(f"continuing the run in {folder.path}")
+            self.progress.note(f"continuing the run in {folder.shown}")
         else:
             folder.write(settings, self.identity, {})
+            if self.saver is not None:
+                self.saver.changed()
         for note in (*self.prepared.notes, _reached(self.prepared)):
             self.progress.note(note)
         for place in (folder.trials, folder.artifacts):
@@ -225,6 +262,7 @@ class _Search:
             lambda entry: self._show_reference(entry, epochs),
             self.interruption,
             self.progress.note,
+            self.saver,
         )
 
     def _show_reference(self, entry: Mapping[str, float], epochs: int) -> None:
@@ -261,7 +299,10 @@ class _Search:
             stopping,
             self.tracker,
             self.interruption,
+            self.saver,
         )
+        if self.saver is not None:
+            self.saver.changed()
         if driver.left > 0:
             self._tell(driver)
         return driver
@@ -300,11 +341,11 @@ class _Search:
         kept = sorted(kept_trials(self.folder.trials))
         for damaged, reason in set_damaged_aside(self.folder.trials, kept, study).items():
             self.progress.note(f"trial {damaged} left the front: {reason}")
-        # A killed driver leaves checkpoints of trials that it could not record any more.
+        # A killed driver leaves checkpoints of trials that it could not record any more, or whose record was
+        # not yet in the run's store.
         complete = {t.number for t in study.complete_trials()}
-        for trial in study.study.get_trials(deepcopy=False):
-            if trial.number not in complete:
-                shutil.rmtree(trial_folder(self.folder.trials, trial.number), ignore_errors=True)
+        for number in kept_trials(self.folder.trials) - complete:
+            shutil.rmtree(trial_folder(self.folder.trials, number), ignore_errors=True)
         return study
 
     def _execute(self, driver: SearchDriver | ReferenceFirst) -> bool:
@@ -379,7 +420,8 @@ class _Search:
 
     def _how_to_see(self, study: SearchStudy) -> str:
         """Which command runs the first trial that failed once more, where it may be seen failing."""
-        return f" (autocompress replay {self.folder.path} --trial {min(study.failures())} shows where)"
+        run = shlex.quote(self.folder.shown)
+        return f" (autocompress replay {run} --trial {min(study.failures())} shows where)"
 
     def _conclude(self, driver: SearchDriver, finished: bool) -> SearchResult:
         """The result as it stands, and its report.

@@ -202,7 +202,8 @@ class Settings:
         return {name: value for name, value in self.to_json().items() if name not in skipped}
 
     def to_json(self) -> dict[str, Any]:
-        """All settings; what is a function by its name alone, a storage without its secrets."""
+        """All settings; what is a function by its name alone, storages and addresses without secrets."""
+        from autocompress.remote import is_address, shown
         from autocompress.study import masked
 
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -211,6 +212,9 @@ class Settings:
         values["at_least"] = dict(self.at_least)
         for name in ("storage", "mlflow"):
             values[name] = None if values[name] is None else masked(values[name])
+        for name in ("out", "warm_start"):
+            if values[name] is not None and is_address(values[name]):
+                values[name] = shown(values[name])
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @staticmethod

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from autocompress.checkpoint.rebuilding import rebuild_from
 from autocompress.checkpoint.store import EDITS, LOSS, MANIFEST, WEIGHTS, kept_trials, trial_folder
 from autocompress.engine.changes import DIGESTS
 from autocompress.engine.family import stored_as_codes
-from autocompress.engine.folder import RunFolder
+from autocompress.engine.folder import RunFolder, opened_run
 from autocompress.engine.prepare import Prepared
 from autocompress.engine.results import build_result, open_study
 from autocompress.errors import AutocompressError, CheckpointError, SettingsError, one_line
 from autocompress.lineage import Family, Parent
+from autocompress.remote import is_address, shown
 from autocompress.result import SearchResult
 from autocompress.study import SearchStudy
 from autocompress.task.limits import owner_of, settle
@@ -71,22 +72,26 @@ class WarmStart:
         study.take_over(self.name, list(self.models), self.moves, self.asked)
 
 
-def plan_warm_start(prepared: Prepared, entries: Mapping[str, Any]) -> WarmStart:
+def plan_warm_start(
+    prepared: Prepared, entries: Mapping[str, Any], note: Callable[[str], None] | None = None
+) -> WarmStart:
     """What is to be taken over from the run that `warm_start` names; nothing is written.
 
     Args:
         prepared: the search.
         entries: its identity.
+        note: hears of a download of that run that takes long.
 
     Raises:
         SettingsError: there is no such run, it is of another version, has nothing on its front, or nothing
             that is of use here.
     """
-    name = str(prepared.settings.warm_start)
-    folder = RunFolder(Path(name))
-    if folder.path.resolve() == prepared.out.resolve():
-        raise SettingsError(f"warm_start must be another run than out but both are '{name}'.")
+    given = str(prepared.settings.warm_start)
+    name = shown(given) if is_address(given) else given
     try:
+        folder = opened_run(given, note)
+        if folder.path.resolve() == prepared.out.resolve():
+            raise SettingsError("both it and out are the same run")
         study, objectives = open_study(folder)
         result = build_result(folder, study, objectives)
         numbers = [point.trial for point in result.front if point.trial]
