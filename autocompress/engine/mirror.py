@@ -93,20 +93,19 @@ class Mirror:
         Args:
             note: hears that the store fails, once until it is there again.
         """
+        threading.Thread(target=self._pull_forever, args=[note], name="follower", daemon=True).start()
 
-        def run() -> None:
-            fails = False
-            while True:
-                time.sleep(_FOLLOW_SECONDS)
-                try:
-                    self.pull(lambda text: None)
-                    fails = False
-                except RemoteError as error:
-                    if not fails:
-                        note(f"{one_line(error)}; what is shown is older")
-                    fails = True
-
-        threading.Thread(target=run, name="follower", daemon=True).start()
+    def _pull_forever(self, note: Callable[[str], None]) -> None:
+        fails = False
+        while True:
+            time.sleep(_FOLLOW_SECONDS)
+            try:
+                self.pull(lambda text: None)
+                fails = False
+            except RemoteError as error:
+                if not fails:
+                    note(f"{one_line(error)}; what is shown is older")
+                fails = True
 
     def begin(self, session: str, note: Callable[[str], None]) -> None:
         """Bring the copy to what the store has, for a search that holds both their locks and goes on with it.
