@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from filelock import FileLock
 
+COMPUTED = ".computed"  # folder of a run
 _MOST_BYTES = 1 << 30  # that a process writes to a folder; what it computes later is not shared
 _written: Counter[Path] = Counter()
 _folder: ContextVar[Path | None] = ContextVar("folder", default=None)

@@ -2,8 +2,8 @@
 
     RAY_CLUSTER=auto python examples/ray_cluster.py
 
-RUN must be a folder on storage that all machines of the cluster share. Without RAY_CLUSTER this machine is
-used.
+Machines of the cluster that do not see the folder RUN are sent what they need of it. Without RAY_CLUSTER this
+machine is used.
 """
 
 import os

@@ -36,8 +36,9 @@ MANIFEST, EDITS, WEIGHTS, LOSS, PROGRAM, ONNX, OPENVINO = (
     "model.onnx",
     "model.xml",
 )
-# Folder of what a run has from the run that it was warm-started from.
-TAKEN_OVER = "warm_start"
+# Folders of a run: of its reference, of its trials, and of what it has from the run that it was warm-started
+# from.
+REFERENCE, TRIALS, TAKEN_OVER = "reference", "trials", "warm_start"
 # The file that is run, measured, and that `bytes` is the size of; OpenVINO's with `model.bin` beside it.
 ARTIFACTS = {
     "pt2": PROGRAM,

@@ -180,7 +180,7 @@ Storage = Annotated[
     ),
 ]
 RayAddress = Annotated[
-    str | None, typer.Option(help="Of a running Ray cluster, whose machines share the folder RUN.")
+    str | None, typer.Option(help="Of a running Ray cluster; its machines need not see the folder RUN.")
 ]
 MlflowUri = Annotated[
     str | None, typer.Option("--mlflow", metavar="URI", help="Log trials to this MLflow server or folder.")

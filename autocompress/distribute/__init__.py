@@ -2,6 +2,7 @@
 
 from autocompress.distribute.driver import Driver, Failure, Job, ReferenceJob, WaitJob
 from autocompress.distribute.execute import Cluster, check_sendable, connection, execute, start_here
+from autocompress.distribute.folders import serving
 from autocompress.distribute.surroundings import memory_share
 from autocompress.distribute.title import hide_in_title
 
@@ -17,5 +18,6 @@ __all__ = [
     "execute",
     "hide_in_title",
     "memory_share",
+    "serving",
     "start_here",
 ]

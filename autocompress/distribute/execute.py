@@ -53,6 +53,7 @@ from autocompress.distribute.driver import Driver  # noqa: E402
 from autocompress.distribute.searcher import DriverScheduler, DriverSearcher, Left, Silence, Watch  # noqa: E402
 from autocompress.distribute.worker import Shared, train  # noqa: E402
 from autocompress.errors import ClusterError, SettingsError, TaskError, one_line  # noqa: E402
+from autocompress.sharing import COMPUTED  # noqa: E402
 from autocompress.task import Task  # noqa: E402
 
 
@@ -85,7 +86,7 @@ def execute(driver: Driver, shared: Shared, cluster: Cluster) -> bool:
     """
     _check_machines(cluster)
     with tempfile.TemporaryDirectory(prefix="autocompress-", ignore_cleanup_errors=True) as scratch:
-        searcher = DriverSearcher(driver, shared.computed)
+        searcher = DriverSearcher(driver, shared.root / COMPUTED)
         trainable = tune.with_resources(
             tune.with_parameters(train, handle=[ray.put(shared)], paths=list(sys.path)),
             {"cpu": cluster.cpus, "gpu": cluster.gpus},

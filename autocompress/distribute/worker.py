@@ -29,11 +29,12 @@ from ray.exceptions import RayError
 
 from autocompress.checkpoint import open_checkpoint
 from autocompress.checkpoint.program import export_program, load_program
-from autocompress.checkpoint.store import trial_folder
+from autocompress.checkpoint.store import REFERENCE, TRIALS, taken_over_folder, trial_folder
+from autocompress.distribute.folders import Folders, Served
 from autocompress.distribute.surroundings import limit_memory
 from autocompress.errors import AutocompressError, CheckpointError, DivergedError, one_line
 from autocompress.rivals import Point, Rivals
-from autocompress.sharing import sharing
+from autocompress.sharing import COMPUTED, sharing
 from autocompress.task import Task
 from autocompress.task.checks import fresh_model
 from autocompress.trial import Measuring, Reference, TrialConfig, run_trial, rung_metrics, train_reference
@@ -54,31 +55,35 @@ class Shared:
     Args:
         task: the model and its data.
         artifact: the file that the reference is compared by.
-        reference: folder of the reference's checkpoint.
         measuring: what is measured of each model.
-        trials: folder of the trials' checkpoints.
-        computed: folder of what trials compute but once.
+        root: the run folder, on the driver's machine.
         use_gpu: whether jobs run on a GPU, where there is one.
         threads: of a trial.
         trial_timeout: seconds after which the driver ends a trial; None is never.
         memory: bytes that a worker may take beyond what it starts with; None is any number.
+        served: how machines that do not see the run folder reach it; None where there are none.
     """
 
     task: Task
     artifact: str
-    reference: Path
     measuring: Measuring
-    trials: Path
-    computed: Path
+    root: Path
     use_gpu: bool
     threads: int
     trial_timeout: float | None = None
     memory: int | None = None
+    served: Served | None = None
+
+    @cached_property
+    def folders(self) -> Folders:
+        """The run's folders as this process reaches them."""
+        return Folders(self.root, self.served)
 
     @cached_property
     def stored_reference(self) -> Reference:
         """The reference, read once in each process."""
-        return Reference.of(open_checkpoint(self.reference), fresh_model(self.task), self.artifact)
+        stored = open_checkpoint(self.folders.root / REFERENCE)
+        return Reference.of(stored, fresh_model(self.task), self.artifact)
 
 
 def _device(use_gpu: bool) -> str:
@@ -114,8 +119,8 @@ def train(config: Mapping[str, Any], handle: list[Any], paths: list[str]) -> Non
         _train_trial(config, shared)
     elif "until" in config:
         _get_ready()
-        while not Path(config["until"]).exists():
-            time.sleep(0.05)
+        while not shared.folders.exists(config["until"]):
+            time.sleep(0.05 if shared.folders.server is None else 0.5)
         Messages().send("result", None)
         return
     else:
@@ -133,29 +138,39 @@ def _fetched(handle: Any) -> Shared:
 
 def _train_trial(config: Mapping[str, Any], shared: Shared) -> None:
     rivals: Rivals = pickle.loads(config["rivals"])
-    messages = Messages()
+    trial, folders, messages = TrialConfig.from_json(config["config"]), shared.folders, Messages()
+    trials = folders.root / TRIALS
+    checkpoint = trial_folder(trials, config["number"])
     try:
         with (
+            folders.fetched([folders.root / REFERENCE, *_parents(trial, trials)]),
             _noting_where(shared, config["number"]),
-            sharing(shared.computed),
+            sharing(folders.root / COMPUTED),
             shared.task.opened() as task,
         ):
             result = run_trial(
                 task,
                 shared.stored_reference,
-                TrialConfig.from_json(config["config"]),
-                trial_folder(shared.trials, config["number"]),
+                trial,
+                checkpoint,
                 shared.measuring,
                 report=messages.epoch,
                 device=_device(shared.use_gpu),
-                trials=shared.trials,
+                trials=trials,
                 shut_out=lambda metrics, replicates: rivals.shut_out(Point(metrics, replicates)),
             )
+            folders.send(checkpoint)
     except Exception as error:
         # A failure ends the trial, not the worker process.
-        messages.send("failure", _described(error, shared.trials))
+        messages.send("failure", _described(error, folders.root))
     else:
         messages.send("result", asdict(result))
+
+
+def _parents(config: TrialConfig, trials: Path) -> list[Path]:
+    """Checkpoints that a trial starts from and learns from, beside the reference's."""
+    own = [trial_folder(trials, number) for number in (config.parent, config.teacher) if number]
+    return own + ([taken_over_folder(trials, config.taken_over)] if config.taken_over else [])
 
 
 # Of a traceback, at the end of which it says what happened.
@@ -207,8 +222,9 @@ def _noting_where(shared: Shared, number: int) -> Iterator[None]:
     if shared.trial_timeout is None:
         yield
         return
-    shared.computed.mkdir(parents=True, exist_ok=True)
-    with where_file(shared.computed, number).open("w") as file:
+    computed = shared.folders.root / COMPUTED
+    computed.mkdir(parents=True, exist_ok=True)
+    with where_file(computed, number).open("w") as file:
         faulthandler.dump_traceback_later(0.95 * shared.trial_timeout, file=file)
         try:
             yield
@@ -220,8 +236,10 @@ def _train_reference(seed: int, shared: Shared) -> None:
     messages = Messages()
     device = _device(shared.use_gpu)
     try:
-        with shared.task.opened() as task:
-            train_reference(task, shared.reference, shared.measuring, seed, messages.epoch, device)
+        with shared.folders.fetched(), shared.task.opened() as task:
+            folder = shared.folders.root / REFERENCE
+            train_reference(task, folder, shared.measuring, seed, messages.epoch, device)
+            shared.folders.send(folder)
     except Exception as error:
         messages.send("error", base64.b64encode(_pickled(error)).decode())
     else:

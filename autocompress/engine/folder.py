@@ -15,12 +15,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from autocompress.checkpoint.store import TAKEN_OVER
+from autocompress.checkpoint.store import REFERENCE, TAKEN_OVER, TRIALS
 from autocompress.engine.changes import DIGESTS, changed
-from autocompress.engine.mirror import ARTIFACTS, LOCK, REFERENCE, REPORT, RUN, STUDY, TRIALS, Mirror
+from autocompress.engine.mirror import ARTIFACTS, LOCK, REPORT, RUN, STUDY, Mirror
 from autocompress.engine.settings import Settings
 from autocompress.errors import SettingsError, StorageError, one_line
 from autocompress.remote import is_address
+from autocompress.sharing import COMPUTED
 from autocompress.study import masked
 
 SCHEMA = 1
@@ -45,7 +46,7 @@ class RunFolder:
         self.trials = path / TRIALS
         self.artifacts = path / ARTIFACTS
         self.taken_over = path / TAKEN_OVER
-        self.computed = path / ".computed"
+        self.computed = path / COMPUTED
         self.study = path / STUDY
         self.report = path / REPORT
 

@@ -25,13 +25,20 @@ from urllib.parse import unquote
 
 from filelock import FileLock, Timeout
 
-from autocompress.checkpoint.store import MANIFEST, TAKEN_OVER, kept_trials, remove_checkpoint
+from autocompress.checkpoint.store import (
+    MANIFEST,
+    REFERENCE,
+    TAKEN_OVER,
+    TRIALS,
+    kept_trials,
+    remove_checkpoint,
+)
 from autocompress.errors import SettingsError, one_line
 from autocompress.remote.address import place_digest
 from autocompress.remote.store import RemoteError, RemoteFile, RemoteStore
 
 RUN, STUDY, REPORT, LOCK = "run.json", "study.db", "report.html", ".lock"
-ARTIFACTS, REFERENCE, TRIALS = "artifacts", "reference", "trials"
+ARTIFACTS = "artifacts"
 # Says which search wrote to the store last: its copy goes on as it is, and others start anew.
 _WRITER = "writer.json"
 # The last file of a folder of copies: in a store even an empty folder must be told from none.

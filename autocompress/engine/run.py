@@ -22,6 +22,7 @@ from autocompress.distribute import (
     execute,
     hide_in_title,
     memory_share,
+    serving,
     start_here,
 )
 from autocompress.distribute.worker import Shared
@@ -41,7 +42,7 @@ from autocompress.engine.retention import keep_front_alone, remove_displaced
 from autocompress.engine.saving import Saver, saving
 from autocompress.engine.settings import Settings
 from autocompress.engine.warm_start import WarmStart, plan_warm_start
-from autocompress.errors import SearchFailedError, SettingsError, StorageError, one_line, refuse_unknown
+from autocompress.errors import SearchFailedError, StorageError, one_line, refuse_unknown
 from autocompress.graph.reach import reach
 from autocompress.remote import is_address, secrets_of_address
 from autocompress.report import Progress, shown_progress
@@ -112,7 +113,6 @@ def search_within(
         hide_in_title(_secrets(settings))
         # What is no place for a run is refused before anything takes time.
         folder = None if settings.out is None else run_folder(settings.out)
-        _refuse_cluster(settings, folder)
         prepared = prepare(task, settings)
         folder = folder or RunFolder(prepared.out)
         prepared = replace(prepared, out=folder.path)
@@ -157,20 +157,6 @@ def _secrets(settings: Settings) -> list[str]:
     places = [place for place in (settings.out, settings.warm_start) if place is not None]
     secrets = [secret for place in places if is_address(place) for secret in secrets_of_address(place)]
     return secrets + ([] if settings.storage is None else secrets_of(settings.storage))
-
-
-def _refuse_cluster(settings: Settings, folder: RunFolder | None) -> None:
-    """Refuse workers on other machines where those do not see the copy of the run.
-
-    Raises:
-        SettingsError: the run is in a store, and trials are to run on a cluster.
-    """
-    if settings.ray_address is not None and folder is not None and folder.mirror is not None:
-        raise SettingsError(
-            "out must be a folder on storage that all machines of the cluster share, where ray_address is "
-            f"given, but got '{folder.shown}' (mount the store there as a folder and give --storage a "
-            "database)."
-        )
 
 
 def _first_cause(error: BaseException) -> str:
@@ -356,10 +342,8 @@ class _Search:
         shared = Shared(
             task=replace(task, test=None),  # which scores the front alone
             artifact=settings.artifact,
-            reference=self.folder.reference.resolve(),
             measuring=replace(self.prepared.measuring, rungs=compared),
-            trials=self.folder.trials.resolve(),
-            computed=self.folder.computed.resolve(),
+            root=self.folder.path.resolve(),
             use_gpu=use_gpu,
             threads=max(1, int(settings.cpus_per_trial)),
             trial_timeout=settings.trial_timeout,
@@ -369,7 +353,9 @@ class _Search:
         cluster = Cluster(self.workers, settings.cpus_per_trial, settings.gpus_per_trial)
         try:
             start_here(cluster)
-            ended = self.interruption.signum is None and execute(driver, shared, cluster)
+            with serving(self.folder.path.resolve(), settings.ray_address is not None) as served:
+                shared = replace(shared, served=served)
+                ended = self.interruption.signum is None and execute(driver, shared, cluster)
             if driver.fatal is not None:
                 raise driver.fatal
             # Trials that nobody told the end of were cut off, whatever Tune says.
