@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -88,10 +89,11 @@ def plan_warm_start(
     """
     given = str(prepared.settings.warm_start)
     name = shown(given) if is_address(given) else given
-    try:
+    with _readable():
         folder = opened_run(given, note)
-        if folder.path.resolve() == prepared.out.resolve():
-            raise SettingsError("both it and out are the same run")
+    if folder.path.resolve() == prepared.out.resolve():
+        raise SettingsError(f"warm_start must be another run than out but both are '{name}'.")
+    with _readable():
         study, objectives = open_study(folder)
         result = build_result(folder, study, objectives)
         numbers = [point.trial for point in result.front if point.trial]
@@ -99,10 +101,6 @@ def plan_warm_start(
         made = folder.read()["identity"]
         reason = _not_the_same_model(prepared, folder) or _other_rows(made, entries)
         reason = reason or _looser(prepared, made, entries)
-    except AutocompressError as error:
-        raise SettingsError(
-            f"warm_start must be a run that this version can read but: {one_line(error)}"
-        ) from error
     if not numbers:
         raise SettingsError(f"warm_start must have a compressed model on its front but '{name}' has none.")
     if reason is None:
@@ -110,6 +108,17 @@ def plan_warm_start(
         same_loss = all(theirs.get(name) == ours.get(name) for name in ("loss", "step"))
         return replace(_models(name, result, checkpoints), same_loss=same_loss)
     return _moves(prepared, name, result, reason)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Say of what is raised inside that the other run cannot be read."""
+    try:
+        yield
+    except AutocompressError as error:
+        raise SettingsError(
+            f"warm_start must be a run that this version can read but: {one_line(error)}"
+        ) from error
 
 
 def _checkpoint(folder: RunFolder, number: int) -> Checkpoint:

@@ -40,13 +40,15 @@ class Machine:
     def __init__(self, folder: Path, address: str) -> None:
         self.folder, self.address = folder, address
         folder.mkdir()
+        # Not the working folder: a folder "autocompress" there would be taken for the package.
+        self.cache = folder / "cache"
         self.gate = folder.parent / "gate"
         self.gate.mkdir(exist_ok=True)
         source = gated.__file__
         self.arguments = ("search", f"{source}:make", "--space", source, "--trials", TRIALS)
         self.arguments += ("--workers", 1, "--constraint", "none", "--keep", "all", "--out", address)
         self.environment = {
-            "XDG_CACHE_HOME": str(folder),
+            "XDG_CACHE_HOME": str(self.cache),
             "GATE": str(self.gate),
             "GATE_TRIAL": "-1",
             "AWS_EC2_METADATA_DISABLED": "true",
@@ -73,7 +75,7 @@ def test_a_search_whose_machine_is_lost_goes_on_on_another_and_others_read_it_me
 ) -> None:
     address = server.address("team/run")
     first, second, reader = (Machine(tmp_path / name, address) for name in ("first", "second", "reader"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(reader.folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(reader.cache))
     driver = first.start()
     try:
         log = first.folder / "log.txt"
