@@ -426,6 +426,7 @@ class Mirror:
 
     @sessions.setter
     def sessions(self, names: list[str]) -> None:
+        """Write them down, at once or not at all."""
         aside = self.home / "sessions.tmp"
         aside.write_text(json.dumps(names))
         os.replace(aside, self.home / "sessions")
