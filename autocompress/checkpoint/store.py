@@ -86,7 +86,7 @@ class Writer:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.aside = path.with_name(_aside(path))
+        self.aside = aside_of(path)
         self.aside.mkdir()
 
     def write(
@@ -181,9 +181,9 @@ def open_checkpoint(path: Path, verify: bool = True) -> Checkpoint:
     return Checkpoint(path, manifest)
 
 
-def _aside(folder: Path) -> str:
-    """What a folder is called that is not there yet, or not any more."""
-    return f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"
+def aside_of(path: Path) -> Path:
+    """Where a folder or file lies that is not there yet, or not any more; see `remove_leftovers`."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
 
 
 def trial_folder(trials: Path, number: int) -> Path:
@@ -204,7 +204,7 @@ def kept_trials(trials: Path) -> set[int]:
 
 def remove_checkpoint(folder: Path) -> None:
     """Delete a checkpoint, of which nothing is left under its name where that is cut off."""
-    aside = folder.with_name(_aside(folder))
+    aside = aside_of(folder)
     try:
         folder.rename(aside)
     except FileNotFoundError:

@@ -17,6 +17,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from autocompress.checkpoint.store import aside_of
 from autocompress.sharing import COMPUTED
 
 
@@ -101,6 +102,11 @@ class Folders:
         if self.server is not None:
             self.root = Path(tempfile.gettempdir()) / f"autocompress-{uuid.uuid4().hex}"
 
+    @property
+    def disk(self) -> Path:
+        """A folder that is always there, on the disk that jobs write to."""
+        return self.root if self.server is None else self.root.parent
+
     @contextlib.contextmanager
     def fetched(self, checkpoints: Iterable[Path] = ()) -> Iterator[None]:
         """Have checkpoints here for a while; those that are gone are missed by who needs them.
@@ -146,8 +152,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 def _put(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files as a new folder, which appears whole or not at all, in the place of one that is there."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # As leftovers of checkpoints are called, which are cleared away.
-    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    aside = aside_of(folder)
     aside.mkdir()
     for name, content in files.items():
         (aside / name).write_bytes(content)

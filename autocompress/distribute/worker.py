@@ -162,7 +162,7 @@ def _train_trial(config: Mapping[str, Any], shared: Shared) -> None:
             folders.send(checkpoint)
     except Exception as error:
         # A failure ends the trial, not the worker process.
-        messages.send("failure", _described(error, folders.root))
+        messages.send("failure", _described(error, folders.disk))
     else:
         messages.send("result", asdict(result))
 
@@ -180,7 +180,7 @@ _LEAST_FREE = 1 << 20
 
 
 def _described(error: Exception, folder: Path) -> dict[str, Any]:
-    """Why a trial failed that writes into a folder, as `Failure` says it."""
+    """Why a trial failed that writes to the disk of a folder, as `Failure` says it."""
     named = isinstance(error, AutocompressError)
     return {
         "reason": one_line(error) if named else f"{type(error).__name__}: {one_line(error)}",

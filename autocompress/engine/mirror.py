@@ -30,6 +30,7 @@ from autocompress.checkpoint.store import (
     REFERENCE,
     TAKEN_OVER,
     TRIALS,
+    aside_of,
     kept_trials,
     remove_checkpoint,
 )
@@ -289,7 +290,7 @@ class Mirror:
 
     def _fetch_unit(self, unit: str, names: Iterable[str], written: int, each: Callable[[int], None]) -> None:
         target = self.folder / unit
-        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+        aside = aside_of(target)
         aside.mkdir()
         try:
             for name in names:
@@ -307,7 +308,7 @@ class Mirror:
             shutil.rmtree(aside, ignore_errors=True)
 
     def _fetch_file(self, name: str, each: Callable[[int], None]) -> None:
-        aside = (self.folder / name).with_name(f".{uuid.uuid4().hex[:8]}.tmp")
+        aside = aside_of(self.folder / name)
         self.store.download(name, aside, each)
         os.replace(aside, self.folder / name)
 

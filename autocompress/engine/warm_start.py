@@ -7,7 +7,6 @@ other rows were trained on, the moves that led to them are proposed again.
 from __future__ import annotations
 
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from typing import Any
 from autocompress import plugins
 from autocompress.checkpoint import Checkpoint, open_checkpoint
 from autocompress.checkpoint.rebuilding import rebuild_from
-from autocompress.checkpoint.store import EDITS, LOSS, MANIFEST, WEIGHTS, kept_trials, trial_folder
+from autocompress.checkpoint.store import EDITS, LOSS, MANIFEST, WEIGHTS, aside_of, kept_trials, trial_folder
 from autocompress.engine.changes import DIGESTS
 from autocompress.engine.family import stored_as_codes
 from autocompress.engine.folder import RunFolder, opened_run
@@ -57,7 +56,7 @@ class WarmStart:
         Args:
             folder: of the copies, which appears whole or not at all.
         """
-        aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+        aside = aside_of(folder)
         aside.mkdir()
         for number, source in self.models.items():
             copy = trial_folder(aside, number)

@@ -15,7 +15,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
 # What is between the scheme and the options, however badly it is written: secrets may hold a slash.
 _PARTS = re.compile(r"(?P<scheme>[^:]+://)(?:(?P<user>[^?]*)@)?(?P<place>[^?]*)(?:\?(?P<options>.*))?", re.S)
 _SECRET_NAMES = re.compile("pass|pwd|secret|token|credential|key|sig", re.IGNORECASE)
-_HIDDEN = "***"
+HIDDEN = "***"
 # Of a key's name; of a shorter one, which only a test has, other words have parts that are alike.
 _LEAST_OF_NAME = 4
 # Those that have a container where others have a user.
@@ -53,9 +53,9 @@ def shown(address: str | Path) -> str:
     if user is None:
         before = ""
     elif _is_key(parts["scheme"], user):
-        before = f"{_HIDDEN}@"
+        before = f"{HIDDEN}@"
     else:
-        before = f"{name}{colon and ':' + _HIDDEN}@"
+        before = f"{name}{colon and ':' + HIDDEN}@"
     after = "" if options is None else f"?{'&'.join(_shown_option(o) for o in options.split('&'))}"
     return f"{parts['scheme']}{before}{place}{after}"
 
@@ -73,11 +73,11 @@ def secrets_of_address(address: str | Path) -> list[str]:
     return sorted({secret for secret in secrets if secret.strip("*")}, key=len, reverse=True)
 
 
-def without(text: str, secrets: Iterable[str]) -> str:
-    """A text without secrets, also as an address writes them."""
+def without_secrets(text: str, secrets: Iterable[str]) -> str:
+    """A text without secrets, also as addresses write them."""
     for secret in secrets:
         for written in {secret, quote(secret), quote(secret, safe=""), quote_plus(secret)}:
-            text = text.replace(written, _HIDDEN)
+            text = text.replace(written, HIDDEN)
     return text
 
 
@@ -126,9 +126,9 @@ def _is_key(scheme: str, user: str) -> bool:
 
 def _shown_option(option: str) -> str:
     name, equals, value = option.partition("=")
-    return f"{name}{equals}{_HIDDEN if equals and _SECRET_NAMES.search(name) else _without_user(value)}"
+    return f"{name}{equals}{HIDDEN if equals and _SECRET_NAMES.search(name) else _without_user(value)}"
 
 
 def _without_user(endpoint: str) -> str:
     """An endpoint without a user and password before its host."""
-    return re.sub(r"(//|%2F%2F|^)[^/@]*(@|%40)", rf"\g<1>{_HIDDEN}@", endpoint, flags=re.IGNORECASE)
+    return re.sub(r"(//|%2F%2F|^)[^/@]*(@|%40)", rf"\g<1>{HIDDEN}@", endpoint, flags=re.IGNORECASE)

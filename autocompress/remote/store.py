@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from pyarrow import ArrowException, fs
 
 from autocompress.errors import SettingsError, StorageError, one_line
-from autocompress.remote.address import normal_address, secrets_of_address, shown, without
+from autocompress.remote.address import normal_address, secrets_of_address, shown, without_secrets
 
 # Of a try that reaches nobody, and of one that is not answered, in seconds; and how many tries there are.
 _CONNECT_SECONDS, _ANSWER_SECONDS, _TRIES = 5.0, 10.0, 3
@@ -241,7 +241,7 @@ class RemoteStore:
             raise RemoteError(f"'{self.shown}' failed: {self._said(error)}") from None
 
     def _said(self, error: BaseException) -> str:
-        return without(one_line(error).replace(self.address, self.shown), self._secrets).rstrip(".")
+        return without_secrets(one_line(error).replace(self.address, self.shown), self._secrets).rstrip(".")
 
 
 def _file(info: Any) -> RemoteFile:

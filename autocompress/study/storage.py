@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote_plus
 
 import optuna
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from autocompress.errors import SettingsError, one_line
+from autocompress.remote.address import HIDDEN, without_secrets
 
 STUDY_NAME = "autocompress"
 # The variable that a storage URL may be given in, where a command line would show it to other users.
 STORAGE_VARIABLE = "AUTOCOMPRESS_STORAGE"
 # What using a study may raise through no fault of the code: locks, full disks, lost connections.
 STORAGE_ERRORS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
-_HIDDEN = "***"
 _SECRET_NAMES = re.compile("pass|pwd|secret|token", re.IGNORECASE)
 
 
@@ -31,12 +31,12 @@ def masked(storage: str) -> str:
     try:
         url = make_url(storage)
     except (ArgumentError, ValueError):
-        return _without(storage, secrets)
+        return without_secrets(storage, secrets)
     if not secrets:
         return storage
-    hidden = {name: _HIDDEN for name in url.query if _SECRET_NAMES.search(name)}
+    hidden = {name: HIDDEN for name in url.query if _SECRET_NAMES.search(name)}
     text = url.update_query_dict(hidden).render_as_string(hide_password=True)
-    return text.replace(quote_plus(_HIDDEN), _HIDDEN)
+    return text.replace(quote_plus(HIDDEN), HIDDEN)
 
 
 def unmasked(stored: str) -> str:
@@ -45,7 +45,7 @@ def unmasked(stored: str) -> str:
     Raises:
         SettingsError: the environment does not tell it.
     """
-    if _HIDDEN not in stored:
+    if HIDDEN not in stored:
         return stored
     given = os.environ.get(STORAGE_VARIABLE)
     if given is None or masked(given) != stored:
@@ -100,7 +100,7 @@ def opening(storage: str) -> Iterator[None]:
             f"{package}{extra}."
         ) from error
     except Exception as error:  # of a database's driver it may be any error
-        reason = _without(one_line(error), secrets_of(storage))
+        reason = without_secrets(one_line(error), secrets_of(storage))
         # Not from it: it may say more than is to be read in a traceback.
         raise SettingsError(f"storage {masked(storage)!r} cannot be used: {reason}") from None
 
@@ -116,16 +116,8 @@ def secrets_of(storage: str) -> list[str]:
     query: Mapping[str, Any] = url.query
     values = [value for name, value in query.items() if _SECRET_NAMES.search(name)]
     flat = [item for value in values for item in ((value,) if isinstance(value, str) else value)]
-    secrets = {str(secret) for secret in (url.password, *flat) if secret and secret != _HIDDEN}
+    secrets = {str(secret) for secret in (url.password, *flat) if secret and secret != HIDDEN}
     return sorted(secrets, key=len, reverse=True)
-
-
-def _without(text: str, secrets: Iterable[str]) -> str:
-    """A text without secrets, also as a URL writes them."""
-    for secret in secrets:
-        for written in {secret, quote(secret), quote(secret, safe=""), quote_plus(secret)}:
-            text = text.replace(written, _HIDDEN)
-    return text
 
 
 def sqlite_url(folder: Path) -> str:

@@ -123,7 +123,7 @@ def methods(part: str, setting: str) -> tuple[list[Method], float]:
     if part == "lenet300":
         schemes = {("*",): ac.EntropyCodebook(bits=bits, k=9)}
         return [ac.Lc(schemes=schemes, mu0=2e-4, growth=1.2, steps=40)], 0.8
-    return [ac.Lc(schemes={"*": ac.Budget(bits=bits)}, straight_through=True, steps=24)], 0.8
+    return [ac.Lc(schemes={"*": ac.Budget(bits=bits)}, straight_through=True, steps=40)], 0.8
 
 
 TASKS = {"lenet300": lenet300, "resnet20": resnet20, "resnet20-macs": resnet20}

@@ -8,7 +8,7 @@ import pytest
 
 import autocompress as ac
 from autocompress.remote import is_address, normal_address, refuse_address, secrets_of_address, shown
-from autocompress.remote.address import place_digest, without
+from autocompress.remote.address import place_digest, without_secrets
 
 
 @pytest.mark.parametrize("path", ["runs/mine", "/data/a:b/run", "C:/runs/mine", "with spaces: /run", "s3"])
@@ -49,7 +49,7 @@ def test_no_secret_of_an_address_is_shown(address: str, told: str) -> None:
     assert shown(address) == shown(Path(address)) == told
     assert shown(told) == told
     assert bool(secrets_of_address(address)) == ("***" in told)
-    assert "s3" not in without(address, secrets_of_address(address)).removeprefix("s3://")
+    assert "s3" not in without_secrets(address, secrets_of_address(address)).removeprefix("s3://")
     assert not secrets_of_address(told)
 
 

@@ -22,7 +22,8 @@ _CELLS, _MOST_IN_CELL = 16, 4  # cells a level, and borders in a cell up to whic
 # Each end is looked for among so many clusters, or bins where those are more; of few bins a cluster at first.
 _BAND, _NARROW, _LEAST_BAND, _COARSE = 8, 4, 48, 8
 _WINDOWS, _WINDOW_ROUNDS = 17, 40
-_FEW = 1 << 18  # numbers that the CPU is faster for: hundreds of short steps would have a GPU wait for each
+# As many numbers are clustered on the CPU wherever they are: a GPU would wait for each of hundreds of steps.
+_FEW = 1 << 18
 _CACHED = 1 << 14  # costs that are worked out at once and stay in the cache
 # Relative gains below which clusters stop to move. On LeNet300's weights, jointly and by layer, with 2 to 256
 # levels, distortion ends within 1e-3 (with 64 levels 4e-3) of that of a dynamic programme over all of 2,048
