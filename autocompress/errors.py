@@ -16,8 +16,10 @@ AutocompressError
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
 
 
 class AutocompressError(Exception):
@@ -72,6 +74,32 @@ def one_line(error: BaseException) -> str:
     """The first non-empty line of an error's message, or its class name where it has none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def writing_to(argument: str, path: Path) -> Iterator[None]:
+    """Say by which argument a file or folder was asked for that cannot be written where it is to be; what
+    else goes wrong there, as a full disk, is no fault of the argument.
+
+    Args:
+        argument: its name.
+        path: that was given.
+
+    Raises:
+        SettingsError: a part of the path is missing, no folder, or not the user's to write.
+    """
+    try:
+        yield
+    except (
+        FileExistsError,
+        FileNotFoundError,
+        IsADirectoryError,
+        NotADirectoryError,
+        PermissionError,
+    ) as error:
+        raise SettingsError(
+            f"{argument} must be where files can be written but '{path}' is not: {error.strerror}."
+        ) from error
 
 
 def refuse_unknown(owner: str, given: Iterable[str], known: Collection[str]) -> None:

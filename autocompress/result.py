@@ -8,7 +8,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from autocompress.checkpoint.openvino_ir import onnx_to_openvino
 from autocompress.checkpoint.program import files_of
 from autocompress.checkpoint.rebuilding import rebuild_on
 from autocompress.checkpoint.store import ONNX, OPENVINO, PROGRAM, UNQUANTISED, WEIGHTS
-from autocompress.errors import SettingsError
+from autocompress.errors import SettingsError, writing_to
 from autocompress.measure import STATIC, Constraint, Objective
 from autocompress.measure.resampling import REPLICATES
 from autocompress.measure.subject import OF_FILES
@@ -45,6 +45,9 @@ FORMATS = {"pt2": PROGRAM, "onnx": ONNX, "openvino": OPENVINO, "safetensors": WE
 NOTHING_ON_FRONT = (
     "no compressed model is on the front: each breaks a constraint, or the reference is at least as good in "
     "all objectives; train longer (--epochs), try more (--trials) or lift a bound (--constraint none)"
+)
+NOTHING_COMPLETED = (
+    "no compressed model is on the front: no trial completed; `autocompress report` says why each failed"
 )
 # Quantiles of the standard normal distribution: two-sided 95 %, and one-sided.
 Z95, Z95_ONE_SIDED = 1.95996, 1.64485
@@ -163,11 +166,15 @@ class ParetoModel:
         """
         refuse_address("path", path)
         target = Path(path)
+        if target.is_dir():
+            raise SettingsError(f"path must be that of a file but '{target}' is a folder.")
         chosen = format or format_of(target)
         if chosen not in FORMATS:
             raise SettingsError(f"format must be one of {', '.join(FORMATS)} but got {chosen!r}.")
-        if chosen == "openvino" and target.suffix != ".xml":
-            raise SettingsError(f"path must end in .xml for OpenVINO but got '{target}'.")
+        ending = format_of(target)
+        if ending != chosen and (ending in FORMATS or chosen == "openvino"):
+            suffix = ".xml" if chosen == "openvino" else Path(FORMATS[chosen]).suffix
+            raise SettingsError(f"path must end in {suffix} for the format {chosen} but got '{target}'.")
         checkpoint = self.checkpoint()
         measured = checkpoint.manifest["artifact"]
         if UNQUANTISED.get(measured, chosen) != chosen:
@@ -175,16 +182,17 @@ class ParetoModel:
                 f"format must be {UNQUANTISED[measured]} where int8 was measured, which the others are not, "
                 f"but got {chosen!r}."
             )
-        target.parent.mkdir(parents=True, exist_ok=True)
         options = OnnxOptions.of(onnx, chosen)
         source = checkpoint.path / FORMATS[chosen]
-        if source.is_file() and options == OnnxOptions():
-            for stored, written in zip(files_of(source), files_of(target), strict=True):
-                shutil.copyfile(stored, written)  # as it was measured
-        elif chosen == "openvino":
-            self._export_openvino(target)
-        else:
-            self._export_onnx(target, options)
+        with writing_to("path", target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_file() and options == OnnxOptions():
+                for stored, written in zip(files_of(source), files_of(target), strict=True):
+                    shutil.copyfile(stored, written)  # as it was measured
+            elif chosen == "openvino":
+                self._export_openvino(target)
+            else:
+                self._export_onnx(target, options)
         return target
 
     def _export_openvino(self, target: Path) -> None:
@@ -206,7 +214,7 @@ class ParetoModel:
         """Write the ONNX file aside, so that there is none where an option does not suit it."""
         checkpoint = self.checkpoint()
         described = checkpoint.manifest["input"]
-        classes = options.class_names or tuple(checkpoint.manifest.get("class_names") or ())
+        classes = tuple(checkpoint.manifest.get("class_names") or ())
         with tempfile.TemporaryDirectory() as scratch:
             made = Path(scratch) / ONNX
             if options.dynamic_size:
@@ -218,7 +226,7 @@ class ParetoModel:
                 free_size(made, self.module().eval(), described)
             else:
                 self._write_onnx(made)
-            adapt_onnx(made, replace(options, class_names=classes), described)
+            adapt_onnx(made, options, described, classes)
             shutil.copyfile(made, target)
 
 
@@ -286,6 +294,9 @@ class SearchResult:
         """
         if max_drop is not None and tau is not None:
             raise SettingsError("only one of max_drop and tau must be given.")
+        for name, value, own in (("max_drop", max_drop, "max-drop"), ("tau", tau, "tau")):
+            if value is not None and rule not in (None, own):
+                raise SettingsError(f"{name} must be given with the rule {own!r} alone but that is {rule!r}.")
         rule = rule or ("max-drop" if max_drop is not None else "tau" if tau is not None else None)
         if sure and rule != "max-drop":
             raise SettingsError(f"sure must be given with max_drop alone but the rule is {rule!r}.")
@@ -313,12 +324,19 @@ class SearchResult:
         point, label = self.marked
         width = shutil.get_terminal_size((0, 0)).columns or None
         text = plain_text(front_table(self, point, label, width), width)
-        return text if self.compressed else f"{text}\n{NOTHING_ON_FRONT}"
+        return text if self.compressed else f"{text}\n{self.why_none}"
 
     def _repr_html_(self) -> str:
         """The front as a table of a notebook."""
         table = front_html(self, *self.marked)
-        return table if self.compressed else f"{table}<p>{NOTHING_ON_FRONT}</p>"
+        return table if self.compressed else f"{table}<p>{self.why_none}</p>"
+
+    @property
+    def why_none(self) -> str:
+        """What is said where no compressed model is on the front, and what would help."""
+        trials = [] if self.study is None else self.study.get_trials(deepcopy=False)
+        states = {trial.state.name for trial in trials if trial.number}
+        return NOTHING_COMPLETED if "FAIL" in states and "COMPLETE" not in states else NOTHING_ON_FRONT
 
     @property
     def compressed(self) -> list[ParetoModel]:
@@ -426,8 +444,9 @@ class SearchResult:
         points = [p for p in self.front if all(p.metrics[name] <= most for name, most in budgets.items())]
         if not points:
             wanted = " and ".join(f"{name}<={metric_text(name, most)}" for name, most in budgets.items())
-            missing = f"none holds {wanted}" if self.front else "the front is empty"
-            raise SettingsError(f"budgets must be met by a point of the front but {missing}.")
+            if not self.front:
+                raise SettingsError(f"a point must be on the front to be picked but {self.why_none}.")
+            raise SettingsError(f"budgets must be met by a point of the front but none holds {wanted}.")
         return points
 
     def _at_target(self, points: list[ParetoModel]) -> ParetoModel | None:

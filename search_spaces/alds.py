@@ -10,6 +10,8 @@ import autocompress as ac
 
 # The share that stands for none, so that a budget of it is still less than all.
 _NOTHING = 1e-6
+# Of what ranks of one would save, what a budget leaves at least beside them, as it is met in whole ranks.
+_CLOSE = 0.02
 MEASURES = ["slices", "operator", "frobenius", "data"]
 
 
@@ -47,7 +49,9 @@ def suggest(trial: optuna.Trial, profile: ac.ModelProfile) -> object:
     measure: Any = trial.suggest_categorical("alds.measure", MEASURES)
     slices = trial.suggest_categorical("alds.max_slices", [1, 4, 16])
     # The budget is of what may change.
-    limit = _limit(trial, _factorable_share(profile, cost, getattr(profile, f"staying_{cost}")))
+    staying = getattr(profile, f"staying_{cost}")
+    least = 1 - _most_saved(profile, cost, staying)
+    limit = _limit(trial, _factorable_share(profile, cost, staying), least)
     return ac.Alds.Config(
         **limit,
         cost=cost,
@@ -63,12 +67,13 @@ def suggest(trial: optuna.Trial, profile: ac.ModelProfile) -> object:
     )
 
 
-def _limit(trial: optuna.Trial, share: float) -> dict[str, Any]:
-    """A budget, or the error that every layer may have."""
+def _limit(trial: optuna.Trial, share: float, least: float) -> dict[str, Any]:
+    """A budget, or the error that every layer may have; what ranks of one leave is the least budget."""
     if trial.suggest_categorical("alds.limit", ["budget", "error"]) == "error":
         return {"epsilon": trial.suggest_float("alds.epsilon", 0.1, 0.7)}
     # What is kept of what ranks can shrink; the rest of the model is kept anyway.
-    return {"keep": 1 - share * (1 - trial.suggest_float("alds.keep", 0.2, 0.9))}
+    keep = 1 - share * (1 - trial.suggest_float("alds.keep", 0.2, 0.9))
+    return {"keep": min(max(keep, least + _CLOSE * (1 - least)), 1 - _NOTHING)}
 
 
 def _factorable_share(profile: ac.ModelProfile, cost: str, without: int = 0) -> float:
@@ -84,12 +89,12 @@ def _shrinking(profile: ac.ModelProfile, cost: str) -> list[Any]:
     return [layer for layer in profile.layers if layer.factorable or (cost == "params" and layer.product)]
 
 
-def _most_saved(profile: ac.ModelProfile, cost: str) -> float:
-    """Share of the model's cost that goes where all that ranks can shrink has the least it can: of small
-    layers two factors of rank one cost half, or all."""
+def _most_saved(profile: ac.ModelProfile, cost: str, without: int = 0) -> float:
+    """Share of the model's cost, without some of it, that goes where all that ranks can shrink has the least
+    it can: of small layers two factors of rank one cost half, or all."""
     layers = _shrinking(profile, cost)
     saved: float = sum(getattr(layer, cost) * (1 - max(layer.least, layer.rank_one)) for layer in layers)
-    total: int = getattr(profile, cost)
+    total: int = getattr(profile, cost) - without
     return saved / max(1, total)
 
 

@@ -77,17 +77,30 @@ def _boundary(family: ac.Family) -> list[Step]:
 
 
 def _below(family: ac.Family) -> list[Step]:
-    """Steps to the best model below a bound on cost: to below it first; then the best there is trained on,
-    and its neighbour above the bound comes down, in two steps where it is far, or is trained on."""
+    """Steps to the best model below a bound on cost: to below it first, in smaller ones from where one
+    failed; then the best there is trained on, and its neighbour above the bound comes down, in two steps
+    where it is far, or is trained on."""
     assert family.target is not None
     holding = [parent for parent in family.front if parent.holds]
     cheapest = family.front[-1]
     if not holding:
+        if math.isinf(family.target.cost):
+            return []  # down, until one holds it
         bound = family.target.cost if family.target.cost < cheapest.cost else cheapest.cost
         trained = sum(attempt.trained for attempt in family.attempts)
         steps = max(1, math.floor(_REACHING * (trained + family.left)) - trained)
         lowest = min([cheapest.cost, *(other.cost for other in family.running)])
-        return [Step(cheapest, lowest * min(1.0, _INWARD * bound / lowest) ** (1 / steps))]
+        cost = lowest * min(1.0, _INWARD * bound / lowest) ** (1 / steps)
+        # What was too far for its score to stay within bounds is come to in smaller steps.
+        failed = [
+            a.cost
+            for a in family.attempts
+            if a.parent == cheapest.number and a.trained and a.cost is not None and not a.feasible
+        ]
+        if below := [other for other in failed if other < lowest]:
+            cost = max(cost, math.sqrt(max(below) * lowest))
+        tries = sum(a.parent == cheapest.number and a.trained for a in family.attempts)
+        return [Step(cheapest, cost, tries)]
     best = holding[0]
     # A bound on what is no cost of the family's lies somewhere above what holds.
     bound = family.target.cost

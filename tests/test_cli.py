@@ -278,6 +278,32 @@ def test_exported_files_are_the_models(
     assert "trial must be on the front" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("-o", "zz.xml", "--format", "pt2"), "path must end in .pt2 for the format pt2 but got"),
+        (("-o", "zz.onnx", "--format", "pt2"), "path must end in .pt2 for the format pt2 but got"),
+        (("-o", "zz.pt2", "--format", "openvino"), "path must end in .xml for the format openvino but got"),
+        (("-o", "a-folder"), "path must be that of a file but"),
+        (("-o", "a-file/m.pt2"), "path must be where files can be written but"),
+        (("--folder", "a-file/new"), "folder must be where files can be written but"),
+        (("-o", "zz.onnx", "--opset", "0"), "opset must be a whole number of at least 1 but got 0"),
+        (("--folder", "new", "--opset", "0"), "--opset must be given with --output alone"),
+    ],
+)
+def test_files_are_not_written_where_they_cannot_be(
+    options: tuple[str, ...], said: str, finished: ac.SearchResult, command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "a-folder").mkdir()
+    (tmp_path / "a-file").write_text("mine")
+    refused = command("export", finished.out, "--pick", "knee", *options)
+    assert refused.returncode == 2
+    assert said in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"a-folder", "a-file"}
+    assert (tmp_path / "a-file").read_text() == "mine"
+
+
 def test_onnx_export_gives_the_same_outputs(
     finished: ac.SearchResult, digits: ac.Task, tmp_path: Path, command: Command
 ) -> None:

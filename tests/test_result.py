@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 
 from autocompress.errors import SettingsError
@@ -79,6 +80,13 @@ def test_picks_by_need() -> None:
         ("max-drop", {"max_drop": -1}, "max_drop must be at least 0 but got -1"),
         ("tau", {"tau": 2}, r"tau must be in \[0, 1\] but got 2"),
         (None, {"tau": 0.5, "max_drop": 0.1}, "only one of max_drop and tau"),
+        (
+            "knee",
+            {"max_drop": 0.0},
+            "max_drop must be given with the rule 'max-drop' alone but that is 'knee'",
+        ),
+        ("target", {"tau": 0.5}, "tau must be given with the rule 'tau' alone but that is 'target'"),
+        ("tau", {"max_drop": 0.0}, "max_drop must be given with the rule 'max-drop' alone but that is 'tau'"),
         ("knee", {"budgets": {"bytes": 1}}, "the smallest bytes there is 10 B, of trial 3, and got 1 B"),
         ("knee", {"budgets": {"bytes": 9.9999}}, "there is 10, of trial 3, and got 9.9999"),
         ("knee", {"budgets": {"bytes": math.nan}}, "the smallest bytes there is 10 B"),
@@ -184,8 +192,21 @@ def test_budgets_that_each_point_breaks_one_of_are_refused_together() -> None:
     apart = replace(searched, front=[*searched.front[:2], slow])
     with pytest.raises(SettingsError, match="none holds bytes<=15 B and latency<=5 ms"):
         apart.pick(budgets={"bytes": 15, "latency": 5})
-    with pytest.raises(SettingsError, match="the front is empty"):
-        replace(searched, front=[]).pick()
+    empty = replace(searched, front=[])
+    with pytest.raises(SettingsError, match=r"^a point must be on the front .* each breaks a constraint"):
+        empty.pick()
+
+
+def test_where_no_trial_completed_that_is_why_there_is_no_point() -> None:
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    study.add_trial(optuna.trial.create_trial(values=[0.9, 100.0]))
+    study.tell(study.ask(), state=optuna.trial.TrialState.FAIL)
+    failed = replace(result(), front=[], study=study)
+    with pytest.raises(SettingsError, match=r"^a point must be on the front .* no trial completed"):
+        failed.pick(max_drop=0.1)
+    assert "no trial completed" in repr(failed)
+    study.add_trial(optuna.trial.create_trial(values=[0.1, 100.0]))
+    assert "each breaks a constraint" in repr(failed)
 
 
 def test_what_tables_mark_is_the_knee_and_never_the_reference() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import math
@@ -16,6 +17,7 @@ from typing import Any
 import optuna
 import pytest
 import torch
+from torch import nn
 
 import autocompress as ac
 from autocompress import plugins
@@ -284,6 +286,22 @@ def test_what_failed_for_another_reason_says_nothing_of_rates_and_is_not_tried_a
     assert again is not None
     assert again.params["lr_scale"] < 8.0
     assert pipeline.guided(replace(after, attempts=(stopped_early,)), of_methods("alcn")) is not None
+
+
+def test_alds_proposes_no_budget_below_what_ranks_of_one_leave() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 3)).eval()
+    example = torch.zeros(2, 12)
+    small = profile(net, example, analyse(net, example))
+    least = {"alds.limit": "budget", "alds.keep": 0.2, "alds.penalty": False, "alds.cascade": 1}
+    least |= {"alds.measure": "frobenius", "alds.max_slices": 1, "alds.schemes": "first"}
+    least |= {f"alds.rank_cap{i}": 1.0 for i in range(3)}
+    batches = [(torch.randn(16, 12), torch.arange(16) % 3)]
+    task = ac.Task(lambda: net, batches, val=batches)
+    for cost in ("macs", "params"):
+        trial: Any = optuna.trial.FixedTrial({**least, "alds.cost": cost})
+        config: Any = plugins.search_space("alds").suggest(trial, small)
+        ac.Alds(config).start(copy.deepcopy(net), task)  # which refuses budgets that cannot be met
 
 
 def test_alds_does_not_move_where_factors_of_rank_one_cost_too_much(resnet20: ModelProfile) -> None:

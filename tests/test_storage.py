@@ -86,3 +86,11 @@ def test_a_folder_may_be_called_as_it_likes(tmp_path: Path) -> None:
     odd.mkdir()
     check_storage(sqlite_url(odd))
     assert [file.name for file in odd.iterdir()] == ["study.db"]
+
+
+def test_a_damaged_file_is_told_as_such(tmp_path: Path) -> None:
+    for content in (b"no database at all, whatever it is called" * 99, b"SQLite format 3\0" + bytes(5000)):
+        (tmp_path / "study.db").write_bytes(content)
+        with pytest.raises(ac.UsageError, match=r"cannot be used: .*(is not a database|malformed)") as raised:
+            check_storage(sqlite_url(tmp_path))
+        assert "\n" not in str(raised.value)

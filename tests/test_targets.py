@@ -97,6 +97,27 @@ def test_a_bound_on_cost_is_reached_in_a_third_of_the_trials() -> None:
     assert costs == pytest.approx([1.0, 0.19**0.25, 0.19**0.5, 0.19**0.75, 0.19])
 
 
+def test_what_was_too_far_is_come_to_in_smaller_steps_and_at_other_rates() -> None:
+    tried: list[ac.Attempt] = []
+    moves = []
+    for number in range(1, 4):
+        move = pipeline.guided(family(BYTES, (0, 1.0, 0.95), attempts=tuple(tried), left=7 - number), SPACES)
+        moves.append(move)
+        tried.append(attempt(number, 0, move.cost, score=0.4, feasible=False, kept=False))
+    costs = [move.cost for move in moves]
+    assert costs[0] == pytest.approx(0.19**0.5)
+    assert costs[1:] == pytest.approx([math.sqrt(costs[0]), math.sqrt(math.sqrt(costs[0]))])
+    assert len({move.params["lr_scale"] for move in moves}) == 3
+
+
+def test_a_bound_on_another_cost_is_come_to_as_without_a_target() -> None:
+    elsewhere = ac.Target("macs<=0.5*ref", on_cost=True, cost=math.inf)
+    reference = ac.Parent(0, 1.0, 0.95, PROFILE, holds=False)
+    aimed = ac.Family((reference,), {0: reference}, left=8, target=elsewhere)
+    usual = ac.Family((reference,), {0: reference}, left=8)
+    assert pipeline.guided(aimed, SPACES) == pipeline.guided(usual, SPACES)
+
+
 def test_below_a_bound_on_cost_the_best_is_trained_on_and_its_neighbour_comes_down() -> None:
     models = ((0, 1.0, 0.95), (1, 0.5, 0.94), (2, 0.18, 0.9))
     first = pipeline.guided(family(BYTES, *models), SPACES)

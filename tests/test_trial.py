@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -89,6 +90,23 @@ class WithDropout(Residual):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(self.dropout(x) + x)
+
+
+def test_onnx_files_tell_classes_and_normalisation_as_they_are_measured(
+    residual_task: ac.Task, tmp_path: Path
+) -> None:
+    spec = replace(residual_task.input, scale=1 / 255, mean=(0.5,), std=(0.25,))
+    task = replace(residual_task, input=spec, classes=["a", "b", "c", "d", "e"])
+    checkpoint = train_reference(
+        task.with_recipe(epochs=1), tmp_path / "reference", Measuring(artifact="onnx")
+    )
+    told = {
+        entry.key: json.loads(entry.value)
+        for entry in onnx.load(checkpoint.path / "model.onnx").metadata_props
+    }
+    assert told["class_names"] == ["a", "b", "c", "d", "e"]
+    assert told["normalization"] == {"scale": 1 / 255, "mean": [0.5], "std": [0.25], "embedded": False}
+    assert checkpoint.manifest["metrics"]["bytes"] == (checkpoint.path / "model.onnx").stat().st_size
 
 
 @pytest.mark.parametrize("model", [Residual, WithDropout])

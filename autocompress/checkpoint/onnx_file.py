@@ -111,12 +111,17 @@ def _strip_onnx(graph: Any) -> None:
 
 
 def onnx_weight_bytes(path: Path) -> int:
-    """Bytes of the tensors of an ONNX file."""
+    """Bytes of the tensors of an ONNX file; two codes of 4 bits share one."""
     require_onnx()
     import onnx
 
     graph = onnx.load(str(path), load_external_data=False).graph
-    return sum(len(onnx.numpy_helper.to_array(tensor).tobytes()) for tensor in graph.initializer)
+    total = 0
+    for tensor in graph.initializer:
+        numbers = onnx.numpy_helper.to_array(tensor)
+        halves = tensor.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4)
+        total += -(-numbers.size // 2) if halves else numbers.nbytes
+    return total
 
 
 def output_places(path: Path) -> str | None:

@@ -47,6 +47,15 @@ class OnnxOptions:
     embed_preprocessing: bool = False
     dynamic_size: bool = False
 
+    def __post_init__(self) -> None:
+        whole = isinstance(self.opset, int) and not isinstance(self.opset, bool)
+        if self.opset is not None and (not whole or self.opset < 1):
+            raise SettingsError(f"opset must be a whole number of at least 1 but got {self.opset!r}.")
+        if len({*self.class_names}) != len(self.class_names):
+            raise SettingsError(
+                f"class_names must be different names but got {', '.join(map(str, self.class_names))}."
+            )
+
     @classmethod
     def of(cls, options: Mapping[str, Any], format: str) -> OnnxOptions:
         """Options as they were given by name, lists for tuples; None is the default.
@@ -56,28 +65,43 @@ class OnnxOptions:
             format: of the file that is to be written.
 
         Raises:
-            SettingsError: one is unknown, or the file is not ONNX.
+            SettingsError: one is unknown or of another kind, or the file is not ONNX.
         """
         refuse_unknown("export", options, cls.__dataclass_fields__)
-        given = {name: value for name, value in options.items() if value not in (None, False, (), [])}
+        given = {name: options[name] for name in given_options(options)}
         if given and format != "onnx":
             raise SettingsError(
                 f"{next(iter(given))} must be given with the format onnx but that is {format}."
             )
         lists = ("input_names", "output_names", "class_names")
+        for name in lists:
+            if isinstance(given.get(name), str):
+                raise SettingsError(f"{name} must be a list of names but got {given[name]!r}.")
         values: dict[str, Any] = {
             name: tuple(value) if name in lists else value for name, value in given.items()
         }
         return cls(**values)
 
 
-def adapt_onnx(path: Path, options: OnnxOptions, described: Mapping[str, Any]) -> None:
+def given_options(options: Mapping[str, Any]) -> list[str]:
+    """Names of the options that are not left as they are; an opset of 0 is none that is."""
+    return [
+        name
+        for name, value in options.items()
+        if value is not None and value is not False and not (isinstance(value, (tuple, list)) and not value)
+    ]
+
+
+def adapt_onnx(
+    path: Path, options: OnnxOptions, described: Mapping[str, Any], class_names: Sequence[str] = ()
+) -> None:
     """Change a file as options say, in place, and check that it still computes the same.
 
     Args:
         path: of the file.
         options: opset, names, class names, normalisation.
         described: what the model takes, as in a manifest.
+        class_names: the task's, which the metadata tell where options have none.
 
     Raises:
         SettingsError: an option does not suit the model.
@@ -103,7 +127,9 @@ def adapt_onnx(path: Path, options: OnnxOptions, described: Mapping[str, Any]) -
         _embed(model.graph, spec)
         example = _raw(example, spec)
     _rename(model.graph, options)
-    _describe(model, options, spec)
+    _check_class_names(model.graph, options.class_names)
+    embedded = options.embed_preprocessing
+    _tell(model, metadata_of(described, options.class_names or class_names, embedded))
     path.write_bytes(model.SerializeToString())
     try:
         after = tensors(load_program(path)(example))
@@ -236,16 +262,54 @@ def _nodes(graph: Any) -> Iterator[Any]:
                 yield from _nodes(attribute.g)
 
 
-def _describe(model: Any, options: OnnxOptions, spec: InputSpec | None) -> None:
-    """Class names and normalisation as metadata of the file."""
-    described: dict[str, Any] = {}
-    if options.class_names:
-        described[CLASS_NAMES] = list(options.class_names)
+def _check_class_names(graph: Any, names: Sequence[str]) -> None:
+    """Refuse names that are not as many as the only output has classes; one logit may be of two."""
+    shapes = [value.type.tensor_type.shape.dim for value in graph.output]
+    if not names or len(shapes) != 1 or len(shapes[0]) < 2:
+        return
+    classes = shapes[0][1].dim_value  # 0 where that is not fixed
+    if classes and len(names) != classes and (classes, len(names)) != (1, 2):
+        raise SettingsError(
+            f"class_names must be {classes} names, one for each output, but got {', '.join(names)}."
+        )
+
+
+def metadata_of(
+    described: Mapping[str, Any], class_names: Sequence[str] | None, embedded: bool = False
+) -> dict[str, Any]:
+    """What an ONNX file's metadata tell of a task, JSON-able: class names, and how inputs are normalised.
+
+    Args:
+        described: what the model takes, as in a manifest.
+        class_names: of its outputs, if they have any.
+        embedded: whether the file itself normalises.
+    """
+    told: dict[str, Any] = {}
+    if class_names:
+        told[CLASS_NAMES] = list(class_names)
+    spec = _normalising(described)
     if spec is not None:
         normalization = {"scale": spec.scale, "mean": list(spec.mean), "std": list(spec.std)}
-        described[NORMALIZATION] = {**normalization, "embedded": options.embed_preprocessing}
-    for key, value in described.items():
-        model.metadata_props.add(key=key, value=json.dumps(value))
+        told[NORMALIZATION] = {**normalization, "embedded": embedded}
+    return told
+
+
+def describe_onnx(path: Path, metadata: Mapping[str, Any]) -> None:
+    """Add metadata to a file, in place, values as JSON."""
+    import onnx
+
+    if metadata:
+        model = onnx.load(str(path), load_external_data=False)
+        _tell(model, metadata)
+        path.write_bytes(model.SerializeToString())
+
+
+def _tell(model: Any, metadata: Mapping[str, Any]) -> None:
+    """Metadata of a file; they take the place of those of the same keys."""
+    others = [(entry.key, entry.value) for entry in model.metadata_props if entry.key not in metadata]
+    del model.metadata_props[:]
+    for key, value in [*others, *((key, json.dumps(value)) for key, value in metadata.items())]:
+        model.metadata_props.add(key=key, value=value)
 
 
 def free_size(path: Path, model: nn.Module, described: Mapping[str, Any]) -> None:

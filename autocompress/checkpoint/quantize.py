@@ -205,7 +205,11 @@ class _Floats:
         from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
         every = {*QDQRegistry, *QLinearOpsRegistry}
-        nodes = [node for node in self.model.graph.node if node.name not in self.in_floats]
+        nodes = [
+            node
+            for node in self.model.graph.node
+            if node.name not in self.in_floats and not _has_grouped_scales(node)
+        ]
         sets = [
             tuple(node.name for node in nodes if node.op_type in every),
             tuple(node.name for node in nodes if self._gains(node)),
@@ -295,6 +299,13 @@ class _Floats:
             calibrator.collect_data(_Reader(self.model, self.calibration))
             self.ranges[method] = calibrator.compute_data()
         return self.ranges[method]
+
+
+def _has_grouped_scales(node: Any) -> bool:
+    """Whether a node's weight has a scale for each output of a group, as ONNX Runtime quantises it, and its
+    bias one number for each output of all groups, which that cannot round then."""
+    groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+    return node.op_type == "ConvTranspose" and groups > 1 and len(node.input) > 2
 
 
 def _is_weight(tensor: Any) -> bool:

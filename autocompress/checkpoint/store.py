@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -17,6 +18,7 @@ from torch import Tensor, fx, nn
 from autocompress.checkpoint.archive import refuse_pickles
 from autocompress.checkpoint.calling import Program
 from autocompress.checkpoint.onnx_file import export_onnx
+from autocompress.checkpoint.onnx_options import describe_onnx
 from autocompress.checkpoint.openvino_int8 import quantize_openvino
 from autocompress.checkpoint.openvino_ir import export_openvino
 from autocompress.checkpoint.program import export_program, load_module, load_program
@@ -99,6 +101,7 @@ class Writer:
         loss: Mapping[str, Tensor] | None = None,
         limits: Limits | None = None,
         control: Control | None = None,
+        metadata: Mapping[str, Any] = MappingProxyType({}),
     ) -> Checkpoint:
         """Edits, weights and programs of a model; the checkpoint can be measured, but isn't there yet.
 
@@ -111,6 +114,7 @@ class Writer:
             loss: what training changed of the loss beside it.
             limits: by which layers are excluded, and so not quantised either.
             control: what int8 may cost; None quantises all that can be.
+            metadata: that an ONNX file tells, by `metadata_of`.
 
         Raises:
             TrialError: the model cannot be exported or quantised.
@@ -132,6 +136,8 @@ class Writer:
             else:
                 four_bits = artifact == "onnx-int4"
                 self.quantized = quantize_onnx(path, calibration, in_floats, control, four_bits)
+        if artifact.startswith("onnx"):
+            describe_onnx(self.aside / ONNX, metadata)
         return Checkpoint(self.aside, {})
 
     def commit(self, manifest: Mapping[str, Any]) -> Checkpoint:

@@ -51,7 +51,6 @@ def print_front(result: Any, mark: Any = None, label: str = "knee") -> Any:
         The point that is marked; None where no compressed model is on the front.
     """
     from autocompress.report import certainty_text, front_table, target_text
-    from autocompress.result import NOTHING_ON_FRONT
 
     point, answer = mark, answer_to_target(result)
     if mark is None:
@@ -61,7 +60,7 @@ def print_front(result: Any, mark: Any = None, label: str = "knee") -> Any:
     if result.target is not None:
         print(target_text(result, answer))
     if point is None:
-        print(NOTHING_ON_FRONT)
+        print(result.why_none)
     elif point.trial != 0:
         print(f"trial {point.trial}: {certainty_text(result, point)}")
     if result.contenders:

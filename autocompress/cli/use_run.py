@@ -114,6 +114,7 @@ def export(
     dynamic_size: opt.DynamicSize = False,
 ) -> None:
     """Write one model of RUN to a file, and say what runs it; or to a folder that is ready to be shared."""
+    from autocompress.checkpoint.onnx_options import given_options
     from autocompress.engine.results import load_run, take_along
     from autocompress.engine.settings import parse_list
     from autocompress.result import RUNTIMES, format_of
@@ -142,7 +143,7 @@ def export(
         "dynamic_size": dynamic_size,
     }
     if folder is not None:
-        given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
+        given = [f"--{name.replace('_', '-')}" for name in given_options(options)]
         if given:
             raise SettingsError(f"{', '.join(given)} must be given with --output alone.")
         print(take_along(result, point, Path(folder), format))
@@ -155,10 +156,8 @@ def export(
 
 def _say_if_reference(result: SearchResult, point: ParetoModel) -> None:
     """Tell who picks a point that it is the reference, beside the output, which scripts read."""
-    from autocompress.result import NOTHING_ON_FRONT
-
     if point.trial == 0:
-        why = "it answers best of all on the front" if result.compressed else NOTHING_ON_FRONT
+        why = "it answers best of all on the front" if result.compressed else result.why_none
         print(f"autocompress: this is the reference, not compressed: {why}", file=sys.stderr)
 
 

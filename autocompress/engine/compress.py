@@ -12,9 +12,9 @@ from typing import Any
 from torch import nn
 
 from autocompress.checkpoint import Checkpoint, export_onnx, export_openvino, export_program
-from autocompress.checkpoint.store import Writer
+from autocompress.checkpoint.store import MANIFEST, Writer
 from autocompress.engine.starting_model import starting_model
-from autocompress.errors import SettingsError, TaskError
+from autocompress.errors import SettingsError, TaskError, writing_to
 from autocompress.graph import analyse, within
 from autocompress.methods.base import Method
 from autocompress.surgery import Edit, joined
@@ -55,12 +55,20 @@ class Compressed:
     prepare: str | None = None
 
     def save(self, path: str | Path) -> Checkpoint:
-        """Write a checkpoint folder, which `rebuild` makes the model of again.
+        """Write a checkpoint folder, which `rebuild` makes the model of again, in place of another one.
 
         Raises:
+            SettingsError: nothing can be written there, or other files are there.
             TrialError: the model cannot be exported.
         """
-        writer = Writer(Path(path))
+        target = Path(path)
+        replaceable = (target / MANIFEST).is_file() or (target.is_dir() and not any(target.iterdir()))
+        if target.exists() and not replaceable:
+            raise SettingsError(
+                f"path must be that of a new folder, an empty one or a checkpoint but '{target}' is none."
+            )
+        with writing_to("path", target):
+            writer = Writer(target)
         try:
             writer.write(self._on_cpu(), self.example, "pt2", edits=self.edits)
             return writer.commit(
@@ -79,15 +87,18 @@ class Compressed:
         """Write the model as `.pt2`, `.onnx`, or for OpenVINO as `.xml` with a `.bin`, by the path's ending.
 
         Raises:
-            SettingsError: the path ends otherwise.
+            SettingsError: the path ends otherwise, or nothing can be written there.
             TrialError: the model cannot be exported.
         """
         target = Path(path)
         exporters = {".pt2": export_program, ".onnx": export_onnx, ".xml": export_openvino}
         if target.suffix not in exporters:
             raise SettingsError(f"path must end in .pt2, .onnx or .xml but got '{path}'.")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        exporters[target.suffix](self._on_cpu(), self.example, target)
+        if target.is_dir():
+            raise SettingsError(f"path must be that of a file but '{target}' is a folder.")
+        with writing_to("path", target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            exporters[target.suffix](self._on_cpu(), self.example, target)
         return target
 
     def _on_cpu(self) -> nn.Module:

@@ -21,7 +21,7 @@ from autocompress.engine.moasha import MoAsha
 from autocompress.engine.prepare import Prepared
 from autocompress.engine.retention import remove_displaced
 from autocompress.engine.saving import Saver
-from autocompress.errors import StorageError, UsageError, one_line
+from autocompress.errors import AutocompressError, StorageError, UsageError, one_line
 from autocompress.lineage import Family, Running
 from autocompress.report import Progress, TrialBegin, TrialEnd
 from autocompress.result import LEAST_PROBABILITY
@@ -150,8 +150,7 @@ class SearchDriver:
                 self.idle = True
                 break
             self.first_start = self.first_start or time.perf_counter()
-            with self.study.transaction():
-                number, config = self._ask(family, move)
+            number, config = self._ask(family, move)
             if config is None:
                 continue
             if move is None and not waiting and self._repeats(config):
@@ -428,23 +427,28 @@ class SearchDriver:
 
     def _ask(self, family: Family, move: Any) -> tuple[int, TrialConfig | None]:
         """The next trial's number and configuration; none where its search space failed."""
-        if move is None:
-            trial = self.study.ask()
-        else:
-            trial = self.study.ask(move.params, move.asked, extra=not move.trained)
-        if EXTRA in trial.user_attrs:
-            self.extra.add(trial.number)
-        else:
-            self.left -= 1
+        with self.study.transaction():
+            if move is None:
+                trial = self.study.ask()
+            else:
+                trial = self.study.ask(move.params, move.asked, extra=not move.trained)
+            if EXTRA in trial.user_attrs:
+                self.extra.add(trial.number)
+            else:
+                self.left -= 1
         try:
-            config = self._proposed_before(trial, family, self._propose(trial, family))
+            # Of its own: what Optuna refuses, as a parameter of another kind, takes all back that is not
+            # committed.
+            with self.study.transaction():
+                config = self._proposed_before(trial, family, self._propose(trial, family))
+                self.study.record_config(trial.number, config)
         except STORAGE_ERRORS:
             raise
         except Exception as error:  # a search space may be the user's own
-            reason = f"its search space failed: {one_line(error)}"
+            kind = "" if isinstance(error, AutocompressError) else f"{type(error).__name__}: "
+            reason = f"its search space failed: {kind}{one_line(error)}"
             self.failed(trial.number, Failure(reason, traceback.format_exc()))
             return trial.number, None
-        self.study.record_config(trial.number, config)
         return trial.number, config
 
     def _proposed_before(self, trial: Any, family: Family, proposed: TrialConfig) -> TrialConfig:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from autocompress import plugins
@@ -94,7 +95,7 @@ def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> 
     known = known_metrics(task)
     objectives = parse_objectives(settings.objectives, known)
     constraints = tuple(Constraint.parse(text, known) for text in _bounds(settings, objectives))
-    target = None if settings.target is None else Constraint.parse(settings.target, known, "target")
+    target = _target(settings.target, {**known, **{o.metric: o.direction for o in objectives}})
     # The search's seed has no part in it: searches of several seeds compare models on the same rows.
     task, origin = with_validation(task)
     with task.opened() as opened:
@@ -113,7 +114,8 @@ def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> 
     graphs = _needing_graphs(tried, model, analysis)
     taught, graphed = _untaught(tried, settings), _without_graphs(tried, analysis, graphs)
     model_profile = profile(model, example, analysis)
-    notes = (*made, origin, _staying(analysis), taught, graphed)
+    _check_costs(measured, model_profile)
+    notes = (*made, origin, _staying(analysis), taught, graphed, _emulated(task, settings))
     spaces = _spaces(settings, model_profile, analysis.limits, graphs) if proposing else {}
     return Prepared(
         settings=_resolved(settings, task, named, spaces, constraints),
@@ -136,6 +138,47 @@ def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> 
         distill=settings.distill and tried.taught is None,
         notes=tuple(note for note in notes if note is not None),
     )
+
+
+def _check_costs(measured: Collection[str], model_profile: ModelProfile) -> None:
+    """Refuse a cost of which the reference has none: nothing is less, and no ratio to it is a number."""
+    if "macs" in measured and not model_profile.macs:
+        raise SettingsError(
+            "objectives and constraints must be on what the model has but it has no macs, as none of its "
+            "layers multiplies: use bytes or params."
+        )
+
+
+def _target(text: str | None, directions: Mapping[str, str]) -> Constraint | None:
+    """What a search is to reach, which is no more of a cost, nor less of a score: the reference has that."""
+    if text is None:
+        return None
+    target = Constraint.parse(text, directions, "target")
+    wrong = "minimize" if target.at_least else "maximize"
+    for metric in target.metrics:
+        if directions[metric] == wrong:
+            right = f"{metric}<=…" if target.at_least else f"{metric}>=…"
+            raise SettingsError(
+                f"target must read like '{right}', as {'less' if target.at_least else 'more'} of {metric} is "
+                f"better, but got {target.text!r}."
+            )
+    return target
+
+
+def _emulated(task: Task, settings: Settings) -> str | None:
+    """That this CPU has no instructions for bfloat16, where trials would train in it."""
+    elsewhere = settings.gpus_per_trial > 0 or settings.ray_address is not None
+    if not task.recipe.mixed_precision or elsewhere or not _emulates_bfloat16():
+        return None
+    return (
+        "mixed_precision trains in bfloat16, which this CPU has no instructions for: convolutions take "
+        "several times as long; mixed_precision=False trains in single precision"
+    )
+
+
+def _emulates_bfloat16() -> bool:
+    """Whether a CPU has no more than AVX2, by which resnet20 took 12 times as long as in single precision."""
+    return torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2")
 
 
 def _untaught(tried: Tried, settings: Settings) -> str | None:
@@ -205,13 +248,22 @@ def _resolved(
     return replace(
         settings,
         model=task.model_name if built_in else settings.model,
-        methods=tuple(spaces) if spaces and not settings.spaces else settings.methods,
+        methods=_in_order(spaces if spaces and not settings.spaces else settings.methods),
         epochs=task.recipe.epochs,
         steps_per_epoch=task.recipe.steps_per_epoch,
         constraints=tuple(constraint.text for constraint in constraints),
         warm_start=None if settings.warm_start is None else str(Path(settings.warm_start)),
         exclude=tuple(sorted(set(settings.exclude))),
     )
+
+
+def _in_order(methods: Iterable[str] | None) -> tuple[str, ...] | None:
+    """Methods in the order in which they are known, which is none of a run's own."""
+    if methods is None:
+        return None
+    chosen = [*methods]
+    known = [name for name in plugins.compressors() if name in chosen]
+    return (*known, *(name for name in chosen if name not in known))
 
 
 def _with_model(task: Task, settings: Settings) -> tuple[Task, nn.Module, list[str]]:
@@ -275,7 +327,9 @@ def _check_export(model: nn.Module, example: Inputs, artifact: str, latency: Lat
         try:
             checkpoint = writer.write(model, example, artifact, [example])
         except TrialError as error:
-            raise TaskError(f"the model must be exportable with a free batch size but: {error}") from error
+            raise TaskError(
+                f"the model must be exportable with a free batch size, as {artifact}, but: {error}"
+            ) from error
         if artifact == "onnx-int4" and writer.quantized is not None and not writer.quantized.four_bits:
             raise SettingsError(
                 f"artifact onnx-int4 must be of a model with a layer of at least {LEAST_WEIGHTS:,} weights, "
@@ -335,11 +389,16 @@ def _spaces(
         spaces[_label(location, spaces)] = plugins.search_space(location)
     for name, space in spaces.items():
         try:
-            space.move(model_profile, 0.5)
+            params = space.move(model_profile, 0.5)
         except Exception as error:
             raise SettingsError(
                 f"space {name!r} must say by move(profile, keep) how to keep half but: {one_line(error)}"
             ) from error
+        if params is not None and not isinstance(params, Mapping):
+            raise SettingsError(
+                f"space {name!r} must return by move(profile, keep) what is to be suggested, by name, or "
+                f"None, but returned {params!r}."
+            )
     return spaces
 
 

@@ -56,10 +56,11 @@ def replay(
     configs = {
         n: TrialConfig.from_json(config) for n, t in stored.items() if (config := _config(t)) is not None
     }
-    if number not in configs:
-        raise SettingsError(f"trial must be one of those that ran, {sorted(configs)}, but got {number}.")
-    if "metrics" not in stored[number]:
+    if number in stored and "metrics" not in stored[number]:
         note(f"{stored[number].get('traceback', '')}\ntrial {number}: {stored[number].get('reason')}".strip())
+    if number not in configs:
+        why = ", which was proposed nothing to run" if number in stored else ""
+        raise SettingsError(f"trial must be one of those that ran, {sorted(configs)}, but got {number}{why}.")
     replays = folder.path / "replays"
     replays.mkdir(exist_ok=True)  # before anything takes time
     settings = Settings.from_json(folder.read()["settings"])

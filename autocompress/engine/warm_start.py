@@ -127,6 +127,10 @@ def _checkpoint(folder: RunFolder, number: int) -> Checkpoint:
 def _not_the_same_model(prepared: Prepared, folder: RunFolder) -> str | None:
     """Why weights of the other run's models are none of this one's, None where they are."""
     try:
+        open_checkpoint(folder.reference)
+    except CheckpointError:
+        return "its reference is missing or damaged"
+    try:
         rebuild_from(prepared.fresh_model(), folder.reference, prepared.task.example())
     except CheckpointError:
         return "its model has parameters of other names or shapes"

@@ -54,7 +54,7 @@ def reach(model: nn.Module, analysis: Analysis, profile: ModelProfile) -> dict[s
     held = _Bytes.of(model, analysis)
     channels = (
         1 - sum(term.params for term in fixed) / params if profile.cost_terms else 0.0,
-        1 - sum(term.macs for term in fixed) / macs if profile.cost_terms else 0.0,
+        1 - sum(term.macs for term in fixed) / macs if profile.cost_terms and profile.macs else 0.0,
         held.channels(analysis),
     )
     factors = [layer for layer in profile.layers if layer.factorable or layer.product]

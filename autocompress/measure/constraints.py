@@ -10,7 +10,7 @@ from autocompress.errors import SettingsError
 
 _NUMBER = r"[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?"
 _PATTERN = re.compile(
-    rf"^\s*(?P<metrics>[\w@.-]+(?:\|[\w@.-]+)*)\s*(?P<operator>>=|<=)\s*"
+    rf"^(?P<metrics>[^|<>=]+(?:\|[^|<>=]+)*)(?P<operator>>=|<=)\s*"
     rf"(?:(?:(?P<factor>{_NUMBER})\s*\*\s*)?(?P<ref>ref)(?:\s*(?P<sign>[+-])\s*(?P<offset>{_NUMBER}))?"
     rf"|(?P<value>-?{_NUMBER}))\s*$"
 )
@@ -45,7 +45,7 @@ class Constraint:
                 f"{setting} must read like 'accuracy>=0.97', 'accuracy>=ref-0.005' or "
                 f"'bytes<=0.5*ref' but got {text!r}."
             )
-        metrics = tuple(match["metrics"].split("|"))
+        metrics = tuple(name.strip() for name in match["metrics"].split("|"))
         for metric in metrics:
             if metric not in known:
                 raise SettingsError(f"{setting} must be on one of {', '.join(known)} but got {metric!r}.")

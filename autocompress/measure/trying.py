@@ -17,7 +17,9 @@ from autocompress.task.inputs import shapes
 from autocompress.task.opening import passed
 
 # What is measured of every model beside its task metrics.
-TAKEN = ("bytes", "weight_bytes", "latency", "latency_spread", "macs", "params", SCORE)
+TAKEN = ("bytes", "weight_bytes", "latency", "latency_spread", "memory", "macs", "params", SCORE)
+# Signs that tell a metric's name from what is said of it, in objectives and constraints.
+_SIGNS = ":|<>=,"
 
 
 def check_metrics(task: Task, model: nn.Module) -> None:
@@ -59,6 +61,8 @@ def check_metrics(task: Task, model: nn.Module) -> None:
 def _check_names(task: Task) -> None:
     """Names that are free, of what can be a metric."""
     for name, metric in (task.metrics or {}).items():
+        if not name.strip() or any(sign in name for sign in _SIGNS):
+            raise TaskError(f"metrics must have names without {' '.join(_SIGNS)} but one is {name!r}.")
         if name in TAKEN:
             raise TaskError(f"metrics must not be named as what is measured of every model but {name!r} is.")
         if isinstance(metric, type) or not callable(metric):

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autocompress.errors import SettingsError
+from autocompress.checkpoint.program import files_of
+from autocompress.errors import SettingsError, writing_to
 from autocompress.measure.subject import STATIC
 from autocompress.report.loading import artifact_name, loading_lines
 from autocompress.report.notes import plain
@@ -73,8 +74,9 @@ def take_along(
         raise SettingsError(f"format must be {', '.join(_LIBRARIES)} for a folder but got {chosen!r}.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SettingsError(f"folder must be new or empty but '{folder}' is not.")
-    folder.mkdir(parents=True, exist_ok=True)
-    point.export(folder / FORMATS[chosen], chosen)
+    with writing_to("folder", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    written = point.export(folder / FORMATS[chosen], chosen)
     inputs = _inputs(manifest)
     classifies = _classifies(point, manifest)
     _write_json(folder / "preprocessing.json", inputs)
@@ -84,7 +86,8 @@ def take_along(
         single="shape" in inputs, classifies=classifies, what=_what(inputs, classifies)
     )  # fmt: skip
     (folder / "predict.py").write_text(program.rstrip() + "\n", encoding="utf-8")
-    card = _card(point, result, study, facts, chosen)
+    size = sum(part.stat().st_size for part in files_of(written))
+    card = _card(point, result, study, facts, chosen, size)
     (folder / "README.md").write_text(card.rstrip() + "\n", encoding="utf-8")
     return folder
 
@@ -137,8 +140,10 @@ def _what(inputs: Mapping[str, Any], classifies: bool) -> str:
     return f"{made} of what the model is called with"
 
 
-def _card(point: ParetoModel, result: SearchResult, study: SearchStudy, facts: RunFacts, chosen: str) -> str:
-    """The model card, Markdown with the front matter of model hubs."""
+def _card(
+    point: ParetoModel, result: SearchResult, study: SearchStudy, facts: RunFacts, chosen: str, size: int
+) -> str:
+    """The model card, Markdown with the front matter of model hubs, of a file of so many bytes."""
     records, manifest = trial_records(study, result), point.checkpoint().manifest
     lineage = [records[number] for number in point.lineage]
     methods = dict.fromkeys(method for record in lineage for method in record.methods)
@@ -158,6 +163,8 @@ def _card(point: ParetoModel, result: SearchResult, study: SearchStudy, facts: R
         task_type="image-classification" if _of_images(manifest) else "other",
         model=facts.model,
         file=FORMATS[chosen],
+        measured=artifact_name(manifest),
+        size=metric_text("bytes", size),
         summary=_summary(point, result),
         versions=facts.versions,
         rows=point.validation_rows,

@@ -100,7 +100,10 @@ def opening(storage: str) -> Iterator[None]:
             f"{package}{extra}."
         ) from error
     except Exception as error:  # of a database's driver it may be any error
-        reason = without_secrets(one_line(error), secrets_of(storage))
+        said: BaseException = error
+        while isinstance(said, optuna.exceptions.StorageInternalError) and said.__cause__ is not None:
+            said = said.__cause__  # of which that says nothing
+        reason = without_secrets(one_line(said), secrets_of(storage))
         # Not from it: it may say more than is to be read in a traceback.
         raise SettingsError(f"storage {masked(storage)!r} cannot be used: {reason}") from None
 

@@ -86,7 +86,8 @@ class Recipe:
             "crop-flip-erase": a rectangle of every second one is blanked out besides.
         label_smoothing: share of a target that is spread over all classes; of cross entropy alone.
         mixup: α of the Beta distribution that inputs are mixed by, two by two; 0 mixes none.
-        mixed_precision: bfloat16 where PyTorch's autocast deems it safe.
+        mixed_precision: bfloat16 where PyTorch's autocast deems it safe; for GPUs, and CPUs with AMX or
+            AVX512-BF16: others take several times as long as in single precision.
         compile: run models through `torch.compile` while they train, except where a method's gates change
             them in each step. Compiling takes up to a minute for each model, so for long trainings.
         accumulate: batches of one optimiser step, which goes by the mean of their losses; the last step of an

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from autocompress.checkpoint.onnx_options import metadata_of
 from autocompress.checkpoint.program import files_of, program_on, weight_bytes
 from autocompress.checkpoint.rebuilding import read_edits, rebuild_from
 from autocompress.checkpoint.store import (
@@ -353,8 +354,9 @@ def _measured(
     example = task.example()
     calibration, control = int8_data(task, measuring)
     loss = changed_tensors(task.criterion, trainer.criterion)
+    metadata = metadata_of(task.input_json(), task.classes)
     checkpoint = writer.write(
-        model, example, measuring.artifact, calibration, stored.edits, loss, task.limits, control
+        model, example, measuring.artifact, calibration, stored.edits, loss, task.limits, control, metadata
     )
     rebuilt = rebuild_from(fresh_model(task), checkpoint.path, example)
     check_equal(rebuilt, model, example, "rebuilding the model from edits and weights")

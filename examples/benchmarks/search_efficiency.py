@@ -323,10 +323,12 @@ def main() -> None:
         for column in ("who", "hypervolume", "range", "points", "cheapest", "seconds a seed"):
             table.add_column(column, justify="left" if column == "who" else "right")
         curves: dict[str, list[float]] = {}
-        for name, prepare in contenders(setting).items():
-            if args.only and not any(name.startswith(wanted) for wanted in args.only):
-                continue
-            run = prepare()
+        every = contenders(setting)
+        chosen = [name for name in every if not args.only or name.startswith(tuple(args.only))]
+        if not chosen:
+            parser.error(f"--only must name one of {', '.join(every)} but got {' '.join(args.only)}")
+        for name in chosen:
+            run = every[name]()
             begun = time.perf_counter()
             runs = [run(seed) for seed in range(1, args.seeds + 1)]
             seconds = (time.perf_counter() - begun) / args.seeds
@@ -348,7 +350,8 @@ def main() -> None:
             console.print(name, *(f"{worth:.3f}" for worth in worths), f"{seconds:.0f} s", highlight=False)
             console.print("  by trial", *(f"{worth:.2f}" for worth in curves[name]), highlight=False)
         console.print(table)
-        console.print(leading(curves))
+        if len(curves) > 1:
+            console.print(leading(curves))
         if args.plot:
             draw(curves, args)
 

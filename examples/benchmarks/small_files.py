@@ -1,7 +1,7 @@
 """How small, and how cheap, a published network can be: LeNet300 on MNIST, resnet20 on CIFAR-10.
 
     python examples/benchmarks/small_files.py --data-root DATA [--parts lenet300 resnet20 resnet20-macs]
-        [--epochs 30] [--settings 2.1 1.4] [--lr 0.02] [--batch-size 256] [--device cuda]
+        [--epochs 30] [--settings 2.1 1.4] [--lr 0.02] [--batch-size 256] [--device cuda] [--mixed-precision]
 
 From the published weights (2.13 % and 8.27 % error), `ac.compress` with LC's `EntropyCodebook`, whose codes
 are stored near their entropy, or `Budget`, which gives layers that count more bits; resnet20 is trained
@@ -108,7 +108,7 @@ def resnet20(root: Path) -> ac.Task:
         val=train.subset(held, shuffle=False, batch_size=500),
         weights=weights,
         teacher=reference(replace(task, weights=weights)),
-    ).with_recipe(optimizer="sgd", lr=0.01, weight_decay=1e-4, label_smoothing=0.0, mixed_precision=True)
+    ).with_recipe(optimizer="sgd", lr=0.01, weight_decay=1e-4, label_smoothing=0.0)
 
 
 def methods(part: str, setting: str) -> tuple[list[Method], float]:
@@ -206,11 +206,13 @@ def main() -> None:
     parser.add_argument("--lr", type=float, help="in place of the part's")
     parser.add_argument("--batch-size", type=int, help="in place of the part's; of resnet20 alone")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--mixed-precision", action="store_true", help="faster on GPUs and on CPUs with AMX")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for part in arguments.parts:
         task = TASKS[part](arguments.data_root)
-        task = task.with_recipe(epochs=arguments.epochs or EPOCHS[part])
+        epochs = arguments.epochs or EPOCHS[part]
+        task = task.with_recipe(epochs=epochs, mixed_precision=arguments.mixed_precision)
         if arguments.lr:
             task = task.with_recipe(lr=arguments.lr)
         if arguments.batch_size:

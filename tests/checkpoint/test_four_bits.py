@@ -17,6 +17,7 @@ import autocompress as ac
 from autocompress.checkpoint import export_onnx, load_program
 from autocompress.checkpoint.four_bits import BLOCK, Blocks, FourBits, in_blocks
 from autocompress.checkpoint.onnx_options import OnnxOptions, adapt_onnx
+from autocompress.checkpoint.program import weight_bytes
 from autocompress.checkpoint.quantize import Control, Quantized, quantize_onnx
 from autocompress.checkpoint.reload import reload_faults
 from autocompress.errors import SettingsError
@@ -131,6 +132,18 @@ def test_a_model_without_a_layer_to_store_in_4_bits_is_refused(tmp_path: Path) -
     with pytest.raises(SettingsError, match=r"onnx-int4 must be of a model with a layer of at least 2,048"):
         ac.search(task, artifact="onnx-int4", out=tmp_path / "run")
     assert not (tmp_path / "run" / "reference").exists()
+
+
+def test_two_codes_of_4_bits_take_a_byte(network: nn.Module, tmp_path: Path) -> None:
+    images, path = torch.randn(4, 3, 8, 8), tmp_path / "model.onnx"
+    export_onnx(network, images[:2], path)
+    assert quantize_onnx(path, [images], four_bits=True).four_bits
+    bits = {"INT4": 4, "INT8": 8, "UINT8": 8, "INT32": 32, "FLOAT": 32, "INT64": 64}
+    tensors = onnx.load(path).graph.initializer
+    kinds = [onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in tensors]
+    assert "INT4" in kinds
+    sizes = [-(-math.prod(t.dims) * bits[kind] // 8) for t, kind in zip(tensors, kinds, strict=True)]
+    assert weight_bytes(path) == sum(sizes) < path.stat().st_size
 
 
 def test_an_opset_that_has_no_4_bits_is_refused(network: nn.Module, tmp_path: Path) -> None:

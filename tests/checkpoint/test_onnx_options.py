@@ -15,7 +15,9 @@ from autocompress.checkpoint import export_onnx, load_program
 from autocompress.checkpoint.onnx_options import (
     OnnxOptions,
     adapt_onnx,
+    describe_onnx,
     free_size,
+    metadata_of,
 )
 from autocompress.checkpoint.quantize import quantize_onnx
 from autocompress.errors import SettingsError
@@ -116,15 +118,43 @@ def test_names_that_do_not_suit_the_model_are_refused(names: tuple[str, ...], fi
 
 
 def test_metadata_tell_classes_and_normalisation(file: Path) -> None:
-    adapt_onnx(file, OnnxOptions(class_names=("cat", "dog")), IMAGES)
+    animals = ("cat", "dog", "cow", "owl", "ant")
+    adapt_onnx(file, OnnxOptions(class_names=animals), IMAGES)
     told = {entry.key: json.loads(entry.value) for entry in onnx.load(file).metadata_props}
-    assert told["class_names"] == ["cat", "dog"]
+    assert told["class_names"] == list(animals)
     assert told["normalization"] == {
         "scale": 1 / 255,
         "mean": list(MEAN),
         "std": list(STD),
         "embedded": False,
     }
+
+
+def test_what_a_file_tells_already_is_told_once(file: Path) -> None:
+    describe_onnx(file, metadata_of(IMAGES, ["1", "2", "3", "4", "5"]))
+    adapt_onnx(file, OnnxOptions(embed_preprocessing=True), IMAGES, ["a", "b", "c", "d", "e"])
+    told = [(entry.key, json.loads(entry.value)) for entry in onnx.load(file).metadata_props]
+    assert sorted(key for key, _ in told) == ["class_names", "normalization"]
+    assert dict(told)["class_names"] == ["a", "b", "c", "d", "e"]
+    assert dict(told)["normalization"]["embedded"] is True
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("a", "b", "c", "d", "e", "f")])
+def test_class_names_are_as_many_as_classes(names: tuple[str, ...], file: Path) -> None:
+    before = file.read_bytes()
+    with pytest.raises(
+        SettingsError, match=r"^class_names must be 5 names, one for each output, but got a, b"
+    ):
+        adapt_onnx(file, OnnxOptions(class_names=names), IMAGES)
+    assert file.read_bytes() == before
+
+
+def test_one_logit_is_of_two_classes(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    export_onnx(nn.Sequential(nn.Flatten(), nn.Linear(192, 1)).eval(), torch.rand(2, 3, 8, 8), path)
+    adapt_onnx(path, OnnxOptions(class_names=("no", "yes")), IMAGES)
+    with pytest.raises(SettingsError, match="class_names must be 1 names"):
+        adapt_onnx(path, OnnxOptions(class_names=("no", "yes", "perhaps")), IMAGES)
 
 
 @pytest.mark.parametrize("int8", [False, True])
@@ -178,5 +208,14 @@ def test_options_of_onnx_are_refused_for_other_formats() -> None:
     assert OnnxOptions.of({"opset": None, "input_names": ()}, "pt2") == OnnxOptions()
     with pytest.raises(SettingsError, match=r"^opset must be given with the format onnx but that is pt2"):
         OnnxOptions.of({"opset": 17}, "pt2")
+    for value in (0, -1, "17", True, 17.0):
+        with pytest.raises(SettingsError, match=r"^opset must be a whole number of at least 1 but got"):
+            OnnxOptions.of({"opset": value}, "onnx")
+    with pytest.raises(SettingsError, match=r"^opset must be given with the format onnx"):
+        OnnxOptions.of({"opset": 0}, "pt2")
+    with pytest.raises(SettingsError, match=r"^class_names must be a list of names but got 'cat'"):
+        OnnxOptions.of({"class_names": "cat"}, "onnx")
+    with pytest.raises(SettingsError, match=r"^class_names must be different names but got a, a"):
+        OnnxOptions.of({"class_names": ["a", "a"]}, "onnx")
     with pytest.raises(SettingsError, match="did you mean 'opset'"):
         OnnxOptions.of({"opsett": 17}, "onnx")

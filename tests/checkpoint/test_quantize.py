@@ -262,6 +262,21 @@ def test_layers_that_are_stored_as_codes_become_int8(
     assert (load_program(path)(images) - expected).abs().mean() < 0.15 * expected.abs().mean()
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_grouped_transposed_convolutions_are_in_floats_where_they_have_a_bias(
+    bias: bool, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    layers = [nn.ConvTranspose2d(16, 32, 3, groups=2, bias=bias), nn.ReLU(), nn.Conv2d(32, 16, 3)]
+    model, images, path = nn.Sequential(*layers).eval(), torch.randn(16, 16, 6, 6), tmp_path / "model.onnx"
+    export_onnx(model, images[:2], path)
+    how = quantize_onnx(path, [images])
+    with torch.no_grad():
+        expected = model(images)
+    assert (load_program(path)(images) - expected).abs().mean() < 0.05 * expected.abs().mean()
+    assert (len(how.int8), len(how.weights)) == ((1, 1) if bias else (2, 0))
+
+
 def test_what_cannot_be_quantised_says_so(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"nothing")
     with pytest.raises(TrialError, match="could not be quantised to int8"):

@@ -86,6 +86,25 @@ def test_the_tasks_own_preparation_comes_first_and_is_asked_for_again(
         ac.rebuild(Auxiliary(), tmp_path / "saved")
 
 
+def test_it_is_not_saved_in_place_of_other_files(residual_task: ac.Task, tmp_path: Path) -> None:
+    done = ac.compress(Residual(), residual_task.with_recipe(epochs=1), ac.Alcn(initial_ratio=0.5))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "folder.pt2").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_text("a cat")
+    for place in (tmp_path / "photos", tmp_path / "photos" / "cat.jpg"):
+        with pytest.raises(SettingsError, match="path must be that of a new folder, an empty one or a check"):
+            done.save(place)
+    with pytest.raises(SettingsError, match=r"path must be where files can be written but '.*' is not: "):
+        done.save(tmp_path / "photos" / "cat.jpg" / "saved")
+    with pytest.raises(SettingsError, match="path must be that of a file but"):
+        done.export(tmp_path / "folder.pt2")
+    with pytest.raises(SettingsError, match=r"path must be where files can be written but '.*' is not: "):
+        done.export(tmp_path / "photos" / "cat.jpg" / "model.pt2")
+    assert (tmp_path / "photos" / "cat.jpg").read_text() == "a cat"
+    done.save(tmp_path / "saved")
+    assert done.save(tmp_path / "saved").path == tmp_path / "saved"
+
+
 def test_it_ends_with_what_a_trial_ends_with(residual_task: ac.Task, tmp_path: Path) -> None:
     checkpoint = train_reference(residual_task, tmp_path / "reference", Measuring())
     reference = Reference.of(checkpoint, residual_task.model())

@@ -296,6 +296,63 @@ def test_a_search_says_where_validation_comes_from(residual_task: ac.Task) -> No
     assert prepare(residual_task, Settings()).notes == ()
 
 
+@pytest.mark.parametrize(("capability", "emulated"), [("AVX2", True), ("DEFAULT", True), ("AVX512", False)])
+def test_a_search_says_where_a_cpu_has_no_bfloat16(
+    capability: str, emulated: bool, residual_task: ac.Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    halves = residual_task.with_recipe(mixed_precision=True)
+    notes = prepare(halves, Settings()).notes
+    assert [note.startswith("mixed_precision trains in bfloat16") for note in notes] == [True] * emulated
+    assert prepare(halves, Settings(ray_address="cluster:6379")).notes == ()
+    assert prepare(residual_task, Settings()).notes == ()
+
+
+def test_macs_of_a_model_that_has_none_are_no_objective() -> None:
+    rows = DataLoader(TensorDataset(torch.randint(0, 20, (64, 5)), torch.arange(64) % 3), batch_size=16)
+
+    class Means(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = nn.Embedding(20, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.words(x).mean(1)
+
+    task = ac.Task(Means, rows, val=rows)
+    with pytest.raises(
+        ac.UsageError, match=r"must be on what the model has but it has no macs, .* use bytes"
+    ):
+        prepare(task, Settings(objectives=("accuracy", "macs")))
+    assert prepare(task, Settings(objectives=("accuracy", "bytes"))).profile.macs == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("bytes>=0.5*ref", "target must read like 'bytes<=…', as less of bytes is better"),
+        ("accuracy<=0.5", "target must read like 'accuracy>=…', as more of accuracy is better"),
+    ],
+)
+def test_a_target_asks_for_what_is_better(target: str, said: str, residual_task: ac.Task) -> None:
+    with pytest.raises(ac.UsageError, match=f"^{said}, but got"):
+        prepare(residual_task, Settings(target=target))
+
+
+def test_what_a_space_tells_to_suggest_has_names(residual_task: ac.Task) -> None:
+    def suggest(trial: Any, profile: ac.ModelProfile) -> Any:
+        return ac.Alcn.Config(initial_ratio=trial.suggest_float("ratio", 0.2, 0.8))
+
+    suggest.move = lambda profile, keep: 5  # type: ignore[attr-defined]
+    with pytest.raises(ac.UsageError, match=r"^space 'suggest' must return by move.* but returned 5\.$"):
+        prepare(residual_task, Settings(spaces=(suggest,)))
+
+
+def test_the_order_of_methods_makes_no_other_run(residual_task: ac.Task) -> None:
+    ways = [prepare(residual_task, Settings(methods=order)) for order in (("lc", "alcn"), ("alcn", "lc"))]
+    assert ways[0].settings.methods == ways[1].settings.methods
+
+
 def test_every_seed_of_a_search_compares_models_on_the_same_rows(residual_task: ac.Task) -> None:
     task = replace(residual_task, val=None)
     first, second = (prepare(task, Settings(seed=seed)).task.val for seed in (0, 1))

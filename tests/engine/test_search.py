@@ -277,6 +277,26 @@ def test_no_success_at_all_is_a_failed_search(tmp_path: Path, digits: ac.Task) -
     space.write_text("def suggest(trial, profile):\n    raise RuntimeError('no idea')\n")
     with pytest.raises(ac.SearchFailedError, match=r"none of the 2 trials succeeded: .*no idea"):
         ac.search("digits", spaces=[str(space)], trials=2, epochs=1, out=tmp_path / "run")
+    said: list[str] = []
+    with pytest.raises(
+        ac.UsageError, match=r"trial must be one of those that ran, \[\], but got 1, which was"
+    ):
+        replay(tmp_path / "run", 1, note=said.append)
+    assert "in suggest" in said[0]
+    assert said[0].endswith("trial 1: its search space failed: RuntimeError: no idea")
+
+
+def test_what_optuna_refuses_of_a_space_fails_its_trial_alone(tmp_path: Path) -> None:
+    def suggest(trial: optuna.Trial, profile: ac.ModelProfile) -> object:
+        # Choices must be the same in all trials.
+        ratio = trial.suggest_categorical("own.ratio", [0.5, 0.6] if trial.number != 2 else [0.4, 0.6])
+        return ac.Alcn.Config(initial_ratio=ratio)
+
+    options = {"epochs": 1, "workers": 1, "constraints": [], "sampler": "random", "out": tmp_path / "run"}
+    result = ac.search("digits", spaces=[suggest], trials=3, **options)
+    _, *trials = result.study.trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert trials[1].user_attrs["reason"].startswith("its search space failed: ValueError: Categorical")
 
 
 def test_own_search_spaces_replace_the_built_in_ones(tmp_path: Path) -> None:

@@ -126,6 +126,16 @@ def test_a_run_that_was_warm_started_goes_on_as_that_alone(
         ac.search("digits", **options)
 
 
+def test_a_run_without_its_reference_lends_its_moves_and_says_why(
+    finished: ac.SearchResult, tmp_path: Path
+) -> None:
+    old = Path(shutil.copytree(finished.out, tmp_path / "old"))
+    shutil.rmtree(old / "reference")
+    plan = planned(old, tmp_path / "run", trials=4)
+    assert not plan.models
+    assert "no models, as its reference is missing or damaged; first come" in plan.note
+
+
 def test_of_another_model_the_moves_come_first(finished: ac.SearchResult, tmp_path: Path) -> None:
     plan = planned(finished.out, tmp_path / "run", model="mlp", trials=4)
     assert not plan.models

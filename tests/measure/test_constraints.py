@@ -44,13 +44,21 @@ def test_one_of_several_metrics_must_keep_the_bound() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["accuracy", "accuracy>0.9", "accuracy>=", "accuracy>=ref*0.5", ">=1", "a b>=1", "bytes|<=ref"]
+    "text", ["accuracy", "accuracy>0.9", "accuracy>=", "accuracy>=ref*0.5", ">=1", "|bytes<=1", "bytes|<=ref"]
 )
 def test_other_syntax_is_refused_with_examples(text: str) -> None:
     with pytest.raises(SettingsError, match="constraint must read like"):
         Constraint.parse(text, KNOWN)
 
 
+def test_a_name_may_have_all_that_tells_no_name_from_its_bound() -> None:
+    parsed = Constraint.parse("my err/x | bytes <= 2 * ref", {**KNOWN, "my err/x": ""})
+    assert parsed.metrics == ("my err/x", "bytes")
+    assert parsed.bound("my err/x", {"my err/x": 3.0}) == 6.0
+
+
 def test_unknown_metrics_are_refused() -> None:
+    with pytest.raises(SettingsError, match="must be on one of accuracy, bytes, latency but got 'a b'"):
+        Constraint.parse("a b>=1", KNOWN)
     with pytest.raises(SettingsError, match="must be on one of accuracy, bytes, latency but"):
         Constraint.parse("bytes|speed<=1", KNOWN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -128,6 +129,7 @@ def fails(path: Path) -> float:
     ("by", "message"),
     [
         (fails, "but failed on 'model.pt2': ConnectionError: the board is away$"),
+        (time.time, "but failed on 'model.pt2': TypeError: time.time.. takes no arguments"),
         (lambda path: None, "a number greater than 0, but returned None for 'model.pt2'"),
         (lambda path: -1.0, "but returned -1.0"),
         (lambda path: float("nan"), "but returned nan"),

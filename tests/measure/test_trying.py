@@ -93,6 +93,9 @@ def test_a_value_that_the_untrained_model_does_not_have_is_no_fault() -> None:
     [
         ({"bytes": lambda o, t: 0.0}, "metrics must not be named as what is measured of every model"),
         ({"acc_comp": lambda o, t: 0.0}, "but 'acc_comp' is"),
+        ({"memory": lambda o, t: 0.0}, "but 'memory' is"),
+        ({"a:b": lambda o, t: 0.0}, "metrics must have names without : .* but one is 'a:b'"),
+        ({" ": lambda o, t: 0.0}, "metrics must have names without : .* but one is ' '"),
         ({"f1": MulticlassF1Score}, "or a torchmetrics object, but is the class Multi"),
         ({"f1": "f1"}, "metric 'f1' must be a function of outputs and targets, .* but is 'f1'"),
         ({"a": MulticlassAccuracy(2)}, r"metric 'a' must accept outputs \(16, 3\) and targets \(16,\)"),

@@ -19,6 +19,7 @@ from autocompress.errors import SettingsError
 from autocompress.report.loading import loading_lines
 from autocompress.report.notes import code, plain
 from autocompress.result import ParetoModel
+from autocompress.tables import metric_text
 from autocompress.task.inputs import to_json
 from tests.report.runs import EVIL, WrittenRun
 
@@ -135,6 +136,17 @@ def test_its_card_is_one_of_a_model_hub(taken: dict[str, Path], run: WrittenRun)
     assert "on 80 rows" in text
     assert "<script>" not in text
     assert str(run.folder.path) not in text  # no path of this machine
+
+
+def test_a_card_says_which_file_its_figures_are_of(taken: dict[str, Path]) -> None:
+    cards = {name: (folder / "README.md").read_text() for name, folder in taken.items()}
+    told = "These figures are of `model.pt2`, the file that the search measured; "
+    assert told not in cards["pt2"]
+    for name, files in FILES.items():
+        if name != "pt2":
+            size = sum((taken[name] / file).stat().st_size for file in files)
+            said = f"{told}`{files[0]}` is the same model in {metric_text('bytes', size)}."
+            assert said in cards[name]
 
 
 def test_models_of_several_inputs_run_on_what_they_are_called_with(several: Path) -> None:
