@@ -48,8 +48,8 @@ class OnnxOptions:
     dynamic_size: bool = False
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.opset, int) and not isinstance(self.opset, bool)
-        if self.opset is not None and (not whole or self.opset < 1):
+        is_number = isinstance(self.opset, int) and not isinstance(self.opset, bool)
+        if self.opset is not None and (not is_number or self.opset < 1):
             raise SettingsError(f"opset must be a whole number of at least 1 but got {self.opset!r}.")
         if len({*self.class_names}) != len(self.class_names):
             raise SettingsError(
@@ -84,7 +84,8 @@ class OnnxOptions:
 
 
 def given_options(options: Mapping[str, Any]) -> list[str]:
-    """Names of the options that are not left as they are; an opset of 0 is none that is."""
+    """Names of the options that differ from their defaults; an opset of 0 does, though Python equals it with
+    False."""
     return [
         name
         for name, value in options.items()

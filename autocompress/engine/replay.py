@@ -59,7 +59,7 @@ def replay(
     if number in stored and "metrics" not in stored[number]:
         note(f"{stored[number].get('traceback', '')}\ntrial {number}: {stored[number].get('reason')}".strip())
     if number not in configs:
-        why = ", which was proposed nothing to run" if number in stored else ""
+        why = ", whose search space failed before there was anything to run" if number in stored else ""
         raise SettingsError(f"trial must be one of those that ran, {sorted(configs)}, but got {number}{why}.")
     replays = folder.path / "replays"
     replays.mkdir(exist_ok=True)  # before anything takes time

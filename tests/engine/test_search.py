@@ -278,9 +278,7 @@ def test_no_success_at_all_is_a_failed_search(tmp_path: Path, digits: ac.Task) -
     with pytest.raises(ac.SearchFailedError, match=r"none of the 2 trials succeeded: .*no idea"):
         ac.search("digits", spaces=[str(space)], trials=2, epochs=1, out=tmp_path / "run")
     said: list[str] = []
-    with pytest.raises(
-        ac.UsageError, match=r"trial must be one of those that ran, \[\], but got 1, which was"
-    ):
+    with pytest.raises(ac.UsageError, match=r"trial must be one of those that ran, \[\], but got 1, whose"):
         replay(tmp_path / "run", 1, note=said.append)
     assert "in suggest" in said[0]
     assert said[0].endswith("trial 1: its search space failed: RuntimeError: no idea")
