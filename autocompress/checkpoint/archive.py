@@ -26,6 +26,7 @@ from torch.export.pt2_archive.constants import (
 )
 
 from autocompress.errors import CheckpointError, one_line
+from autocompress.weights.encoded import codes_of
 from autocompress.weights.packing import deflated
 
 _ROOT = "model"
@@ -178,10 +179,11 @@ def tensor_bytes(path: Path) -> int:
 def least_tensor_bytes(model: nn.Module) -> int:
     """The least that the tensors of a model will take in its `.pt2` file, as `tensor_bytes` counts them.
 
-    What batch norms hold may become one bias each, or nothing; what a model's code has of other tensors comes
-    in addition.
+    What batch norms hold may become one bias each, or nothing, and where weights are codes vectors may be
+    halves; what a model's code has of other tensors comes in addition.
     """
     joined: dict[_Kind, list[bytes]] = {}
+    coded = bool(codes_of(model))
     seen: set[int] = set()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -189,6 +191,8 @@ def least_tensor_bytes(model: nn.Module) -> int:
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
             if id(tensor) not in seen:
                 seen.add(id(tensor))
+                if coded and tensor.dim() == 1 and tensor.dtype == torch.float32:
+                    tensor = tensor.half()
                 content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
                 _append(joined.setdefault(_kind(tensor), []), content)
     return sum(len(deflated(parts)) for parts in joined.values())

@@ -24,6 +24,7 @@ from autocompress.graph.exporting import export, full_precision
 from autocompress.graph.proof import TOLERANCE, relative_difference
 from autocompress.graph.training_mode import marked, passing_modules, unmark
 from autocompress.task.inputs import Inputs, call, moved
+from autocompress.weights.encoded import codes_of
 
 
 def export_program(model: nn.Module, example: Inputs, path: Path) -> fx.GraphModule:
@@ -49,7 +50,7 @@ def export_program(model: nn.Module, example: Inputs, path: Path) -> fx.GraphMod
             program = export(model, pytree.tree_map_only(Tensor, torch.zeros_like, example))
         graph: Any = program.module(check_guards=False)
         unmark(program, model, passing)
-        slim(program)
+        slim(program, halves=bool(codes_of(model)))
         _strip(program.graph_module)
         stored = io.BytesIO()
         with warnings.catch_warnings():

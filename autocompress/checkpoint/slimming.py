@@ -8,13 +8,15 @@ Inference*, arXiv 1712.05877, section 3.2).
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 
 _aten = torch.ops.aten
 # Operators whose output channels are the first dimension of their weight. All take (input, weight, bias, …).
@@ -27,16 +29,25 @@ _LAYERS = (
     _aten.conv3d.padding,
     _aten.linear.default,
 )
+# How far, relative to a number and to the greatest of its tensor, it may be from one that half precision has:
+# some 32 times less than halves are apart.
+_SAME, _SAME_SIZE = 2.0**-16, 2.0**-20
+# Numbers below which a tensor of halves saves less than the program needs more to widen it.
+_FEW_HALVES = 256
 _STORED = (InputKind.PARAMETER, InputKind.BUFFER)
 
 
-def slim(program: ExportedProgram) -> None:
+def slim(program: ExportedProgram, *, halves: bool = False) -> None:
     """Read tied tensors under one name, compute once what is computed alike several times, such as the table
     that codes of several layers are decoded by, fold batch norms, and store all buffers with the weights; in
     place.
 
     The program must be exported in evaluation mode. Weights that are computed, from codes for instance, are
     multiplied by s where they are read. A batch norm whose layer shares a tensor with others stays.
+
+    Args:
+        program: to change.
+        halves: store what half precision has as one tensor of it.
     """
     stored = _Stored(program)
     stored.unite_tied()
@@ -44,6 +55,8 @@ def slim(program: ExportedProgram) -> None:
     for node in list(program.graph.nodes):
         if node.target is _aten.batch_norm.default and not node.args[5]:
             _fold(stored, node)
+    if halves:
+        stored.join_halves()
     stored.drop_unused()
     stored.persist_buffers()
     program.graph.lint()
@@ -140,12 +153,70 @@ class _Stored:
             self.program.state_dict.pop(target, None)
             self.program.constants.pop(target, None)
 
+    def join_halves(self) -> None:
+        """Put all tensors whose numbers half precision has into one of halves, of which a program with many
+        vectors also has fewer names; the program widens it and reads them as its parts."""
+        program, graph = self.program, self.program.graph
+        changed = {*program.graph_signature.buffers_to_mutate.values()}
+        nodes = [
+            node
+            for node in graph.nodes
+            if node.name in self.specs and node.users and self.specs[node.name].target not in changed
+            if self[node].dtype == torch.float32 and _is_half(self[node])
+        ]
+        joined = torch.cat([self[node].detach().reshape(-1).half() for node in nodes] or [torch.empty(0)])
+        if len(joined) < _FEW_HALVES:
+            return
+        fake = nodes[0].meta["val"]
+        stored = self._add_buffer("halves", joined, fake.new_empty(len(joined), dtype=torch.float16))
+        sizes = [self[node].numel() for node in nodes]
+        with graph.inserting_before(next(node for node in graph.nodes if node.op != "placeholder")):
+            wide = _call(graph, _aten.to.dtype, stored, torch.float32, val=fake.new_empty(len(joined)))
+            vectors = [fake.new_empty(size) for size in sizes]
+            parts = _call(graph, _aten.split_with_sizes.default, wide, sizes, val=vectors)
+            for place, node in enumerate(nodes):
+                part = _call(graph, operator.getitem, parts, place, val=vectors[place])
+                shape = node.meta["val"].shape
+                if len(shape) != 1:
+                    part = _call(graph, _aten.reshape.default, part, list(shape), val=node.meta["val"])
+                node.replace_all_uses_with(part)
+
+    def _add_buffer(self, name: str, tensor: Tensor, fake: Tensor) -> fx.Node:
+        """A new stored tensor, behind the parameters, and what stands for it while the program is traced."""
+        names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(1)))
+        target = next(other for other in names if other not in self.program.state_dict)
+        specs = self.program.graph_signature.input_specs
+        place = next(i for i, spec in enumerate(specs) if spec.kind is not InputKind.PARAMETER)
+        graph = self.program.graph
+        after = next(node for node in graph.nodes if node.name == specs[place].arg.name)
+        with graph.inserting_before(after):
+            node: fx.Node = graph.placeholder(f"b_{target}")
+        node.meta["val"] = fake
+        spec = InputSpec(InputKind.BUFFER, TensorArgument(name=node.name), target, persistent=True)
+        specs.insert(place, spec)
+        self.specs[node.name] = spec
+        self.program.state_dict[target] = tensor
+        return node
+
     def persist_buffers(self) -> None:
         """Store buffers that a state does not keep with those that it keeps, as one record holds them all."""
         for spec in self.program.graph_signature.input_specs:
             if spec.kind is InputKind.BUFFER and spec.target in self.program.constants:
                 spec.persistent = True
                 self.program.state_dict[spec.target] = self.program.constants.pop(spec.target)
+
+
+def _call(graph: fx.Graph, target: Any, *args: Any, val: Any) -> fx.Node:
+    """An operator, and what it returns while the program is traced."""
+    node = graph.call_function(target, args)
+    node.meta["val"] = val
+    return node
+
+
+def _is_half(numbers: Tensor) -> bool:
+    """Whether half precision has these numbers, but for what is lost by computing them."""
+    numbers = numbers.detach()
+    return torch.allclose(numbers.half().float(), numbers, _SAME, _SAME_SIZE * float(numbers.abs().max()))
 
 
 def _fold(stored: _Stored, norm: fx.Node) -> None:

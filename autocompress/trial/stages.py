@@ -24,6 +24,7 @@ from autocompress.training.loop import (
     reestimate_batch_norm,
 )
 from autocompress.trial.config import Stage
+from autocompress.trial.halves import round_vectors
 
 # Steps in which a method has time to come to its end.
 LEAST_STEPS = 50
@@ -73,6 +74,7 @@ def compress_in_stages(
         edits += stage.edits
     trainer.fit(model, trainer.epochs - sum(epochs_of_stages))
     absorb_biases(model.eval(), moved(task.example(), device_of(model)), task.limits)
+    round_vectors(model, task)
     return CompressedStage(model, tuple(edits), difference)
 
 

@@ -442,7 +442,11 @@ def weight_code(encoding: Encoding, shape: tuple[int, ...]) -> WeightCode:
 
 
 def _codes(encoding: Quantized, shape: tuple[int, ...]) -> WeightCode:
-    """A code for each number; or for those that are not zero alone, where that takes less of a file."""
+    """A code for each number; or for those that are not zero alone, where that takes less of a file. Levels
+    of an entropy codebook that no number has are left out."""
+    if encoding.tied == "nonzero":
+        used, codes = torch.unique(encoding.codes, return_inverse=True)
+        encoding = Quantized(encoding.levels.index_select(0, used), codes, "nonzero")
     each = Codes(encoding, shape)
     zero = encoding.levels == 0
     if encoding.tied != "nonzero" or not bool(zero.any()):

@@ -311,6 +311,15 @@ def test_codes_of_which_few_are_zero_have_one_for_each() -> None:
     assert isinstance(weight_code(few(0.03, n=24), (6, 4)), Codes)
 
 
+def test_levels_that_no_number_has_take_no_place_and_more_codes_share_a_byte() -> None:
+    codes = torch.arange(5000) % 15
+    code = weight_code(Quantized(torch.cat([torch.arange(15.0), torch.ones(5)]), codes, "nonzero"), (50, 100))
+    assert isinstance(code, Codes)
+    assert len(code.levels) == 15
+    assert len(code.packed) == 2500  # 15² ≤ 256 < 20²
+    assert torch.equal(code().reshape(-1), codes.float())
+
+
 @pytest.mark.parametrize("share", [0.03, 0.9])
 def test_zeros_stay_zeros_in_training_and_other_levels_do_not(share: float) -> None:
     encoding = few(share)
