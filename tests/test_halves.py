@@ -150,6 +150,24 @@ def test_outputs_that_vary_little_around_a_large_number_keep_their_floats() -> N
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before.parameters(), strict=True))
 
 
+def test_each_of_several_outputs_counts() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.offset = network(), nn.Parameter(torch.full((1,), 5001.3))
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            y = self.inner(x)
+            return {"logits": y, "values": y[:, :1] + self.offset}
+
+    model = Two().eval()
+    task = task_of(lambda: model, torch.randn(32, 3, 6, 6), torch.randint(4, (32,)))
+    assert round_vectors(model, task) == []
+    with torch.no_grad():
+        model.offset.fill_(5.0)
+    assert "offset" in round_vectors(model, task)
+
+
 def test_numbers_that_half_precision_cannot_hold_keep_their_floats(task: ac.Task) -> None:
     model = network()
     with torch.no_grad():
