@@ -7,7 +7,7 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,9 @@ class SearchDriver:
             return None
         trials = self.prepared.settings.trials
         planned = self.pipeline.plan(trials, self.prepared.spaces, self.tree.cost_metric)
+        if not self.study.finished() and self._guided(self._family()) is None:
+            # Nothing is to be won by going down, as where a file is mostly graph.
+            planned = replace(planned, methods=())
         return str(planned.text(workers))
 
     def ended_before(self) -> list[TrialEnd]:

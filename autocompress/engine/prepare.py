@@ -6,6 +6,7 @@ import itertools
 import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from autocompress.measure import (
 )
 from autocompress.measure.latency import LatencySettings, own_latency
 from autocompress.plugins import SearchSpace, Suggest
+from autocompress.study import unasked
 from autocompress.surgery.preparation import described
 from autocompress.task import Inputs, Limits, ModelProfile, Task
 from autocompress.task.checks import (
@@ -115,8 +117,9 @@ def prepare(task: Task | str, settings: Settings, *, proposing: bool = True) -> 
     taught, graphed = _untaught(tried, settings), _without_graphs(tried, analysis, graphs)
     model_profile = profile(model, example, analysis)
     _check_costs(measured, model_profile)
-    notes = (*made, origin, _staying(analysis), taught, graphed, _emulated(task, settings))
     spaces = _spaces(settings, model_profile, analysis.limits, graphs) if proposing else {}
+    aside = _named_aside(spaces, model_profile)
+    notes = (*made, origin, _staying(analysis), taught, graphed, aside, _emulated(task, settings))
     return Prepared(
         settings=_resolved(settings, task, named, spaces, constraints),
         task=task,
@@ -400,6 +403,32 @@ def _spaces(
                 f"None, but returned {params!r}."
             )
     return spaces
+
+
+def _named_aside(spaces: Mapping[str, SearchSpace], model_profile: ModelProfile) -> str | None:
+    """What moves of the user's own spaces name, from the reference, that is not suggested: a slip, or what is
+    suggested for other models alone."""
+    aside: list[str] = []
+    for label, space in spaces.items():
+        params = space.move(model_profile, 0.5) if space.level is None else None
+        if not params:
+            continue
+        try:
+            names = unasked(partial(_suggest, space, model_profile), params)
+        except Exception as error:
+            raise SettingsError(
+                f"space {label!r} must suggest for the model what its move says but: {one_line(error)}"
+            ) from error
+        aside += [f"{name!r} of space {label!r}" for name in names]
+    return (
+        f"move names what suggest does not ask for, which is left aside: {', '.join(aside)}"
+        if aside
+        else None
+    )
+
+
+def _suggest(space: SearchSpace, model_profile: ModelProfile, trial: Any) -> Any:
+    return space.suggest(trial, model_profile)
 
 
 def _label(location: str | Suggest, taken: Collection[str]) -> str:

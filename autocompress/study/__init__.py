@@ -1,6 +1,7 @@
 """The Optuna study, the only record of trials; only this package and search_spaces/ import Optuna."""
 
 from autocompress.study.importance import Importance, importance
+from autocompress.study.moves import unasked
 from autocompress.study.record import (
     ASKED,
     CONFIG,
@@ -43,5 +44,6 @@ __all__ = [
     "masked",
     "secrets_of",
     "sqlite_url",
+    "unasked",
     "unmasked",
 ]

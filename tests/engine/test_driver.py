@@ -1,10 +1,16 @@
-"""What the driver knows of the time between trials."""
+"""What the driver says of what is to come, and knows of the time between trials."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from autocompress.engine.driver import _Slots
+import autocompress as ac
+from autocompress.engine.driver import SearchDriver, _Slots
+from autocompress.engine.prepare import prepare
+from autocompress.engine.settings import Settings
+from autocompress.study import SearchStudy, sqlite_url
 
 
 def test_seconds_outside_of_steps_are_those_since_the_trial_before_in_the_same_place() -> None:
@@ -33,3 +39,23 @@ def test_trials_that_did_not_complete_free_their_place_and_count_for_nothing() -
     slots.end(3, 12.0, 2.8, 2.9)
     assert slots.trials == 1
     assert slots.outside == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        (90_000, "12 trials: alcn makes the smallest so far smaller"),
+        (500, "12 trials: proposed by the sampler"),
+    ],
+)
+def test_a_file_that_is_mostly_graph_is_left_to_the_sampler_and_the_plan_says_so(
+    tensors: int, said: str, residual_task: ac.Task, tmp_path: Path
+) -> None:
+    prepared = prepare(residual_task, Settings(trials=12, objectives=("accuracy", "bytes")))
+    metrics = {"accuracy": 0.9, "bytes": 100_000.0, "weight_bytes": float(tensors)}
+    study = SearchStudy(sqlite_url(tmp_path), "test", prepared.objectives, prepared.constraints)
+    study.add_reference(metrics, {})
+    driver = SearchDriver(prepared, study, tmp_path, metrics, ac.Progress())
+    plan = driver.plan(1)
+    assert plan is not None
+    assert plan.startswith(said)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -346,6 +346,30 @@ def test_what_a_space_tells_to_suggest_has_names(residual_task: ac.Task) -> None
     suggest.move = lambda profile, keep: 5  # type: ignore[attr-defined]
     with pytest.raises(ac.UsageError, match=r"^space 'suggest' must return by move.* but returned 5\.$"):
         prepare(residual_task, Settings(spaces=(suggest,)))
+
+
+def own_space(told: Mapping[str, Any]) -> Any:
+    def suggest(t: Any, p: ac.ModelProfile) -> Any:
+        ratio = t.suggest_float("ratio", 0.2, 0.8)
+        if ratio == 0.7:
+            raise ValueError("0.7 is too much")
+        return ac.Alcn.Config(initial_ratio=ratio, lambda_sparse=t.suggest_float("left_open", 0, 1))
+
+    suggest.move = lambda profile, keep: told  # type: ignore[attr-defined]
+    return suggest
+
+
+def test_a_name_that_a_move_gives_and_nothing_asks_for_is_told(residual_task: ac.Task) -> None:
+    aside = "move names what suggest does not ask for, which is left aside: 'ratoi' of space 'suggest'"
+    assert aside in prepare(residual_task, Settings(spaces=(own_space({"ratoi": 0.5}),))).notes
+    notes = prepare(residual_task, Settings(spaces=(own_space({"ratio": 0.5}),))).notes
+    assert not [note for note in notes if "left aside" in note]
+
+
+def test_a_move_from_the_reference_that_cannot_be_suggested_is_refused(residual_task: ac.Task) -> None:
+    said = r"^space 'suggest' must suggest for the model what its move says but: .*0\.7 is too much"
+    with pytest.raises(ac.UsageError, match=said):
+        prepare(residual_task, Settings(spaces=(own_space({"ratio": 0.7}),)))
 
 
 def test_the_order_of_methods_makes_no_other_run(residual_task: ac.Task) -> None:
