@@ -98,15 +98,16 @@ def test_what_was_rounded_is_stored_as_halves_and_computes_the_same(task: ac.Tas
     assert (tmp_path / "halves.pt2").stat().st_size < (tmp_path / "floats.pt2").stat().st_size - WIDTH
 
 
-def test_a_buffer_of_that_name_keeps_it(task: ac.Task, tmp_path: Path) -> None:
+def test_a_buffer_of_that_name_keeps_it_and_empty_ones_stay(task: ac.Task, tmp_path: Path) -> None:
     class Own(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.inner = network()
             self.register_buffer("halves", torch.full((4,), 3.1))
+            self.empty = nn.Parameter(torch.empty(0))
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.inner(x) + self.halves
+            return self.inner(x) + self.halves + self.empty.sum()
 
     model, x = Own().eval(), torch.randn(2, 3, 6, 6)
     round_vectors(model, task)

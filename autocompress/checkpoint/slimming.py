@@ -182,7 +182,7 @@ class _Stored:
                 node.replace_all_uses_with(part)
 
     def _add_buffer(self, name: str, tensor: Tensor, fake: Tensor) -> fx.Node:
-        """A new stored tensor, behind the parameters, and what stands for it while the program is traced."""
+        """Store a tensor behind the parameters; `fake` is what stands for it while the program is traced."""
         names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(1)))
         target = next(other for other in names if other not in self.program.state_dict)
         specs = self.program.graph_signature.input_specs
@@ -215,6 +215,8 @@ def _call(graph: fx.Graph, target: Any, *args: Any, val: Any) -> fx.Node:
 
 def _is_half(numbers: Tensor) -> bool:
     """Whether half precision has these numbers, but for what is lost by computing them."""
+    if not numbers.numel():
+        return False
     numbers = numbers.detach()
     return torch.allclose(numbers.half().float(), numbers, _SAME, _SAME_SIZE * float(numbers.abs().max()))
 
