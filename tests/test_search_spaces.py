@@ -129,7 +129,8 @@ def way_down(profile: ModelProfile, trials: int) -> list[float]:
     reference = ac.Parent(0, 1.0, 0.9, profile)
     front, costs = (reference,), [1.0]
     for number in range(1, trials + 1):
-        aimed = pipeline.aim(ac.Family(front, dict(enumerate(front)), left=trials + 1 - number))
+        ended = tuple(attempt(i, i - 1, cost) for i, cost in enumerate(costs) if i)
+        aimed = pipeline.aim(ac.Family(front, dict(enumerate(front)), ended, left=trials + 1 - number))
         if aimed is None or aimed.cost >= costs[-1]:
             break
         costs.append(aimed.cost)
@@ -148,10 +149,54 @@ def test_guided_trials_go_down_in_steps_that_get_smaller_and_end_at_the_floor(
     assert costs[-1] == pytest.approx(0.01)
 
 
-def test_large_budgets_go_down_in_steps_that_widths_allow_and_fill_gaps_then(resnet20: ModelProfile) -> None:
-    costs = way_down(resnet20, 200)
-    assert 40 < len(costs) < 150
-    assert all(below <= 0.951 * above for above, below in itertools.pairwise(costs[:-1]))
+@pytest.mark.parametrize("trials", [48, 200])
+def test_large_budgets_go_down_in_as_many_trials_as_small_ones_and_fill_gaps_then(
+    trials: int, resnet20: ModelProfile
+) -> None:
+    costs, few = way_down(resnet20, trials), way_down(resnet20, 24)
+    assert costs[:18] == pytest.approx(few[:18])
+    assert len(few) <= len(costs) <= len(few) + 5
+    assert costs[-1] == pytest.approx(0.01)
+
+
+def test_trials_that_run_side_by_side_from_the_reference_are_spread(resnet20: ModelProfile) -> None:
+    running: list[ac.Running] = []
+    for _ in range(64):
+        aimed = pipeline.aim(alone(resnet20, left=640 - len(running), running=tuple(running)))
+        running.append(ac.Running(0, aimed.cost))
+    costs = sorted(other.cost for other in running)
+    assert costs[0] == pytest.approx(0.1, rel=0.05)
+    assert all(1 < above / below < 1.1 for below, above in itertools.pairwise(costs))
+
+
+def test_a_method_that_found_nothing_to_cut_gives_way_until_the_model_is_smaller(
+    resnet20: ModelProfile,
+) -> None:
+    spaces = of_methods("alcn", "alds", "autoplastic")
+    free = {"method": "autoplastic"}
+    before = [attempt(1, 0, 0.5, params=free, saved=0.7, lost=0.0, asked=0.3)]
+
+    def method(cost: float, *idle: ac.Attempt) -> str:
+        front = (ac.Parent(0, 1.0, 0.9, resnet20), ac.Parent(2, cost, 0.89, resnet20))
+        family = ac.Family(front, {0: front[0], 2: front[1]}, (*before, *idle), left=30)
+        return str(pipeline.guided(family, spaces).params["method"])
+
+    idle = attempt(2, 1, 0.5, params=free, saved=0.0, lost=-0.02, asked=0.3)
+    assert method(0.5) == "autoplastic"
+    assert method(0.5, idle) != "autoplastic"
+    assert method(0.4, idle) == "autoplastic"
+
+
+def test_where_one_method_leaves_the_bounds_others_go_on_from_the_same_model(resnet20: ModelProfile) -> None:
+    front = (ac.Parent(0, 1.0, 0.9, resnet20), ac.Parent(2, 0.1, 0.85, resnet20))
+    kept = {0: front[0], 2: front[1]}
+    outside = attempt(3, 2, 0.09, params={"method": "alcn"}, saved=0.1, lost=0.3, asked=0.1, feasible=False)
+    many = ac.Family(front, kept, (outside,), left=30)
+    move = pipeline.guided(many, of_methods("alcn", "alds"))
+    assert (move.params["parent"], move.params["method"]) == (1.0, "alds")
+    assert move.cost < 0.09
+    few = pipeline.guided(replace(many, left=5), of_methods("alcn", "alds"))
+    assert few.params["parent"] == 0.0
 
 
 def test_a_trial_goes_a_little_further_than_those_that_run(resnet20: ModelProfile) -> None:
