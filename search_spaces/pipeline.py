@@ -31,8 +31,9 @@ _LEAST_STEP = 0.95
 # Added to the trials that are left, in proportion to which each of them goes: 0 ends in no steps at all, and
 # many are equal steps.
 _EVENNESS = 4
-# Trials in which budgets of more go down, and how many more go there if they must. Hypervolumes over MACs of 48
-# trials of 5 epochs on digits (search_efficiency.py, 2 seeds) were 0.73 and 0.71 in steps that all of them go.
+# Trials in which budgets of more go down, and how many more go there if they must. Hypervolumes over MACs of
+# 48 trials of 5 epochs on digits (search_efficiency.py's, seeds 1 and 2) are 0.94 and 0.86; where all 48 went
+# down 0.73 and 0.71, as methods that found nothing to cut went on, 0.68 and 0.79 as they do not.
 _DESCENT, _LAST = 24, 6
 # Neighbours on the front whose costs differ by less than this ratio have no gap between them.
 _GAP = 0.8
@@ -228,7 +229,10 @@ def _share_of_the_way(left: int) -> float:
 def _apart(costs: Sequence[float]) -> float | None:
     """Halfway (in logarithms) between the two neighbours that are furthest apart; None of one cost."""
     pairs = list(itertools.pairwise(sorted(costs)))
-    return math.sqrt(math.prod(max(pairs, key=lambda pair: pair[1] / pair[0]))) if pairs else None
+    if not pairs:
+        return None
+    below, above = max(pairs, key=lambda pair: pair[1] / pair[0])
+    return math.sqrt(below * above)
 
 
 def _start(family: ac.Family, cost: float) -> ac.Parent:
