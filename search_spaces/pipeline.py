@@ -184,15 +184,16 @@ def aim(family: ac.Family, floor: float = _FLOOR, patience: int = 1) -> Aim | No
     cheapest = family.front[-1]
     lowest = min([cheapest.cost, *(other.cost for other in family.running)])
     failed = [
-        a.cost
-        for a in family.attempts
-        if a.parent == cheapest.number and a.cost is not None and not a.feasible
+        attempt.cost
+        for attempt in family.attempts
+        if attempt.parent == cheapest.number and not attempt.feasible
+        if attempt.cost is not None and attempt.cost < cheapest.cost
     ]
-    beyond = max((cost for cost in failed if cost < cheapest.cost), default=0.0)
     target: float | None = None
     if cheapest.cost > family.bound:
         target = max(_INWARD * family.bound, _STRIDE * cheapest.cost)
     elif len(failed) >= patience:
+        beyond = max(failed)
         target = math.sqrt(beyond * lowest) if beyond < _GAP * lowest else None
     elif lowest > floor:
         share = _share_of_the_way(_left_to_go_down(family))
@@ -201,9 +202,8 @@ def aim(family: ac.Family, floor: float = _FLOOR, patience: int = 1) -> Aim | No
         parent = _start(family, target)
         if target < _LEAST_KEPT * parent.cost and family.running:
             # Too far for one trial, and others went as far as one may.
-            target = (
-                _apart([parent.cost, *(o.cost for o in family.running if o.cost < parent.cost)]) or target
-            )
+            begun = [other.cost for other in family.running if other.cost < parent.cost]
+            target = _apart([parent.cost, *begun]) or target
         return Aim(parent, max(_LEAST_KEPT, target / parent.cost), _tries(family)[parent.number])
     return _widest_gap(family)
 

@@ -187,6 +187,15 @@ def test_a_method_that_found_nothing_to_cut_gives_way_until_the_model_is_smaller
     assert method(0.4, idle) == "autoplastic"
 
 
+def test_a_trial_out_of_bounds_that_saved_nothing_does_not_end_the_way_down(resnet20: ModelProfile) -> None:
+    front = (ac.Parent(0, 1.0, 0.9, resnet20), ac.Parent(2, 0.1, 0.85, resnet20))
+    kept, left = {0: front[0], 2: front[1]}, 5
+    outside = attempt(3, 2, 0.1, saved=0.0, lost=0.3, asked=0.1, feasible=False)
+    aimed = pipeline.aim(ac.Family(front, kept, (outside,), left=left))
+    assert aimed == replace(pipeline.aim(ac.Family(front, kept, left=left)), tries=1)
+    assert aimed.keep > 0.4
+
+
 def test_where_one_method_leaves_the_bounds_others_go_on_from_the_same_model(resnet20: ModelProfile) -> None:
     front = (ac.Parent(0, 1.0, 0.9, resnet20), ac.Parent(2, 0.1, 0.85, resnet20))
     kept = {0: front[0], 2: front[1]}

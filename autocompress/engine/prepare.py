@@ -420,11 +420,9 @@ def _named_aside(spaces: Mapping[str, SearchSpace], model_profile: ModelProfile)
                 f"space {label!r} must suggest for the model what its move says but: {one_line(error)}"
             ) from error
         aside += [f"{name!r} of space {label!r}" for name in names]
-    return (
-        f"move names what suggest does not ask for, which is left aside: {', '.join(aside)}"
-        if aside
-        else None
-    )
+    if not aside:
+        return None
+    return f"move names what suggest does not ask for, which is left aside: {', '.join(aside)}"
 
 
 def _suggest(space: SearchSpace, model_profile: ModelProfile, trial: Any) -> Any:
