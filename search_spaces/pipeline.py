@@ -520,7 +520,7 @@ def _reserve(family: ac.Family, name: str) -> float:
 
 
 def _plan(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Plan:
-    """Of all trials that train, those that ended and those that are left."""
+    """What the budget pays for, which is the trials that trained and those that are left."""
     return plan(sum(a.trained for a in family.attempts) + family.left, spaces, family.metric)
 
 
