@@ -1,7 +1,7 @@
 """What a search's front is worth at equal training epochs, beside torch-pruning's.
 
     pip install torch-pruning
-    python examples/benchmarks/search_efficiency.py --task digits --cost macs [--trials 12] [--epochs 5]
+    python examples/benchmarks/search_efficiency.py --task digits --cost macs bytes [--trials 12] [--epochs 5]
         [--plot digits.png]
 
 Everyone starts from one trained reference and trains as many trials of as many epochs by the task's recipe.
@@ -10,9 +10,9 @@ reference's (in units of the other 10 %) and the logarithm of the cost ratio dow
 
 torch-pruning removes the channels of least group magnitude, from the reference each time (sweep) or a little
 more from what it trained last (iterative), with and without distillation from the best model so far; its
-learning rate and its step are those of four and three that are best on validation. Where the cost is bytes
-it is stored as int8 ONNX, and the search as it stores by itself; both relative to the reference's parameters
-at four bytes each.
+learning rate and its step are those of four and three that are best on validation, for each cost by itself.
+Where the cost is bytes it is stored as int8 ONNX, and the search as it stores by itself; both relative to the
+reference's parameters at four bytes each.
 
 Printed by trial, and drawn against epochs spent, is what the models trained so far are worth, of the median
 seed.
@@ -22,12 +22,13 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import itertools
 import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,14 +77,17 @@ class Point:
 
 @dataclass(frozen=True)
 class Setting:
-    """What all contenders have in common."""
+    """What all contenders have in common.
+
+    Args:
+        reference_costs: by name, of the costs that fronts are judged by.
+    """
 
     task: ac.Task
-    cost: str
     trials: int
     reference: nn.Module
     base: Point
-    reference_cost: float
+    reference_costs: Mapping[str, float]
     folder: Path
 
 
@@ -117,43 +121,48 @@ def leading(curves: dict[str, list[float]]) -> str:
     )
 
 
-def draw(curves: dict[str, list[float]], args: argparse.Namespace) -> None:
+def draw(curves: dict[str, list[float]], title: str, epochs_a_trial: int, file: Path) -> None:
     """Hypervolume against epochs spent."""
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     for name, worths in curves.items():
-        epochs = [trials * args.epochs for trials in range(len(worths))]
+        epochs = [trials * epochs_a_trial for trials in range(len(worths))]
         axes.plot(epochs, worths, label=name, linestyle="--" if name.startswith("torch-pruning") else "-")
-    axes.set(xlabel="epochs spent", ylabel="hypervolume on test", title=f"{args.task}, {args.cost}")
+    axes.set(xlabel="epochs spent", ylabel="hypervolume on test", title=title)
     axes.legend(fontsize="small")
-    figure.savefig(args.plot, dpi=120)
+    figure.savefig(file, dpi=120)
 
 
 def accuracy(program: Any, task: ac.Task, split: Any) -> float:
     return measure_split(program, split, task, resampled=False).values["accuracy"]
 
 
-def judged_as_is(model: nn.Module, setting: Setting) -> Point:
-    """By its multiply-accumulates, or as int8 ONNX by the size of the file."""
-    task, program = setting.task, model.eval()
-    if setting.cost == "macs":
-        cost = float(layer_macs(model, task.example())[""])
-    else:
+def judged_as_is(model: nn.Module, setting: Setting) -> dict[str, Point]:
+    """By its multiply-accumulates, and as int8 ONNX by the size of the file."""
+    task, model = setting.task, model.eval()
+    programs: dict[str, tuple[float, Any]] = {}
+    if "macs" in setting.reference_costs:
+        programs["macs"] = float(layer_macs(model, task.example())[""]), model
+    if "bytes" in setting.reference_costs:
         file = setting.folder / "model.onnx"
         export_onnx(model, task.example(), file)
         quantize_onnx(file, task.calibration())
-        cost, program = float(file.stat().st_size), load_program(file)
-    assert task.val is not None
-    assert task.test is not None
-    return Point(
-        cost / setting.reference_cost, accuracy(program, task, task.val), accuracy(program, task, task.test)
-    )
+        programs["bytes"] = float(file.stat().st_size), load_program(file)
+    return {
+        name: Point(
+            cost / setting.reference_costs[name],
+            accuracy(program, task, task.val),
+            accuracy(program, task, task.test),
+        )
+        for name, (cost, program) in programs.items()
+    }
 
 
 def torch_pruned(
     setting: Setting, seed: int, *, iterative: bool, distilled: bool, rate: float, step: float
-) -> list[Point]:
-    """Trials of torch-pruning, from the reference each time or from one another."""
-    task, model, points = setting.task, setting.reference, []
+) -> dict[str, list[Point]]:
+    """Trials of torch-pruning, from the reference each time or from one another, by each cost."""
+    task, model = setting.task, setting.reference
+    points: dict[str, list[Point]] = {name: [] for name in setting.reference_costs}
     teacher, best = setting.reference, setting.base.val
     for number in range(1, setting.trials + 1):
         model = copy.deepcopy(model if iterative else setting.reference)
@@ -169,21 +178,23 @@ def torch_pruned(
         seed_everything(seed + number, task)
         taught = Distillation(copy.deepcopy(teacher).eval(), 0.5, 2.0) if distilled else None
         Trainer(task, task.recipe.epochs, rate, distillation=taught).fit(model, task.recipe.epochs)
-        points.append(replace(judged_as_is(model, setting), spent=number * task.recipe.epochs))
-        if points[-1].val >= best:
-            teacher, best = model, points[-1].val
+        for name, point in judged_as_is(model, setting).items():
+            points[name].append(replace(point, spent=number * task.recipe.epochs))
+        val = accuracy(model, task, task.val)
+        if val >= best:
+            teacher, best = model, val
     return points
 
 
-def searched(setting: Setting, seed: int, name: str, **options: Any) -> list[Point]:
+def searched(setting: Setting, cost: str, seed: int, name: str, **options: Any) -> list[Point]:
     """The models that a search keeps, each as stored, in the order in which they were trained."""
     result = ac.search(
         setting.task,
-        objectives=["accuracy", setting.cost],
+        objectives=["accuracy", cost],
         trials=setting.trials,
         workers=1,
         seed=seed,
-        out=setting.folder / f"{name}-{seed}",
+        out=setting.folder / f"{name}-{cost}-{seed}",
         progress=ac.Progress(),
         **options,
     )
@@ -196,33 +207,47 @@ def searched(setting: Setting, seed: int, name: str, **options: Any) -> list[Poi
         if trial.number and trial.number in kept:
             metrics = trial.user_attrs["metrics"]
             program = load_program(open_checkpoint(trial_folder(trials, trial.number)).artifact_file("pt2"))
-            cost = metrics[setting.cost] / setting.reference_cost
-            points.append(Point(cost, metrics["accuracy"], accuracy(program, task, task.test), spent))
+            share = metrics[cost] / setting.reference_costs[cost]
+            points.append(Point(share, metrics["accuracy"], accuracy(program, task, task.test), spent))
     return points
 
 
-def without_parents(setting: Setting, seed: int) -> list[Point]:
+def without_parents(setting: Setting, cost: str, seed: int) -> list[Point]:
     """A search of trials that all start from the reference."""
     with mock.patch.object(FamilyTree, "_add"):
-        return searched(setting, seed, "without parents")
+        return searched(setting, cost, seed, "without parents")
 
 
-def tuned(setting: Setting, *, iterative: bool, distilled: bool) -> Callable[[int], list[Point]]:
-    """torch-pruning at the rate and step that are best on validation with one seed."""
+class TorchPruning:
+    """torch-pruning at the rate and step that are best on validation with one seed.
 
-    def run(rate: float, step: float, seed: int = 0) -> list[Point]:
-        return torch_pruned(setting, seed, iterative=iterative, distilled=distilled, rate=rate, step=step)
+    What it trained is judged by all costs at once, and serves each of them.
+    """
 
-    def worth(rate: float, step: float) -> float:
-        return hypervolume(run(rate, step), setting.base, lambda point: point.val)
+    def __init__(self, setting: Setting, *, iterative: bool, distilled: bool) -> None:
+        self._setting, self._iterative, self._distilled = setting, iterative, distilled
+        self._trained = functools.cache(self._train)
 
-    rate = max(RATES, key=lambda r: worth(r, STEPS[1]))
-    step = max(STEPS, key=lambda s: worth(rate, s))
-    return lambda seed: run(rate, step, seed)
+    def tuned(self, cost: str) -> Callable[[int], list[Point]]:
+        """Its points by this cost, by seed."""
+
+        def worth(rate: float, step: float) -> float:
+            points = self._trained(0, rate, step)[cost]
+            return hypervolume(points, self._setting.base, lambda point: point.val)
+
+        rate = max(RATES, key=lambda r: worth(r, STEPS[1]))
+        step = max(STEPS, key=lambda s: worth(rate, s))
+        console.print(f"  rate {rate:g}, step {step:g}", highlight=False)
+        return lambda seed: self._trained(seed, rate, step)[cost]
+
+    def _train(self, seed: int, rate: float, step: float) -> dict[str, list[Point]]:
+        return torch_pruned(
+            self._setting, seed, iterative=self._iterative, distilled=self._distilled, rate=rate, step=step
+        )
 
 
-def contenders(setting: Setting) -> dict[str, Callable[[], Callable[[int], list[Point]]]]:
-    """Name → what prepares it and gives, by seed, its points."""
+def contenders(setting: Setting) -> dict[str, Callable[[str], Callable[[int], list[Point]]]]:
+    """Name → what prepares it for a cost and gives, by seed, its points."""
     options: dict[str, dict[str, Any]] = {
         "autocompress": {},
         "early stopping": {"early_stopping": True},
@@ -230,14 +255,16 @@ def contenders(setting: Setting) -> dict[str, Callable[[], Callable[[int], list[
         "random sampler": {"sampler": "random"},
         **{f"{name} alone": {"methods": [name]} for name in ("alcn", "alds", "autoplastic", "depth", "lc")},
     }
-    by_name: dict[str, Callable[[], Callable[[int], list[Point]]]] = {
-        name: lambda name=name, chosen=chosen: lambda seed: searched(setting, seed, name, **chosen)
+    by_name: dict[str, Callable[[str], Callable[[int], list[Point]]]] = {
+        name: lambda cost, name=name, chosen=chosen: (
+            lambda seed: searched(setting, cost, seed, name, **chosen)
+        )
         for name, chosen in options.items()
     }
-    by_name["without parents"] = lambda: lambda seed: without_parents(setting, seed)
+    by_name["without parents"] = lambda cost: lambda seed: without_parents(setting, cost, seed)
     for iterative, distilled in itertools.product((True, False), (False, True)):
         name = f"torch-pruning {'iterative' if iterative else 'sweep'}{', distilled' if distilled else ''}"
-        by_name[name] = lambda i=iterative, d=distilled: tuned(setting, iterative=i, distilled=d)
+        by_name[name] = TorchPruning(setting, iterative=iterative, distilled=distilled).tuned
     return by_name
 
 
@@ -290,19 +317,17 @@ def prepared(args: argparse.Namespace, folder: Path) -> Setting:
     else:
         load_weights(model, task.weights)
     model.eval()
-    reference_cost = (
-        float(layer_macs(model, task.example())[""]) if args.cost == "macs" else 4.0 * count_params(model)
-    )
+    costs = {"macs": float(layer_macs(model, task.example())[""]), "bytes": 4.0 * count_params(model)}
     assert task.val is not None
     assert task.test is not None
     base = Point(1.0, accuracy(model, task, task.val), accuracy(model, task, task.test))
-    return Setting(task, args.cost, args.trials, model, base, reference_cost, folder)
+    return Setting(task, args.trials, model, base, {name: costs[name] for name in args.cost}, folder)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--task", choices=["digits", "fashion_mnist", "cifar10", "table"], default="digits")
-    parser.add_argument("--cost", choices=["macs", "bytes"], default="macs")
+    parser.add_argument("--cost", choices=["macs", "bytes"], nargs="+", default=["macs"])
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--reference-epochs", type=int)
@@ -314,46 +339,65 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         setting = prepared(args, Path(scratch))
-        base = setting.base
+        costs = ", ".join(f"{value:.0f} {name}" for name, value in setting.reference_costs.items())
         console.print(
-            f"reference: validation {base.val:.4f}, test {base.test:.4f}; "
-            f"{setting.reference_cost:.0f} {args.cost}"
+            f"reference: validation {setting.base.val:.4f}, test {setting.base.test:.4f}; {costs}",
+            highlight=False,
         )
-        table = Table(title=f"{args.task}, {args.trials} × {args.epochs} epochs, {args.cost}")
-        for column in ("who", "hypervolume", "range", "points", "cheapest", "seconds a seed"):
-            table.add_column(column, justify="left" if column == "who" else "right")
-        curves: dict[str, list[float]] = {}
         every = contenders(setting)
         chosen = [name for name in every if not args.only or name.startswith(tuple(args.only))]
         if not chosen:
             parser.error(f"--only must name one of {', '.join(every)} but got {' '.join(args.only)}")
-        for name in chosen:
-            run = every[name]()
-            begun = time.perf_counter()
-            runs = [run(seed) for seed in range(1, args.seeds + 1)]
-            seconds = (time.perf_counter() - begun) / args.seeds
-            worths = [worth_on_test(points, base) for points in runs]
-            middle = runs[worths.index(statistics.median_low(worths))]
-            curves[name] = [
-                worth_on_test([p for p in middle if p.spent <= trials * args.epochs], base)
-                for trials in range(args.trials + 1)
-            ]
-            cheapest = min((p.cost for p in runs[0] if p.val >= SHARE * base.val), default=1.0)
-            table.add_row(
-                name,
-                f"{statistics.median(worths):.3f}",
-                f"{min(worths):.3f} to {max(worths):.3f}",
-                str(len(runs[0])),
-                f"{cheapest:.3f}",
-                f"{seconds:.0f}",
-            )
-            console.print(name, *(f"{worth:.3f}" for worth in worths), f"{seconds:.0f} s", highlight=False)
-            console.print("  by trial", *(f"{worth:.2f}" for worth in curves[name]), highlight=False)
-        console.print(table)
-        if len(curves) > 1:
-            console.print(leading(curves))
-        if args.plot:
-            draw(curves, args)
+        for cost in args.cost:
+            title = f"{args.task}, {args.trials} × {args.epochs} epochs, {cost}"
+            curves = compared(setting, cost, {name: every[name] for name in chosen}, args.seeds, title)
+            if len(curves) > 1:
+                console.print(leading(curves))
+            if args.plot:
+                file = Path(args.plot)
+                file = file.with_stem(f"{file.stem}-{cost}") if len(args.cost) > 1 else file
+                draw(curves, title, args.epochs, file)
+
+
+def compared(
+    setting: Setting,
+    cost: str,
+    chosen: Mapping[str, Callable[[str], Callable[[int], list[Point]]]],
+    seeds: int,
+    title: str,
+) -> dict[str, list[float]]:
+    """A table of what the contenders' fronts are worth; of each the median seed's worth by trial."""
+    base, epochs = setting.base, setting.task.recipe.epochs
+    table = Table(title=title)
+    for column in ("who", "hypervolume", "range", "points", "cheapest", "seconds a seed"):
+        table.add_column(column, justify="left" if column == "who" else "right")
+    curves: dict[str, list[float]] = {}
+    for name, prepare in chosen.items():
+        run = prepare(cost)
+        begun = time.perf_counter()
+        runs = [run(seed) for seed in range(1, seeds + 1)]
+        seconds = (time.perf_counter() - begun) / seeds
+        worths = [worth_on_test(points, base) for points in runs]
+        middle = runs[worths.index(statistics.median_low(worths))]
+        curves[name] = [
+            worth_on_test([p for p in middle if p.spent <= trials * epochs], base)
+            for trials in range(setting.trials + 1)
+        ]
+        cheapest = min((p.cost for p in runs[0] if p.val >= SHARE * base.val), default=1.0)
+        table.add_row(
+            name,
+            f"{statistics.median(worths):.3f}",
+            f"{min(worths):.3f} to {max(worths):.3f}",
+            str(len(runs[0])),
+            f"{cheapest:.3f}",
+            f"{seconds:.0f}",
+        )
+        console.print(
+            f"{cost}: {name}", *(f"{worth:.3f}" for worth in worths), f"{seconds:.0f} s", highlight=False
+        )
+        console.print("  by trial", *(f"{worth:.2f}" for worth in curves[name]), highlight=False)
+    console.print(table)
+    return curves
 
 
 if __name__ == "__main__":

@@ -281,13 +281,14 @@ def compare_workers(arguments: argparse.Namespace) -> None:
     logs: dict[int, list[Log]] = {workers: [] for workers in counts}
     with tempfile.TemporaryDirectory() as scratch:
         setting = efficiency.prepared(arguments, Path(scratch))
+        (cost,) = setting.reference_costs
         for seed in range(1, arguments.seeds + 1):
             recorded: Mapping[str, Sequence[float]] | None = None
             for workers in counts:
                 search = Search.begin(
                     setting.task,
                     Path(scratch) / f"{seed}-{workers}",
-                    objectives=("accuracy", arguments.cost),
+                    objectives=("accuracy", cost),
                     trials=arguments.trials,
                     epochs=arguments.epochs,
                     workers=workers,
@@ -301,7 +302,7 @@ def compare_workers(arguments: argparse.Namespace) -> None:
                 logs[workers].append(log)
                 console.print(f"seed {seed}, {workers} workers: {worths[workers][-1]:.3f}", highlight=False)
                 shutil.rmtree(search.folder.path)
-    table = Table(title=f"{arguments.task}, {arguments.trials} × {arguments.epochs} epochs, {arguments.cost}")
+    table = Table(title=f"{arguments.task}, {arguments.trials} × {arguments.epochs} epochs, {cost}")
     for column in (
         "workers",
         "hypervolume",
@@ -338,15 +339,14 @@ def front_points(search: Search, setting: Any) -> list[Any]:
     import search_efficiency as efficiency
 
     kept = {0, *kept_trials(search.folder.trials)}
+    ((cost, reference_cost),) = setting.reference_costs.items()
     points = []
     for trial in search.study.front(search.metrics, kept):
         if trial.number:
             metrics = trial.user_attrs["metrics"]
             file = next(trial_folder(search.folder.trials, trial.number).glob("model.*"))
             test = efficiency.accuracy(load_program(file), setting.task, setting.task.test)
-            points.append(
-                efficiency.Point(metrics[setting.cost] / setting.reference_cost, metrics["accuracy"], test)
-            )
+            points.append(efficiency.Point(metrics[cost] / reference_cost, metrics["accuracy"], test))
     return points
 
 
@@ -390,7 +390,7 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     workers = commands.add_parser("workers", help="64 workers beside one")
     workers.add_argument("--task", choices=["digits", "fashion_mnist", "cifar10", "table"], default="digits")
-    workers.add_argument("--cost", choices=["macs", "bytes"], default="macs")
+    workers.add_argument("--cost", choices=["macs", "bytes"], nargs=1, default=["macs"])
     workers.add_argument("--workers", type=int, nargs="*", default=[1, 8, 64])
     workers.add_argument("--trials", type=int, default=192)
     workers.add_argument("--epochs", type=int, default=1)
