@@ -519,10 +519,14 @@ class SearchStudy:
         self._set_attribute_of_study("worth", {str(number): worth for number, worth in merged.items()})
 
     def needed(self) -> set[int]:
-        """Numbers of the trials that those need which run, or wait to run again as they were proposed."""
+        """Numbers of the trials that run, or wait to run again as they were proposed, and of those they need.
+
+        A trial that runs may have stored its model already, which is judged once the trial is recorded.
+        """
         left = self._trials(TrialState.RUNNING, TrialState.WAITING)
         configs = [trial.user_attrs.get(CONFIG, {}) for trial in left]
-        return {config[name] for config in configs for name in ("parent", "teacher") if config.get(name)}
+        needed = {config[name] for config in configs for name in ("parent", "teacher") if config.get(name)}
+        return needed | {trial.number for trial in left}
 
     def test_metrics(self) -> dict[int, dict[str, float]]:
         """Metrics on the test split, by trial number."""

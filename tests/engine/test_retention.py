@@ -64,6 +64,14 @@ def test_what_is_needed_stays_and_what_others_took_the_place_of_goes(run: Run) -
     assert disk_text(run.result).startswith("2 of 9 trials; the run takes ")
 
 
+def test_what_a_trial_stored_stays_until_the_trial_is_recorded(run: Run) -> None:
+    stored = trial_folder(run.folder.trials, 6)
+    shutil.copytree(trial_folder(run.folder.trials, 2), stored)
+    assert run.retain() == {1, 2, 3, 6}  # while other trials are recorded
+    run.study.fail(6, "diverged")
+    assert run.retain() == {1, 2, 3}
+
+
 def test_what_waits_to_run_again_keeps_what_it_starts_from(run: Run) -> None:
     run.complete(TrialConfig((LC,), 0, 0), 0.975, 0.05, [])
     run.study.fail(6, "the worker process died", again=True)
