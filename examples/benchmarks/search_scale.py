@@ -2,6 +2,7 @@
 
     pip install torch-pruning
     python examples/benchmarks/search_scale.py workers [--task digits] [--trials 192] [--epochs 1] [--seeds 3]
+        [--recorded RUN]
     python examples/benchmarks/search_scale.py trials [--trials 1500] [--early-stopping]
 
 Both run the real driver, proposals and study (SQLite, in a temporary folder) in one process, without Ray, and
@@ -10,8 +11,8 @@ proposes and records, its own seconds pass as well: those of its CPU, so that ne
 does nor its disk has a part in them.
 
 `workers` really trains every trial. The seconds that it counts for are those that trials of its kind took
-with one worker, drawn at random. All numbers of workers train as many epochs; fronts are judged as by
-`search_efficiency.py`, by hypervolume on test.
+in a recorded run, or with one worker here, drawn at random. All numbers of workers train as many epochs;
+fronts are judged as by `search_efficiency.py`, by hypervolume on test.
 
 `trials` replaces training by a stand-in that counts for 0.2 s and draws metrics around a curve. It measures
 how long a hundred trials take on two workers, what of that the driver takes, and its memory.
@@ -48,12 +49,13 @@ from autocompress.engine.driver import SearchDriver
 from autocompress.engine.folder import RunFolder
 from autocompress.engine.moasha import MoAsha, rungs
 from autocompress.engine.prepare import Prepared, prepare
+from autocompress.engine.results import open_study
 from autocompress.engine.settings import Settings
 from autocompress.errors import AutocompressError
 from autocompress.measure import REPLICATES
 from autocompress.rivals import Point as Rival
 from autocompress.study import SearchStudy, sqlite_url
-from autocompress.trial import Reference, TrialResult, run_trial, train_reference
+from autocompress.trial import Reference, TrialConfig, TrialResult, run_trial, train_reference
 
 STAND_IN_SECONDS = 0.2
 console = Console()
@@ -169,10 +171,21 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def kind(job: Job) -> str:
+def kind(config: TrialConfig) -> str:
     """What the seconds of a trial hang on: its methods, and whether it trains."""
-    methods = "+".join(stage.method for stage in job.config.stages) or "train on"
-    return methods if job.config.epochs else f"{methods}, no training"
+    methods = "+".join(stage.method for stage in config.stages) or "train on"
+    return methods if config.epochs else f"{methods}, no training"
+
+
+def recorded_seconds(run: str) -> dict[str, list[float]]:
+    """The seconds of a run's trials by kind."""
+    study, _ = open_study(RunFolder(Path(run)))
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for trial in study.ended():
+        details = trial.user_attrs.get("details", {})
+        if trial.number and "seconds" in details:
+            seconds[kind(TrialConfig.from_json(details["config"]))].append(details["seconds"])
+    return seconds
 
 
 class Trained:
@@ -192,11 +205,12 @@ class Trained:
     def __call__(self, search: Search, job: Job) -> tuple[TrialResult | AutocompressError, float]:
         begun = time.process_time()
         outcome = self._run(search, job)
-        self.seconds[kind(job)].append(time.process_time() - begun)
+        alike = kind(job.config)
+        self.seconds[alike].append(time.process_time() - begun)
         if self.recorded is None:
-            return outcome, self.seconds[kind(job)][-1]
+            return outcome, self.seconds[alike][-1]
         every = list(itertools.chain.from_iterable(self.recorded.values()))
-        return outcome, self.draws.choice(self.recorded.get(kind(job), every))
+        return outcome, self.draws.choice(self.recorded.get(alike, every))
 
     def _run(self, search: Search, job: Job) -> TrialResult | AutocompressError:
         if self.reference is None:
@@ -283,7 +297,7 @@ def compare_workers(arguments: argparse.Namespace) -> None:
         setting = efficiency.prepared(arguments, Path(scratch))
         (cost,) = setting.reference_costs
         for seed in range(1, arguments.seeds + 1):
-            recorded: Mapping[str, Sequence[float]] | None = None
+            recorded = recorded_seconds(arguments.recorded) if arguments.recorded else None
             for workers in counts:
                 search = Search.begin(
                     setting.task,
@@ -397,6 +411,7 @@ def main() -> None:
     workers.add_argument("--reference-epochs", type=int)
     workers.add_argument("--rows", type=int, help="of the training split, drawn at random; all by default")
     workers.add_argument("--seeds", type=int, default=3)
+    workers.add_argument("--recorded", help="run whose trials' seconds count; those of one worker by default")
     workers.add_argument("--data-root")
     workers.set_defaults(run=compare_workers)
     trials = commands.add_parser("trials", help="the last hundred of 1,500 trials beside the first")
