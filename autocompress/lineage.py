@@ -124,6 +124,7 @@ class Family:
         beside: what the reference's file holds beside its tensors, over their bytes; 0 where costs are not of
             files.
         distill: whether trials may learn from a teacher.
+        margin: by how much bounds let a score be less than the reference's, infinity where they do not say.
     """
 
     front: tuple[Parent, ...]
@@ -137,6 +138,7 @@ class Family:
     target: Target | None = None
     beside: float = 0.0
     distill: bool = True
+    margin: float = math.inf
 
     def at(self, position: float) -> Parent:
         """The model at a position along the front, from 0, the costliest, to 1, the cheapest."""

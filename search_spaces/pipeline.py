@@ -74,8 +74,12 @@ _OF_CODES = ("bytes", "weight_bytes")
 # them: 0.81 and 0.86. With a teacher of weight 0.5 and temperature 2 they were then 0.81 and 0.86, at 4 0.79
 # and 0.83; of weight 0.25 0.77 and 0.86, and 0.78 and 0.86.
 _SHARE, _LR_SCALES, _TEMPERATURE = 0.2, (8.0, 4.0, 2.0), 2.0
-# Factor on the recipe's rate that is proposed at least.
+# Name of the factor on the recipe's rate, and what is proposed at least.
+_RATE = "lr_scale"
 _LEAST_RATE = 0.2
+# Share of what scores may lose in all, which a trial may lose without being tried once more at a lower rate;
+# and that rate, over its own.
+_TOO_MUCH, _LOWER = 1 / 3, 1 / 4
 _DISTILL = {"teacher": "best", "distill_weight": 0.5, "distill_temperature": _TEMPERATURE}
 
 
@@ -122,7 +126,7 @@ def suggest(trial: optuna.Trial, family: ac.Family, spaces: Mapping[str, ac.Sear
         configs=configs,
         parent=parent.number,
         compress_share=trial.suggest_float("compress_share", 0.1, 0.8),
-        lr_scale=trial.suggest_float("lr_scale", _LEAST_RATE, _LR_SCALES[0], log=True),
+        lr_scale=trial.suggest_float(_RATE, _LEAST_RATE, _LR_SCALES[0], log=True),
         distill_weight=trial.suggest_float("distill_weight", 0.1, 0.9) if taught else 0.0,
         distill_temperature=trial.suggest_float("distill_temperature", 1.0, 6.0) if taught else _TEMPERATURE,
         teacher=family.best.number if taught else 0,
@@ -348,6 +352,9 @@ def guided(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
     coded = _coded(family, spaces)
     if coded is not None:
         return coded
+    gentler = _at_a_lower_rate(family, spaces) if family.left > 0 else None
+    if gentler is not None:
+        return gentler
     towards = step(family, len(_LR_SCALES)) if family.target is not None and family.left > 0 else None
     if towards is not None and towards.cost is None:
         return _trained_on(family, spaces, towards)
@@ -364,11 +371,34 @@ def guided(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
             place = {"parent": family.position(aimed.parent), "method": name, "only_train": 0.0}
             tries = _tries(family, name)[aimed.parent.number] if towards is None else towards.tries
             rate = _rate(family, tries)
-            training = {"compress_share": _SHARE, "lr_scale": rate, **_teaching(family)}
+            training = {"compress_share": _SHARE, _RATE: rate, **_teaching(family)}
             if space.level == _PRECISION:  # which costs what its parent does
                 return Guided(place | dict(params) | training, aimed.parent.cost, 0.0)
             return Guided(place | dict(params) | training, aimed.cost, -math.log(asked))
     return None
+
+
+def _at_a_lower_rate(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | None:
+    """The last move at a rate at which all lost far too much, once more as it was at a fraction of that: what
+    has converged loses most by a high rate, if few epochs follow. None where a lower one was tried from there,
+    or was no better than a higher."""
+    moves = [a for a in family.attempts if a.asked and a.trained and a.cost is not None and _RATE in a.params]
+    fine = {m.params[_RATE] for m in moves if m.feasible and m.lost <= _TOO_MUCH * family.margin}
+    bad = [move for move in moves if move.params[_RATE] not in fine]
+    if not bad:
+        return None
+    move = bad[-1]
+    rate, name = move.params[_RATE], move.params.get("method")
+    parent = family.kept.get(move.parent)
+    begun: list[ac.Attempt | ac.Running] = [*moves, *family.running]
+    rates = [o.params[_RATE] for o in begun if o.parent == move.parent and o.params.get("method") == name]
+    alike = [other for other in moves if other.parent == move.parent and other.params.get("method") == name]
+    is_lowest = _LEAST_RATE < rate <= min(rates)
+    helped = all(other.lost > move.lost for other in alike if other.params[_RATE] > rate)
+    if parent is None or name not in spaces or not is_lowest or not helped:
+        return None
+    lower = {"parent": family.position(parent), _RATE: max(_LEAST_RATE, rate * _LOWER)}
+    return Guided({**move.params, **lower}, parent.cost * math.exp(-move.asked), move.asked)
 
 
 def _floor(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> float:
@@ -389,7 +419,7 @@ def _aimed(family: ac.Family, spaces: Mapping[str, ac.SearchSpace], towards: Ste
 def _trained_on(family: ac.Family, spaces: Mapping[str, ac.SearchSpace], towards: Step) -> Guided:
     """A trial that only trains a model on."""
     place = {"parent": family.position(towards.parent), "method": min(spaces), "only_train": 1.0}
-    training = {"compress_share": _SHARE, "lr_scale": _rate(family, towards.tries), **_teaching(family)}
+    training = {"compress_share": _SHARE, _RATE: _rate(family, towards.tries), **_teaching(family)}
     return Guided(place | training, towards.parent.cost, 0.0)
 
 
@@ -433,7 +463,7 @@ def _coded(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
             params = _move(name, spaces[name], parent, keep, family.metric)
             if params is not None and spaces[name].unsupported(parent.profile) is None:
                 place = {"parent": family.position(parent), "method": name, "only_train": 0.0}
-                place |= {"compress_share": _SHARE, "lr_scale": 1.0}
+                place |= {"compress_share": _SHARE, _RATE: 1.0}
                 place |= {"teacher": "none"} if family.distill else {}
                 return Guided(place | dict(params), parent.cost * keep, -math.log(keep), trained=False)
     return None
@@ -571,14 +601,14 @@ def _idle(attempt: ac.Attempt) -> bool:
 
 
 def _is_spent(family: ac.Family, name: str, parent: ac.Parent) -> bool:
-    """Whether a method found nothing to cut at about this cost, or what it made of it was out of bounds or a
-    setback."""
+    """Whether a method found nothing to cut at about this cost, or all that it made of this model was out of
+    bounds or a setback."""
     setbacks = _setbacks(family)
-    return any(
-        (_idle(attempt) and _SAME_COST < attempt.cost / parent.cost < 1 / _SAME_COST)
-        or (attempt.parent == parent.number and (not attempt.feasible or attempt.number in setbacks))
-        for attempt in family.attempts
-        if attempt.params.get("method") == name and attempt.asked and attempt.cost is not None
+    tried = [a for a in family.attempts if a.params.get("method") == name and a.asked and a.cost is not None]
+    good = [a.feasible and a.number not in setbacks for a in tried if a.parent == parent.number]
+    idle = [a.cost for a in tried if _idle(a) and a.cost is not None]
+    return (bool(good) and not any(good)) or any(
+        _SAME_COST < cost / parent.cost < 1 / _SAME_COST for cost in idle
     )
 
 
@@ -622,15 +652,18 @@ def _rate(family: ac.Family, tries: int) -> float:
     """
     tried: dict[tuple[int, str | None], list[ac.Attempt]] = {}
     for attempt in family.attempts:
-        if attempt.asked and attempt.trained and "lr_scale" in attempt.params:
+        if attempt.asked and attempt.trained and _RATE in attempt.params:
             tried.setdefault((attempt.parent, attempt.params.get("method")), []).append(attempt)
-    diverged = [a.params["lr_scale"] for same in tried.values() for a in same if a.diverged]
+    diverged = [a.params[_RATE] for same in tried.values() for a in same if a.diverged]
     too_high = min(diverged, default=math.inf)
-    rates = [rate for rate in _LR_SCALES if rate < too_high] or [max(_LEAST_RATE, too_high / 2)]
     wins: Counter[float] = Counter()
     for same in tried.values():
         ended = [attempt for attempt in same if attempt.cost is not None]
-        if len({attempt.params["lr_scale"] for attempt in ended}) > 1:
+        if len({attempt.params[_RATE] for attempt in ended}) > 1:
             best = min(ended, key=lambda attempt: attempt.lost / max(attempt.saved, _LEAST_KEPT))
-            wins[best.params["lr_scale"]] += 1
-    return sorted(rates, key=lambda rate: -wins[rate])[tries % len(rates)]
+            wins[best.params[_RATE]] += 1
+    rates = [rate for rate in dict.fromkeys((*_LR_SCALES, *wins)) if rate < too_high]
+    if not rates:
+        return max(_LEAST_RATE, too_high / 2)
+    first = max(rates, key=lambda rate: wins[rate])
+    return sorted(rates, key=lambda rate: (-wins[rate], abs(math.log(rate / first))))[tries % len(rates)]

@@ -378,6 +378,44 @@ def test_rates_from_one_that_diverged_on_are_left(resnet20: ModelProfile) -> Non
     assert rates(at_rate(1, 5, 0.25, None), at_rate(2, 5, 4.0)) == 0.2
 
 
+def test_what_loses_far_too_much_from_the_start_is_tried_at_lower_rates(resnet20: ModelProfile) -> None:
+    spaces = of_methods("alcn", "alds")
+    at = partial(at_rate, parent=0, cost=0.6)
+    family = alone(resnet20, left=12, margin=0.09)
+    first = pipeline.guided(family, spaces)
+    assert first.params["lr_scale"] == 8.0
+    params = dict(first.params) | {"alcn.own": 0.25}
+    bad = replace(at(1, rate=8.0, lost=0.2), params=params, asked=first.asked, feasible=False, kept=False)
+    again = pipeline.guided(replace(family, attempts=(bad,)), spaces)
+    assert again == pipeline.Guided({**params, "lr_scale": 2.0}, first.cost, first.asked)
+    assert (
+        pipeline.guided(replace(family, attempts=(replace(bad, feasible=True, lost=0.04),)), spaces) == again
+    )
+    running = (ac.Running(0, again.cost, again.params),)
+    # Not twice; the sampler proposes meanwhile.
+    assert pipeline.guided(replace(family, attempts=(bad,), running=running), spaces) is None
+    better = replace(bad, number=2, params=again.params, lost=0.1)
+    assert pipeline.guided(replace(family, attempts=(bad, better)), spaces).params["lr_scale"] == 0.5
+    as_bad = replace(better, lost=0.2)
+    assert pipeline.guided(replace(family, attempts=(bad, as_bad)), spaces).params["method"] == "alds"
+
+
+def test_rates_that_others_lost_little_at_are_not_what_is_to_blame(resnet20: ModelProfile) -> None:
+    spaces = of_methods("alcn")
+    good, bad = at_rate(1, 0, 8.0, 0.8), at_rate(2, 1, 8.0, 0.5, lost=0.05)
+    family = alone(resnet20, left=12, margin=0.09, attempts=(good, bad))
+    assert pipeline.guided(family, spaces).params["lr_scale"] != 2.0
+    assert pipeline.guided(replace(family, attempts=(bad,)), spaces) is not None
+
+
+def test_a_lower_rate_that_helped_is_kept_to(resnet20: ModelProfile) -> None:
+    bad, better = at_rate(1, 0, 8.0, 0.6, lost=0.2), at_rate(2, 0, 0.5, 0.6, lost=0.02)
+    front = (ac.Parent(0, 1.0, 0.9, resnet20), ac.Parent(2, 0.6, 0.88, resnet20))
+    family = ac.Family(front, {0: front[0], 2: front[1]}, (bad, better), left=10, margin=0.09)
+    move = pipeline.guided(family, of_methods("alcn"))
+    assert (family.at(move.params["parent"]).number, move.params["lr_scale"]) == (2, 0.5)
+
+
 def test_what_failed_for_another_reason_says_nothing_of_rates_and_is_not_tried_again_from_there(
     resnet20: ModelProfile,
 ) -> None:

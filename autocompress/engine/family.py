@@ -59,6 +59,9 @@ class FamilyTree:
         self.quality = tuple(c for c in constraints if not set(c.metrics) <= set(STATIC))
         bounds = [self._bound(c) for c in constraints if not c.at_least and c not in self.quality]
         self.bound = min(bounds, default=math.inf)
+        metric = self.score_objective.metric
+        limits = [c.bound(metric, reference) for c in self.quality if c.metrics == (metric,)]
+        self.margin = min((abs(reference[metric] - limit) for limit in limits), default=math.inf)
         self.parents = {0: Parent(0, 1.0, self._score(reference), profile, holds=self._holds(reference))}
         self.attempts: dict[int, Attempt] = {}
         # Cost and score of each trial that has a result, and what it started from.
@@ -88,6 +91,7 @@ class FamilyTree:
             self._aimed_at(),
             self.beside,
             self.distill,
+            self.margin,
         )
 
     def may_be_parent(self, number: int, methods: Collection[str], metrics: Mapping[str, float]) -> bool:

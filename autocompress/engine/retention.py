@@ -2,8 +2,8 @@
 
 "near" keeps those that are on the front, of those within noise of it the likeliest to be on it, those that
 trials may start from, and what a model of these whose weights are codes was made of; what running trials
-need or have stored stays until they end. "front" does the same while the search runs, and keeps the front alone once it has come
-to its end. "all" keeps each.
+need or have stored stays until they end. "front" does the same while the search runs, and keeps the front
+alone once it has come to its end. "all" keeps each.
 """
 
 from __future__ import annotations
