@@ -380,8 +380,10 @@ def guided(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
 
 def _at_a_lower_rate(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | None:
     """The last move at a rate at which all lost far too much, once more as it was at a fraction of that: what
-    has converged loses most by a high rate, if few epochs follow. None where a lower one was tried from there,
-    or was no better than a higher."""
+    has converged loses most by a high rate, if few epochs follow.
+
+    None where a lower one was tried from there, or this one was no better than a higher.
+    """
     moves = [a for a in family.attempts if a.asked and a.trained and a.cost is not None and _RATE in a.params]
     fine = {m.params[_RATE] for m in moves if m.feasible and m.lost <= _TOO_MUCH * family.margin}
     bad = [move for move in moves if move.params[_RATE] not in fine]
