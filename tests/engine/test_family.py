@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from autocompress.engine.family import FamilyTree, _front, stored_as_codes
 from autocompress.engine.prepare import prepare
 from autocompress.engine.settings import Settings
 from autocompress.lineage import Parent
+from autocompress.measure import Constraint, Objective
 from autocompress.pareto import non_dominated
 from autocompress.study import SearchStudy, sqlite_url
 from autocompress.task import ModelProfile
@@ -51,6 +53,26 @@ def recorded(task: ac.Task, folder: Path) -> tuple[SearchStudy, FamilyTree]:
     study = SearchStudy(sqlite_url(folder), "test", prepared.objectives)
     study.add_reference(BASE, {"config": {}})
     return study, FamilyTree(study, folder / "trials", prepared.objectives, (), BASE, prepared.profile)
+
+
+@pytest.mark.parametrize(
+    ("objective", "limits", "margin"),
+    [
+        ("accuracy", ["accuracy>=0.9*ref", "accuracy>=ref-0.2", "macs<=0.5*ref"], 0.09),
+        ("accuracy", ["loss<=2*ref", "accuracy|f1>=0.8*ref"], math.inf),
+        ("loss", ["loss<=1.5*ref"], 0.2),
+    ],
+)
+def test_the_margin_is_what_bounds_let_scores_lose(
+    tmp_path: Path, objective: str, limits: list[str], margin: float
+) -> None:
+    known = {"accuracy": "maximize", "f1": "maximize", "loss": "minimize", "macs": "minimize"}
+    constraints = [Constraint.parse(text, known) for text in limits]
+    objectives = [Objective(objective, known[objective]), Objective("macs", "minimize")]
+    study = SearchStudy(sqlite_url(tmp_path), "test", objectives)
+    base = BASE | {"loss": 0.4}
+    tree = FamilyTree(study, tmp_path / "trials", objectives, constraints, base, ModelProfile(1, 1, ()))
+    assert tree.family((), (), 3).margin == pytest.approx(margin)
 
 
 def test_a_trial_that_was_stopped_early_is_no_model_to_start_from(
