@@ -382,7 +382,7 @@ def _at_a_lower_rate(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) ->
     """The last move at a rate at which all lost far too much, once more as it was at a fraction of that: what
     has converged loses most by a high rate, if few epochs follow.
 
-    None where a lower one was tried from there, or this one was no better than a higher.
+    None where a lower one was tried from there, or was found no better than this, or this than a higher.
     """
     moves = [a for a in family.attempts if a.asked and a.trained and a.cost is not None and _RATE in a.params]
     fine = {m.params[_RATE] for m in moves if m.feasible and m.lost <= _TOO_MUCH * family.margin}
@@ -393,14 +393,25 @@ def _at_a_lower_rate(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) ->
     rate, name = move.params[_RATE], move.params.get("method")
     parent = family.kept.get(move.parent)
     begun: list[ac.Attempt | ac.Running] = [*moves, *family.running]
-    rates = [o.params[_RATE] for o in begun if o.parent == move.parent and o.params.get("method") == name]
-    alike = [other for other in moves if other.parent == move.parent and other.params.get("method") == name]
-    is_lowest = _LEAST_RATE < rate <= min(rates)
-    helped = all(other.lost > move.lost for other in alike if other.params[_RATE] > rate)
-    if parent is None or name not in spaces or not is_lowest or not helped:
+    lower = [o for o in begun if _of_one_kind(o, move) and o.params[_RATE] < rate]
+    if parent is None or name not in spaces or lower or rate <= _LEAST_RATE or _is_no_matter(moves, rate):
         return None
-    lower = {"parent": family.position(parent), _RATE: max(_LEAST_RATE, rate * _LOWER)}
-    return Guided({**move.params, **lower}, parent.cost * math.exp(-move.asked), move.asked)
+    gentler = {"parent": family.position(parent), _RATE: max(_LEAST_RATE, rate * _LOWER)}
+    return Guided({**move.params, **gentler}, parent.cost * math.exp(-move.asked), move.asked)
+
+
+def _of_one_kind(move: ac.Attempt | ac.Running, other: ac.Attempt | ac.Running) -> bool:
+    """Whether two moves are of one method and from one model."""
+    return move.parent == other.parent and move.params.get("method") == other.params.get("method")
+
+
+def _is_no_matter(moves: Sequence[ac.Attempt], rate: float) -> bool:
+    """Whether a move at this rate lost no less than one of its kind at a higher, or no more than at a lower."""
+    return any(
+        (move.lost - other.lost) * (other.params[_RATE] - rate) >= 0
+        for move, other in itertools.product(moves, moves)
+        if move.params[_RATE] == rate != other.params[_RATE] and _of_one_kind(move, other)
+    )
 
 
 def _floor(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> float:

@@ -408,6 +408,21 @@ def test_rates_that_others_lost_little_at_are_not_what_is_to_blame(resnet20: Mod
     assert pipeline.guided(replace(family, attempts=(bad,)), spaces) is not None
 
 
+# Number, rate and loss of moves of one kind.
+LOST_AT = [(1, 8.0, 0.2), (2, 2.0, 0.05), (3, 0.5, 0.06)]
+
+
+def test_a_lower_rate_that_did_not_help_is_not_tried_from_other_models(resnet20: ModelProfile) -> None:
+    first, better, lowest = (at_rate(n, 0, rate, 0.6, lost=lost) for n, rate, lost in LOST_AT)
+    next_one = replace(at_rate(4, 2, 2.0, 0.4, lost=0.2), feasible=False, kept=False)
+    front = (ac.Parent(0, 1.0, 0.9, resnet20), ac.Parent(2, 0.6, 0.85, resnet20))
+    family = ac.Family(front, {0: front[0], 2: front[1]}, left=8, margin=0.09)
+    known = pipeline.guided(replace(family, attempts=(first, better, lowest, next_one)), of_methods("alcn"))
+    assert known.params["lr_scale"] > 0.5
+    open_yet = pipeline.guided(replace(family, attempts=(first, better, next_one)), of_methods("alcn"))
+    assert open_yet.params["lr_scale"] == 0.5
+
+
 def test_a_lower_rate_that_helped_is_kept_to(resnet20: ModelProfile) -> None:
     bad, better = at_rate(1, 0, 8.0, 0.6, lost=0.2), at_rate(2, 0, 0.5, 0.6, lost=0.02)
     front = (ac.Parent(0, 1.0, 0.9, resnet20), ac.Parent(2, 0.6, 0.88, resnet20))
