@@ -406,7 +406,8 @@ def _of_one_kind(move: ac.Attempt | ac.Running, other: ac.Attempt | ac.Running) 
 
 
 def _is_no_matter(moves: Sequence[ac.Attempt], rate: float) -> bool:
-    """Whether a move at this rate lost no less than one of its kind at a higher, or no more than at a lower."""
+    """Whether a move at this rate lost no less than one of its kind at a higher, or no more than one at a
+    lower."""
     return any(
         (move.lost - other.lost) * (other.params[_RATE] - rate) >= 0
         for move, other in itertools.product(moves, moves)

@@ -10,7 +10,8 @@ reference's (in units of the other 10 %) and the logarithm of the cost ratio dow
 
 torch-pruning removes the channels of least group magnitude, from the reference each time (sweep) or a little
 more from what it trained last (iterative), with and without distillation from the best model so far; its
-learning rate and its step are those of four and three that are best on validation, for each cost by itself.
+learning rate and its step are those of four and three that are best on validation, for each cost by itself;
+`--rates` and `--steps` give others, or those that are known to be best.
 Where the cost is bytes it is stored as int8 ONNX, and the search as it stores by itself; both relative to the
 reference's parameters at four bytes each.
 
@@ -60,7 +61,6 @@ from autocompress.training.loop import Trainer
 from autocompress.trial import seed_everything
 
 FLOOR, SHARE = 0.01, 0.9
-RATES, STEPS = (1.0, 2.0, 4.0, 8.0), (0.78, 0.84, 0.9)
 console = Console()
 
 
@@ -81,6 +81,8 @@ class Setting:
 
     Args:
         reference_costs: by name, of the costs that fronts are judged by.
+        rates: factors on the recipe's that torch-pruning is tried at.
+        steps: shares of the channels that it is tried to keep; rates are tried with the first.
     """
 
     task: ac.Task
@@ -89,6 +91,8 @@ class Setting:
     base: Point
     reference_costs: Mapping[str, float]
     folder: Path
+    rates: Sequence[float] = (1.0, 2.0, 4.0, 8.0)
+    steps: Sequence[float] = (0.84, 0.78, 0.9)
 
 
 def hypervolume(points: Sequence[Point], base: Point, judged: Callable[[Point], float]) -> float:
@@ -235,15 +239,18 @@ class TorchPruning:
             points = self._trained(0, rate, step)[cost]
             return hypervolume(points, self._setting.base, lambda point: point.val)
 
-        rate = max(RATES, key=lambda r: worth(r, STEPS[1]))
-        step = max(STEPS, key=lambda s: worth(rate, s))
-        console.print(f"  rate {rate:g}, step {step:g}", highlight=False)
+        rates, steps = self._setting.rates, self._setting.steps
+        rate = max(rates, key=lambda r: worth(r, steps[0])) if len(rates) > 1 else rates[0]
+        step = max(steps, key=lambda s: worth(rate, s)) if len(steps) > 1 else steps[0]
         return lambda seed: self._trained(seed, rate, step)[cost]
 
     def _train(self, seed: int, rate: float, step: float) -> dict[str, list[Point]]:
-        return torch_pruned(
+        points = torch_pruned(
             self._setting, seed, iterative=self._iterative, distilled=self._distilled, rate=rate, step=step
         )
+        worths = (f"{cost} {worth_on_test(own, self._setting.base):.3f}" for cost, own in points.items())
+        console.print(f"  seed {seed}, rate {rate:g}, step {step:g}:", *worths, highlight=False)
+        return points
 
 
 def contenders(setting: Setting) -> dict[str, Callable[[str], Callable[[int], list[Point]]]]:
@@ -321,7 +328,8 @@ def prepared(args: argparse.Namespace, folder: Path) -> Setting:
     assert task.val is not None
     assert task.test is not None
     base = Point(1.0, accuracy(model, task, task.val), accuracy(model, task, task.test))
-    return Setting(task, args.trials, model, base, {name: costs[name] for name in args.cost}, folder)
+    setting = Setting(task, args.trials, model, base, {name: costs[name] for name in args.cost}, folder)
+    return replace(setting, rates=args.rates or setting.rates, steps=args.steps or setting.steps)
 
 
 def main() -> None:
@@ -333,6 +341,8 @@ def main() -> None:
     parser.add_argument("--reference-epochs", type=int)
     parser.add_argument("--rows", type=int, help="of the training split, drawn at random; all by default")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rates", type=float, nargs="+", help="that torch-pruning is tried at")
+    parser.add_argument("--steps", type=float, nargs="+", help="that it is tried with; of one, none is tuned")
     parser.add_argument("--data-root")
     parser.add_argument("--plot", help="file of a plot of hypervolume against epochs spent")
     parser.add_argument("--only", nargs="*", help="names of contenders, or their beginnings")
@@ -375,7 +385,10 @@ def compared(
     for name, prepare in chosen.items():
         run = prepare(cost)
         begun = time.perf_counter()
-        runs = [run(seed) for seed in range(1, seeds + 1)]
+        runs = []
+        for seed in range(1, seeds + 1):
+            runs.append(run(seed))
+            console.print(f"  {name}, seed {seed}: {worth_on_test(runs[-1], base):.3f}", highlight=False)
         seconds = (time.perf_counter() - begun) / seeds
         worths = [worth_on_test(points, base) for points in runs]
         middle = runs[worths.index(statistics.median_low(worths))]

@@ -294,6 +294,7 @@ def compare_workers(arguments: argparse.Namespace) -> None:
     worths: dict[int, list[float]] = {workers: [] for workers in counts}
     logs: dict[int, list[Log]] = {workers: [] for workers in counts}
     with tempfile.TemporaryDirectory() as scratch:
+        arguments.rates = arguments.steps = None  # of torch-pruning
         setting = efficiency.prepared(arguments, Path(scratch))
         (cost,) = setting.reference_costs
         for seed in range(1, arguments.seeds + 1):
