@@ -225,16 +225,18 @@ def _setbacks(family: ac.Family) -> set[int]:
     if _budget(family) < _FEW:
         return setbacks
     moves = [attempt for attempt in family.attempts if attempt.asked and attempt.trained]
-    before: list[float] = []
-    for move in moves:
-        if move.cost is None or not move.feasible:
-            continue
-        again = [other for other in moves if other.parent == move.parent and other is not move]
-        better = any(o.cost is not None and o.feasible and _MUCH * o.lost < move.lost for o in again)
-        if len(before) >= _BEFORE and move.lost > _MUCH * max(before) and (better or not again):
+    begun = Counter(move.parent for move in moves)
+    ended = [move for move in moves if move.cost is not None and move.feasible]
+    least: dict[int, float] = {}
+    for move in ended:
+        least[move.parent] = min(least.get(move.parent, math.inf), move.lost)
+    most = 0.0
+    for place, move in enumerate(ended):
+        lost_much = place - len(setbacks) >= _BEFORE and move.lost > _MUCH * most
+        if lost_much and (begun[move.parent] == 1 or _MUCH * least[move.parent] < move.lost):
             setbacks.add(move.number)
         else:
-            before.append(move.lost)
+            most = max(most, move.lost)
     return setbacks
 
 
@@ -393,25 +395,25 @@ def _at_a_lower_rate(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) ->
     rate, name = move.params[_RATE], move.params.get("method")
     parent = family.kept.get(move.parent)
     begun: list[ac.Attempt | ac.Running] = [*moves, *family.running]
-    lower = [o for o in begun if _of_one_kind(o, move) and o.params[_RATE] < rate]
+    alike = [o for o in begun if o.parent == move.parent and o.params.get("method") == name]
+    lower = [other for other in alike if other.params[_RATE] < rate]
     if parent is None or name not in spaces or lower or rate <= _LEAST_RATE or _is_no_matter(moves, rate):
         return None
     gentler = {"parent": family.position(parent), _RATE: max(_LEAST_RATE, rate * _LOWER)}
     return Guided({**move.params, **gentler}, parent.cost * math.exp(-move.asked), move.asked)
 
 
-def _of_one_kind(move: ac.Attempt | ac.Running, other: ac.Attempt | ac.Running) -> bool:
-    """Whether two moves are of one method and from one model."""
-    return move.parent == other.parent and move.params.get("method") == other.params.get("method")
-
-
 def _is_no_matter(moves: Sequence[ac.Attempt], rate: float) -> bool:
     """Whether a move at this rate lost no less than one of its kind at a higher, or no more than one at a
     lower."""
+    kinds: dict[tuple[int, Any], list[ac.Attempt]] = {}
+    for move in moves:
+        kinds.setdefault((move.parent, move.params.get("method")), []).append(move)
     return any(
         (move.lost - other.lost) * (other.params[_RATE] - rate) >= 0
-        for move, other in itertools.product(moves, moves)
-        if move.params[_RATE] == rate != other.params[_RATE] and _of_one_kind(move, other)
+        for alike in kinds.values()
+        for move, other in itertools.product(alike, alike)
+        if move.params[_RATE] == rate != other.params[_RATE]
     )
 
 
