@@ -211,7 +211,7 @@ def aim(family: ac.Family, floor: float = _FLOOR, patience: int = 1) -> Aim | No
             begun = [other.cost for other in family.running if other.cost < parent.cost]
             target = _apart([parent.cost, *begun]) or target
         return Aim(parent, max(_LEAST_KEPT, target / parent.cost))
-    return _widest_gap(family)
+    return _widest_gap(family, setbacks)
 
 
 def _setbacks(family: ac.Family) -> set[int]:
@@ -280,7 +280,7 @@ def _start(family: ac.Family, cost: float, setbacks: Collection[int]) -> ac.Pare
     return min(near, key=lambda parent: (begun[parent.number], parent.cost))
 
 
-def _widest_gap(family: ac.Family) -> Aim | None:
+def _widest_gap(family: ac.Family, setbacks: Collection[int]) -> Aim | None:
     """Below the model of the front from which a trial would gain most: what its score is above the front's,
     over the logarithm of cost. The more trials from it did not help, the less that counts.
 
@@ -289,7 +289,7 @@ def _widest_gap(family: ac.Family) -> Aim | None:
     best, most = None, 0.0
     # As codes, what has too many bytes yet may be within bounds.
     bound = math.inf if family.metric in _OF_CODES else family.bound
-    tried = _tries(family)
+    tried = _tries(family, setbacks)
     for above, below in itertools.pairwise(family.front):
         apart = below.cost < _GAP * above.cost
         halfway = math.sqrt(above.cost * below.cost)
@@ -303,10 +303,10 @@ def _widest_gap(family: ac.Family) -> Aim | None:
     return best
 
 
-def _tries(family: ac.Family, method: str | None = None) -> Counter[int]:
+def _tries(family: ac.Family, setbacks: Collection[int], method: str | None = None) -> Counter[int]:
     """Guided trials from each model, by a method or by any, that did not help the front, or are not known to
     yet."""
-    helped = {parent.number for parent in family.front} - _setbacks(family)
+    helped = {parent.number for parent in family.front}.difference(setbacks)
     ended = [a for a in family.attempts if a.asked and a.trained and a.number not in helped]
     begun: list[ac.Attempt | ac.Running] = [*ended, *family.running]
     return Counter(trial.parent for trial in begun if method in (None, trial.params.get("method")))
@@ -363,7 +363,8 @@ def guided(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
     aimed = _aimed(family, spaces, towards) if family.left > 0 else None
     if aimed is None:
         return None
-    for name in _by_merit(family, spaces, aimed.parent):
+    setbacks = _setbacks(family)
+    for name in _by_merit(family, spaces, aimed.parent, setbacks):
         space = spaces[name]
         if space.unsupported(aimed.parent.profile) is not None or _failed(family, name, aimed.parent):
             continue
@@ -371,7 +372,7 @@ def guided(family: ac.Family, spaces: Mapping[str, ac.SearchSpace]) -> Guided | 
         params = _move(name, space, aimed.parent, asked, family.metric)
         if params is not None:
             place = {"parent": family.position(aimed.parent), "method": name, "only_train": 0.0}
-            tries = _tries(family, name)[aimed.parent.number] if towards is None else towards.tries
+            tries = _tries(family, setbacks, name)[aimed.parent.number] if towards is None else towards.tries
             rate = _rate(family, tries)
             training = {"compress_share": _SHARE, _RATE: rate, **_teaching(family)}
             if space.level == _PRECISION:  # which costs what its parent does
@@ -616,10 +617,9 @@ def _idle(attempt: ac.Attempt) -> bool:
     return attempt.cost is not None and attempt.saved < _IDLE * attempt.asked
 
 
-def _is_spent(family: ac.Family, name: str, parent: ac.Parent) -> bool:
+def _is_spent(family: ac.Family, name: str, parent: ac.Parent, setbacks: Collection[int]) -> bool:
     """Whether a method found nothing to cut at about this cost, or all that it made of this model was out of
     bounds or a setback."""
-    setbacks = _setbacks(family)
     tried = [a for a in family.attempts if a.params.get("method") == name and a.asked and a.cost is not None]
     good = [a.feasible and a.number not in setbacks for a in tried if a.parent == parent.number]
     idle = [a.cost for a in tried if _idle(a) and a.cost is not None]
@@ -628,7 +628,9 @@ def _is_spent(family: ac.Family, name: str, parent: ac.Parent) -> bool:
     )
 
 
-def _by_merit(family: ac.Family, spaces: Mapping[str, ac.SearchSpace], parent: ac.Parent) -> list[str]:
+def _by_merit(
+    family: ac.Family, spaces: Mapping[str, ac.SearchSpace], parent: ac.Parent, setbacks: Collection[int]
+) -> list[str]:
     """Spaces that can go on from a model, the one first whose trials lost least for what they saved; those
     that have nothing more to cut there are last.
 
@@ -641,7 +643,6 @@ def _by_merit(family: ac.Family, spaces: Mapping[str, ac.SearchSpace], parent: a
     names = (*planned.methods, *planned.others) if explores else planned.methods
     tried = {name: [a for a in attempts if a.params.get("method") == name] for name in names}
     begun = Counter(other.params.get("method") for other in family.running)
-    setbacks = _setbacks(family)
 
     def price(name: str) -> float:
         # What saved nothing was training alone, and says nothing of what cutting costs.
@@ -650,7 +651,7 @@ def _by_merit(family: ac.Family, spaces: Mapping[str, ac.SearchSpace], parent: a
         return sum(attempt.lost for attempt in cut) / saved if saved > 0 else math.inf
 
     def rank(name: str) -> tuple[float, ...]:
-        place, spent = names.index(name), _is_spent(family, name, parent)
+        place, spent = names.index(name), _is_spent(family, name, parent, setbacks)
         if explores:
             lost_much = any(a.number in setbacks or not a.feasible for a in tried[name])
             return spent, lost_much, len(tried[name]) + begun[name], place
