@@ -187,7 +187,7 @@ def aim(family: ac.Family, floor: float = _FLOOR, patience: int = 1) -> Aim | No
         patience: trials from the cheapest model that must be out of bounds until that is taken for an end.
     """
     setbacks = _setbacks(family)
-    cheapest = [parent for parent in family.front if parent.number not in setbacks][-1]
+    cheapest = _without(setbacks, family.front)[-1]
     lowest = min([cheapest.cost, *(other.cost for other in family.running)])
     failed = [
         attempt.cost
@@ -240,6 +240,11 @@ def _setbacks(family: ac.Family) -> set[int]:
     return setbacks
 
 
+def _without(setbacks: Collection[int], front: Sequence[ac.Parent]) -> Sequence[ac.Parent]:
+    """The models that are no setbacks; all, where what was better than those is gone."""
+    return [parent for parent in front if parent.number not in setbacks] or front
+
+
 def _left_to_go_down(family: ac.Family) -> int:
     """Of the trials that are left, those that go down: large budgets go down as one of `_DESCENT` trials does
     and fill gaps then; where that did not get there, in a few more."""
@@ -275,7 +280,7 @@ def _start(family: ac.Family, cost: float, setbacks: Collection[int]) -> ac.Pare
     """What a trial beyond the cheap end starts from: the cheapest model that is no setback, or where trials
     from that run already, the next above it from which the way is not far; these have better scores."""
     begun = Counter(other.parent for other in family.running)
-    parents = [parent for parent in family.front if parent.number not in setbacks]
+    parents = _without(setbacks, family.front)
     near = [parent for parent in parents if _FAR * parent.cost <= cost] or [parents[-1]]
     return min(near, key=lambda parent: (begun[parent.number], parent.cost))
 

@@ -223,6 +223,9 @@ def test_what_lost_far_more_than_steps_do_is_not_gone_on_from(resnet20: ModelPro
     # A little costlier than the setback, which stays the cheapest.
     better = attempt(8, 6, 1.02 * family.front[-1].cost, saved=0.2, lost=0.01, asked=0.2)
     assert pipeline.aim(after_a_setback(resnet20, better)).parent.number == 8
+    # Where what it was made of is gone, as after damage, the setback is all there is.
+    cheapest = family.front[-1]
+    assert pipeline.aim(replace(family, front=(cheapest,), kept={7: cheapest})).parent is cheapest
     few = after_a_setback(resnet20, better, left=3)
     assert pipeline.aim(few).parent.number == 7
 
